@@ -1,0 +1,446 @@
+"""
+The configuration, typed: what every key means, what it may hold, and what must fit together.
+
+`load_config` turns the plain dictionary that Snakemake read into a `Config` or raises one
+`UserError` that names every wrong key. The JSON schema for editors
+(`workflow/schemas/config.schema.json`) is generated from here. A stage gets its slice of the
+configuration as one JSON string and reads it with `settings`.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+
+from longrope.errors import UserError
+from longrope.windows import PATTERN, parse_window, window_label
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # names of models, corpora and tunings: parts of paths
+BASE = "base"  # the weights that a model comes with
+
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+Window = Annotated[
+    int,
+    BeforeValidator(parse_window),
+    PlainSerializer(window_label, return_type=str),
+    WithJsonSchema({"type": ["integer", "string"], "pattern": f"^{PATTERN}$"}),
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """A part of the configuration: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- corpora --------------------------------------------------------------------------------
+
+
+class HubSource(Settings):
+    """A data set of the Hugging Face hub; pin `revision` in anything that is to be repeated."""
+
+    kind: Literal["hub"]
+    name: str  # such as emozilla/pg19
+    subset: str | None = None  # its configuration, where it has several
+    revision: str | None = None  # commit, tag or branch
+    text_column: str = "text"
+    id_column: str | None = None  # without it, a document is called SPLIT-NUMBER
+
+
+class TextSource(Settings):
+    """Text files, one document each, named after the file; may be compressed (.gz, .xz, .zst)."""
+
+    kind: Literal["text"]
+    files: list[str] = Field(min_length=1)  # paths or globs, from the working directory
+
+
+class TableSource(Settings):
+    """JSON lines or parquet files, one document a row."""
+
+    kind: Literal["jsonl", "parquet"]
+    files: list[str] = Field(min_length=1)  # paths or globs, from the working directory
+    text_column: str = "text"
+    id_column: str | None = None  # without it, a document is called train-NUMBER
+
+
+class PackageSource(Settings):
+    """Text files that an installed Python package ships, one document each."""
+
+    kind: Literal["package"]
+    package: str  # its name for pip
+    files: list[str] = Field(min_length=1)  # globs within the package
+
+
+class Splits(Settings):
+    """Which documents are train, validation and test; none is in two of them."""
+
+    # Document ids, a share of all documents (drawn by id), or the name of the source's own split.
+    validation: list[str] | Share | str | None = None
+    test: list[str] | Share | str | None = None
+    train: str | None = None  # the source's own split; without it, all other documents
+    limits: dict[Literal["train", "validation", "test"], Count] = {}  # at most so many documents
+
+    @model_validator(mode="after")
+    def _check(self):
+        kinds = {type(value) for value in (self.validation, self.test) if value is not None}
+        if len(kinds) > 1:
+            raise ValueError("validation and test are given the same way: ids, shares or names")
+        if self.train is not None and kinds and kinds != {str}:
+            raise ValueError("train names a split of the source, so validation and test must too")
+        if kinds == {list}:
+            if both := set(self.validation or []) & set(self.test or []):
+                raise ValueError(f"in validation and in test: {', '.join(sorted(both))}")
+        if kinds == {float} and (self.validation or 0) + (self.test or 0) >= 1:
+            raise ValueError("the shares of validation and test leave nothing to train on")
+        return self
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Split -> the source's own split, where the source has them."""
+        given = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {split: name for split, name in given.items() if isinstance(name, str)}
+
+    @property
+    def listed(self) -> set[str]:
+        """Every document id that is named."""
+        lists = [value for value in (self.validation, self.test) if isinstance(value, list)]
+        return {id_ for ids in lists for id_ in ids}
+
+    def of(self, id_: str) -> Literal["train", "validation", "test"]:
+        """The split of a document, by its id."""
+        if isinstance(self.validation, list) or isinstance(self.test, list):
+            if id_ in (self.validation or []):
+                return "validation"
+            return "test" if id_ in (self.test or []) else "train"
+        draw = int(hashlib.sha256(id_.encode()).hexdigest()[:8], 16) / 2**32
+        validation, test = self.validation or 0.0, self.test or 0.0
+        if draw < validation:
+            return "validation"
+        return "test" if draw < validation + test else "train"
+
+
+class CorpusSettings(Settings):
+    """Text for searching, tuning and evaluating."""
+
+    source: Annotated[
+        HubSource | TextSource | TableSource | PackageSource, Field(discriminator="kind")
+    ]
+    splits: Splits
+    # Join documents until they have this many tokens; the manifest says which. For windows longer
+    # than any document: perplexities over a joint are not those of one long text.
+    join_to: Window | None = None
+
+
+class Need(Settings):
+    """What a stage needs of a split; checked when the corpus is tokenised."""
+
+    split: Literal["train", "validation", "test"]
+    documents: int
+    tokens: int  # the least length of each
+    reason: str
+
+
+class TokenizeSettings(Settings):
+    """Stage slice of `tokenize_corpus`."""
+
+    corpus: CorpusSettings
+    needs: list[Need] = []
+
+
+# --- training -------------------------------------------------------------------------------
+
+MIXTURE = r"^(text|copy|word|digits-[1-9]|dense-[1-9])$"
+Mixture = Annotated[
+    dict[Annotated[str, Field(pattern=MIXTURE)], Share],
+    Field(description="share of each kind of sequence; see workflow/longrope/mixture.py"),
+]
+
+
+def _sums_to_one(mixture: dict[str, float]) -> None:
+    if abs(sum(mixture.values()) - 1) > 1e-6:
+        raise ValueError(f"the shares of a mixture add up to {sum(mixture.values()):g}, not to 1")
+
+
+class LoopSettings(Settings):
+    """What pre-training and fine-tuning share."""
+
+    clip: Positive = 1.0  # largest norm of the gradient
+    precision: Literal["float32", "bfloat16"] = "float32"  # of activations; weights stay float32
+    checkpoint_every: Count = 100  # steps; a killed run loses at most so many
+    compile: bool = False  # torch.compile: faster steps, needs a C++ compiler on CPU
+
+
+class Phase(Settings):
+    """A stretch of pre-training at one length and mixture."""
+
+    steps: Count
+    length: Window  # tokens a sequence
+    mixture: Mixture
+
+    @model_validator(mode="after")
+    def _check(self):
+        _sums_to_one(self.mixture)
+        return self
+
+
+class Architecture(Settings):
+    """A Llama to train from nothing."""
+
+    hidden_size: Count
+    layers: Count
+    heads: Count
+    intermediate_size: Count
+    vocabulary: Annotated[int, Field(ge=300)]  # of the tokenizer that is trained with it
+    theta: Positive  # base of the RoPE frequencies
+
+
+class PretrainSettings(LoopSettings):
+    """A small model made from the project's own corpus: tokenizer, weights, card."""
+
+    architecture: Architecture
+    phases: list[Phase] = Field(min_length=1)
+    tokens_per_step: Count
+    muon_rate: Positive = 0.02  # for matrices inside the layers
+    adam_rate: Positive = 0.003  # for embeddings and norms
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup: int = 50  # steps
+    hold: Share = 0.6  # the rate is constant up to this share of the steps, then falls linearly
+    final: Share = 0.02  # to this share of itself
+
+
+class TuningSettings(LoopSettings):
+    """A fine-tuning at one window, with that window's factors."""
+
+    start: Name = BASE  # weights to start from: base, or another tuning
+    method: Name  # whose factors: search, or a closed form such as yarn
+    window: Window
+    steps: Count
+    batch: Count  # sequences a step, over all devices
+    micro_batch: Count = 1  # sequences that one device holds at a time
+    learning_rate: Positive
+    schedule: Literal["linear", "constant"] = "linear"  # linear decay to zero, or none
+    warmup: int = Field(default=0, ge=0)  # steps
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    mixture: Mixture = {"text": 1.0}
+
+    @model_validator(mode="after")
+    def _check(self):
+        _sums_to_one(self.mixture)
+        if self.batch % self.micro_batch:
+            raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        return self
+
+
+# --- search ---------------------------------------------------------------------------------
+
+
+class Evolution(Settings):
+    """The paper's search (Algorithm 1), with the paper's numbers (Table 4)."""
+
+    name: Literal["evolution"]
+    population: Annotated[int, Field(ge=4)] = 64  # P
+    mutations: Count = 16  # N1, a generation
+    crossovers: Count = 16  # N2, a generation
+    mutate_probability: Share = 0.3  # p
+    parents: Annotated[int, Field(ge=2)] = 32  # k
+    monotone: bool = True  # lambda does not decrease with the pair
+
+
+class Cma(Settings):
+    """CMA-ES over the logarithms of lambda's increments, started from the best closed form."""
+
+    name: Literal["cma"]
+    population: Annotated[int, Field(ge=4)] = 12  # candidates a generation
+    sigma: Positive = 0.08  # first step size, in nats of lambda
+
+
+OptimiserSettings = Annotated[Evolution | Cma, Field(discriminator="name")]
+AttentionFactor = Literal["none", "su", "yarn"] | Positive
+
+
+class Budget(Settings):
+    """What one window's search may spend."""
+
+    evaluations: Count  # candidates scored, at most; none is scored twice
+    documents: Count = 5  # validation documents a candidate is scored on, one window each
+    optimiser: OptimiserSettings | None = None  # instead of the model's own
+
+
+class SearchSettings(Settings):
+    """Stage slice of `search_factors`, for one window."""
+
+    window: Window
+    budget: Budget
+    optimiser: OptimiserSettings
+    attention_factor: AttentionFactor
+    seed: int
+
+
+# --- evaluation -----------------------------------------------------------------------------
+
+
+class PerplexitySettings(Settings):
+    """Perplexity of held-out documents."""
+
+    # For each length, how many windows; they are spread over the test documents, not overlapping.
+    windows: dict[Window, Count] = Field(min_length=1)
+    # Tokens between two windows of a document's stretch. null: windows do not overlap and all of
+    # their tokens are scored. A number: after the first window only the last so many tokens of
+    # each are scored, each token once (the paper uses 256: at 128k, 512 times the cost).
+    stride: Window | None = None
+    methods: dict[Name, list[Name]] = {}  # weights -> methods
+
+
+class PasskeySettings(Settings):
+    """Retrieval of a key from the paper's passkey document."""
+
+    key: Annotated[str, Field(pattern=r"^(word|digits-[1-9])$")] = "digits-5"
+    prompts: dict[Window, Count] = Field(min_length=1)  # for each length, how many documents
+    methods: dict[Name, list[Name]] = {}  # weights -> methods
+
+
+class Evaluation(Settings):
+    """What is measured, at which lengths, for which weights and methods."""
+
+    perplexity: PerplexitySettings
+    passkey: PasskeySettings
+
+
+# --- models ---------------------------------------------------------------------------------
+
+
+class FolderModel(Settings):
+    """A checkpoint on disk, as `save_pretrained` writes it."""
+
+    kind: Literal["folder"]
+    path: str
+
+
+class HubModel(Settings):
+    """A checkpoint of the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    name: str  # such as mistralai/Mistral-7B-v0.1
+    revision: str | None = None
+
+
+class GgufModel(Settings):
+    """A GGUF file; its weights are dequantised."""
+
+    kind: Literal["gguf"]
+    path: str
+
+
+class PretrainedHere(PretrainSettings):
+    """A model that the workflow trains from nothing first."""
+
+    kind: Literal["pretrain"]
+
+
+class Extension(Settings):
+    """The long windows and the recovered short ones, on tuned weights, without training."""
+
+    weights: Name  # the tuning that is extended
+    search: dict[Window, Budget] = {}  # windows beyond the tuned one; factors multiply the tuned
+    recovery: dict[Window, Budget] = {}  # short windows; factors are absolute
+
+
+class ModelSettings(Settings):
+    """One model, and what is done with it."""
+
+    source: Annotated[
+        FolderModel | HubModel | GgufModel | PretrainedHere, Field(discriminator="kind")
+    ]
+    original_window: Window  # tokens it was pre-trained for; checked against the checkpoint
+    corpus: Name
+    optimiser: OptimiserSettings = Cma(name="cma")
+    # Multiplies cos and sin of searched factors: none (the paper's equations), su (the authors'
+    # released code: sqrt(1 + ln s / ln L)), yarn (0.1 ln s + 1), or a number.
+    attention_factor: AttentionFactor = "none"
+    search: dict[Window, Budget] = {}  # on the pre-trained model
+    tunings: dict[Name, TuningSettings] = {}
+    extension: Extension | None = None
+    evaluation: Evaluation
+
+
+class PretrainStage(Settings):
+    """Stage slice of `pretrain_model`."""
+
+    model: PretrainedHere
+    corpus: CorpusSettings
+    original_window: Window
+    seed: int
+
+
+class Config(Settings):
+    """A whole configuration file."""
+
+    seed: int  # every random choice derives from it
+    corpora: dict[Name, CorpusSettings] = Field(min_length=1)
+    models: dict[Name, ModelSettings] = Field(min_length=1)
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+def load_config(raw: dict) -> Config:
+    """Check a configuration; raises one UserError that names every wrong key and its remedy."""
+    from longrope.study import check_config
+
+    config = parse(Config, raw, "configuration")
+    check_config(config)
+    return config
+
+
+def settings(type_: Any, text: str) -> Any:
+    """A stage's settings from the JSON string that its rule hands over."""
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"--settings: not JSON ({error})") from None
+    return parse(type_, raw, "--settings")
+
+
+def parse(type_: Any, raw: object, where: str) -> Any:
+    """Validate `raw` as `type_`; one UserError with a line for each thing that is wrong."""
+    try:
+        return TypeAdapter(type_).validate_python(raw)
+    except ValidationError as error:
+        lines = dict.fromkeys(_explain(problem, type_) for problem in error.errors())
+        raise UserError("\n  ".join([f"{where}:", *lines])) from None
+
+
+def json_schema() -> dict:
+    """The JSON schema of a configuration file."""
+    return Config.model_json_schema()
+
+
+def _explain(problem: dict, type_: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"]) or "top level"
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"{place}: unknown key; remove it or mend its spelling (keys: {_KEYS})"
+        case "missing":
+            return f"{place}: missing, and has no default"
+        case _:
+            message = problem["msg"].removeprefix("Value error, ")
+            found = json.dumps(problem["input"], default=str)
+            return f"{place}: {message}" + (f" (found {found})" if len(found) < 60 else "")
+
+
+_KEYS = "config/README.md lists them"

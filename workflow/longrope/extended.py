@@ -1,0 +1,120 @@
+"""
+A window-extended model: weights plus a table of factors by length (`extended.json`).
+
+The tier is the smallest window that holds the whole sequence, prompt and new tokens together. It
+is chosen once for a sequence, never for a chunk, so a KV cache never mixes two of them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from longrope.errors import UserError
+from longrope.factors import RescaleFactors, Rope, check_same_model, read_factors, write_factors
+from longrope.files import read_json, replacing, write_json
+from longrope.windows import window_label
+
+SCHEMA = 1  # of extended.json
+
+
+@dataclass(frozen=True, slots=True)
+class Tiers:
+    """Factors by the longest sequence that they are for, shortest first."""
+
+    factors: tuple[RescaleFactors, ...]
+
+    def __post_init__(self) -> None:
+        if not self.factors:
+            raise UserError("an extended model needs factors for at least one window")
+        windows = [each.window for each in self.factors]
+        if windows != sorted(set(windows)):
+            raise UserError(f"tiers must have windows that rise, these are {windows}")
+        for each in self.factors[1:]:
+            check_same_model(each.rope, self.rope)
+
+    @property
+    def rope(self) -> Rope:
+        """The embedding that all tiers rescale."""
+        return self.factors[0].rope
+
+    @property
+    def longest(self) -> RescaleFactors:
+        """The factors of the longest window."""
+        return self.factors[-1]
+
+    def for_length(self, tokens: int) -> RescaleFactors:
+        """The factors for sequences of `tokens` tokens; UserError beyond the longest window."""
+        for each in self.factors:
+            if tokens <= each.window:
+                return each
+        raise UserError(
+            f"a sequence of {tokens:,} tokens is longer than the longest window,"
+            f" {window_label(self.longest.window)}: search factors for a longer one"
+        )
+
+
+def make_tiers(factors: list[RescaleFactors]) -> Tiers:
+    """Tiers from factors in any order; UserError if two are for the same window."""
+    return Tiers(tuple(sorted(factors, key=lambda each: each.window)))
+
+
+def write_extended(folder: Path, tiers: Tiers, weights: Path) -> None:
+    """Write the deliverable: `extended.json`, and the factors of every tier beside it."""
+    with replacing(folder) as draft:
+        draft.mkdir()
+        entries = []
+        for each in tiers.factors:
+            name = f"{window_label(each.window)}.json"
+            write_factors(draft / name, each)
+            entries.append({"max_length": each.window, "method": each.method, "factors": name})
+        write_json(
+            draft / "extended.json",
+            {
+                "schema": SCHEMA,
+                "model": tiers.rope.model,
+                "base_fingerprint": tiers.rope.fingerprint,
+                "original_window": tiers.rope.original_window,
+                "weights": str(weights),  # a checkpoint, from the working directory
+                "tiers": entries,
+            },
+        )
+
+
+def read_tiers(path: Path, rope: Rope | None = None) -> Tiers:
+    """Read `extended.json`, or one `factors.json` as the only tier."""
+    record = read_json(path)
+    if "tiers" not in record:
+        return Tiers((read_factors(path, rope),))
+    if record.get("schema") != SCHEMA:
+        raise UserError(f"{path}: schema {record.get('schema')!r}, this version reads {SCHEMA}")
+    tiers = []
+    for entry in record["tiers"]:
+        factors = read_factors(Path(path).parent / entry["factors"], rope)
+        if factors.window != entry["max_length"]:
+            raise UserError(
+                f"{path}: a tier of {entry['max_length']} tokens names factors for"
+                f" {factors.window}"
+            )
+        tiers.append(factors)
+    return Tiers(tuple(tiers))
+
+
+class ExtendedModel:
+    """A causal language model that runs any sequence with the factors of its length."""
+
+    def __init__(self, model, tiers: Tiers) -> None:
+        from longrope.rope import install
+
+        self.model = model
+        self.tiers = tiers
+        self._rotary = install(model, tiers.rope)
+
+    def pin(self, tokens: int) -> RescaleFactors:
+        """Use the tier for sequences of `tokens` tokens (prompt and new ones) from now on."""
+        factors = self.tiers.for_length(tokens)
+        self._rotary.use([factors])
+        return factors
+
+    def generate(self, input_ids, max_new_tokens: int, **options):
+        """transformers' `generate` at the tier that holds prompt and new tokens together."""
+        self.pin(input_ids.shape[1] + max_new_tokens)
+        return self.model.generate(input_ids, max_new_tokens=max_new_tokens, **options)

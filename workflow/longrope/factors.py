@@ -1,0 +1,174 @@
+"""
+The rescale factors that LongRoPE searches for, and the one file format they live in.
+
+A rotary model turns pair i of token n by the angle n / theta^(2i/d). To reach a longer window,
+LongRoPE divides that angle by lambda_i, except for the first n_hat tokens (Ding et al. 2024,
+eq. 3). Only this module checks the invariants: elsewhere a `RescaleFactors` is valid. It imports
+nothing heavy.
+"""
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from longrope.errors import UserError
+from longrope.files import read_json, write_json
+from longrope.windows import window_label
+
+SCHEMA = 1  # of factors.json
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """The rotary position embedding of one pre-trained model, before anything rescales it."""
+
+    model: str  # its name in the configuration
+    theta: float  # base of the frequencies theta^(-2i/d)
+    rotary_dim: int  # d: how many dimensions of a head turn, two to a pair
+    original_window: int  # tokens the model was pre-trained for
+    fingerprint: str  # hash of the pre-trained weights; tuned weights keep that of their base
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs turn: the length of every lambda."""
+        return self.rotary_dim // 2
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.theta, int | float) and self.theta > 1):
+            raise UserError(f"rope_theta = {self.theta!r}: must be a number above 1")
+        if not (_whole(self.rotary_dim) and self.rotary_dim >= 2 and self.rotary_dim % 2 == 0):
+            raise UserError(f"rotary_dim = {self.rotary_dim!r}: must be even and at least 2")
+        if not (_whole(self.original_window) and self.original_window > 0):
+            raise UserError(f"original_window = {self.original_window!r}: must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class RescaleFactors:
+    """How to stretch one model's RoPE to one window."""
+
+    rope: Rope  # the embedding that they stretch
+    window: int  # target context length, in tokens
+    method: str  # what made them: search, recovery, yarn, ...
+    lambda_: tuple[float, ...]  # one per pair, highest frequency first; 1 = untouched, inf = still
+    n_hat: int = 0  # this many leading tokens keep their original angles
+    attention_factor: float = 1.0  # multiplies cos and sin, as in transformers
+    provenance: dict = field(default_factory=dict, compare=False)  # where they come from
+
+    def __post_init__(self) -> None:
+        if len(self.lambda_) != self.rope.pairs:
+            raise UserError(
+                f"lambda has {len(self.lambda_)} factors, the model {self.rope.model!r} needs"
+                f" {self.rope.pairs} (rotary_dim / 2)"
+            )
+        for pair, value in enumerate(self.lambda_):
+            if not isinstance(value, int | float) or math.isnan(value) or value < 1:
+                raise UserError(
+                    f"lambda[{pair}] = {value!r}: every factor is a number >= 1 (or inf)"
+                )
+        if not (_whole(self.window) and self.window > 0):
+            raise UserError(f"window = {self.window!r}: must be a positive number of tokens")
+        if not (_whole(self.n_hat) and self.n_hat >= 0):
+            raise UserError(f"n_hat = {self.n_hat!r}: must be a whole number >= 0")
+        if not (isinstance(self.attention_factor, int | float) and self.attention_factor > 0):
+            raise UserError(f"attention_factor = {self.attention_factor!r}: must be above 0")
+
+    @property
+    def ratio(self) -> float:
+        """The extension ratio s: target window over original window."""
+        return self.window / self.rope.original_window
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether they leave the model exactly as it is."""
+        return self.attention_factor == 1 and all(value == 1 for value in self.lambda_)
+
+    def on_window(self, window: int, method: str) -> "RescaleFactors":
+        """The same factors, declared for another window."""
+        return replace(self, window=window, method=method)
+
+
+def read_factors(path: Path, rope: Rope | None = None) -> RescaleFactors:
+    """Read `factors.json`; with `rope`, refuse factors that were made for another model.
+
+    Raises UserError naming the file, the value and the rule it breaks.
+    """
+    record = read_json(path)
+    try:
+        if record["schema"] != SCHEMA:
+            raise UserError(f"schema {record['schema']!r}: this version reads schema {SCHEMA}")
+        own = Rope(
+            model=record["model"],
+            theta=record["rope_theta"],
+            rotary_dim=record["rotary_dim"],
+            original_window=record["original_window"],
+            fingerprint=record["base_fingerprint"],
+        )
+        factors = RescaleFactors(
+            rope=own,
+            window=record["window"],
+            method=record["method"],
+            lambda_=tuple(math.inf if value == "inf" else value for value in record["lambda"]),
+            n_hat=record["n_hat"],
+            attention_factor=record["attention_factor"],
+            provenance=record.get("provenance", {}),
+        )
+        if rope is not None:
+            check_same_model(factors.rope, rope)
+    except KeyError as error:
+        raise UserError(f"{path}: the key {error} is missing") from None
+    except TypeError as error:
+        raise UserError(f"{path}: a value has the wrong type ({error})") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return factors
+
+
+def write_factors(path: Path, factors: RescaleFactors) -> None:
+    """Write `factors.json`."""
+    write_json(
+        path,
+        {
+            "schema": SCHEMA,
+            "model": factors.rope.model,
+            "rope_theta": factors.rope.theta,
+            "rotary_dim": factors.rope.rotary_dim,
+            "base_fingerprint": factors.rope.fingerprint,
+            "original_window": factors.rope.original_window,
+            "window": factors.window,
+            "method": factors.method,
+            "n_hat": factors.n_hat,
+            "lambda": ["inf" if math.isinf(value) else value for value in factors.lambda_],
+            "attention_factor": factors.attention_factor,
+            "provenance": factors.provenance,
+        },
+    )
+
+
+def check_same_model(found: Rope, expected: Rope) -> None:
+    """Raise UserError if factors made for `found` are put on `expected`."""
+    for name, meaning in (
+        ("theta", "rope_theta"),
+        ("rotary_dim", "rotary_dim"),
+        ("original_window", "original window"),
+        ("fingerprint", "fingerprint of the pre-trained weights"),
+    ):
+        ours, theirs = getattr(expected, name), getattr(found, name)
+        if ours != theirs:
+            raise UserError(
+                f"these factors are for model {found.model!r} with {meaning} {theirs},"
+                f" this model {expected.model!r} has {ours}: use factors made for it"
+            )
+
+
+def describe(factors: RescaleFactors) -> str:
+    """One line for people: method, window, ratio, n_hat and the range of lambda."""
+    low, high = min(factors.lambda_), max(factors.lambda_)
+    return (
+        f"{factors.method} for {window_label(factors.window)} ({factors.ratio:g}x):"
+        f" lambda {low:g} to {high:g}, n_hat {factors.n_hat},"
+        f" attention factor {factors.attention_factor:g}"
+    )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

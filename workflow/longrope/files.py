@@ -1,0 +1,144 @@
+"""
+Files that are whole or absent, and fingerprints of what they were made from.
+
+Everything that the project writes goes through here: a file is written beside its place, flushed
+to disk and renamed, so a killed process never leaves half of one. Logs of records (`.jsonl`) are
+appended to line by line; a last line that a kill cut short is dropped when they are read again.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from longrope.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to; it becomes `path` if the block ends well, else it is removed.
+
+    The block may write a file or make a directory; a directory replaces an older one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.parent / f".{path.name}.{os.getpid()}.part"
+    _remove(draft)
+    try:
+        yield draft
+        _flush(draft)
+        if draft.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        os.replace(draft, path)
+        _flush_entry(path.parent)
+    finally:
+        _remove(draft)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON, whole or not at all; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """The JSON object in `path`; UserError if it is missing, broken or no object."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({error})") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def append_line(path: Path, record: dict) -> None:
+    """Append one record to a `.jsonl` file and flush it to disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The records of a `.jsonl` file, none if it is missing; what a kill cut short is cut off."""
+    if not path.exists():
+        return []
+    records, good = [], 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                records.append(json.loads(line))
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                break
+            if not line.endswith(b"\n"):
+                records.pop()
+                break
+            good += len(line)
+    if good < path.stat().st_size:
+        os.truncate(path, good)
+    return records
+
+
+def fingerprint(value: object) -> str:
+    """A short hash of any JSON value, the same on every machine."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sha256_of(*paths: Path) -> str:
+    """The sha256 of the contents of some files, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with Path(path).open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def open_state(path: Path, made_from: object, say: Callable[[str], None] = print) -> Path:
+    """The directory that keeps a long step's progress, emptied if it belongs to other inputs.
+
+    `made_from` is everything that decides the step's result (inputs by hash, settings, version):
+    progress is only taken up again if all of it is unchanged.
+    """
+    path = Path(path)
+    guard, mark = path / "made_from.json", {"fingerprint": fingerprint(made_from)}
+    if path.exists() and (not guard.exists() or read_json(guard) != mark):
+        if any(path.iterdir()):
+            say(f"{path}: progress of other inputs or settings, starting afresh")
+        shutil.rmtree(path)
+    if not guard.exists():
+        write_json(guard, mark)
+    return path
+
+
+def _flush(draft: Path) -> None:
+    for path in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
+        _flush_entry(path)
+
+
+def _flush_entry(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

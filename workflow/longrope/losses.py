@@ -1,0 +1,37 @@
+"""
+The loss of every token of a sequence, without a KV cache and without holding logits.
+
+The body of the model runs once; head and cross-entropy run over pieces of the sequence, so that
+memory grows with the hidden states and not with sequence x vocabulary. Under autograd each piece
+is recomputed in the backward pass, where there is more than one.
+
+Shapes: B sequences, T tokens, D hidden size, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+PIECE = 1 << 25  # logits held at a time: 128 MiB in float32
+
+
+def token_losses(model, tokens_BT: torch.Tensor) -> torch.Tensor:
+    """Loss in nats of tokens 1..T-1 given those before: (B, T-1), float32."""
+    hidden_BTD = model.model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+    head = model.get_output_embeddings().weight
+    hidden_ND = hidden_BTD[:, :-1].flatten(0, 1)
+    labels_N = tokens_BT[:, 1:].flatten()
+    rows = max(1, PIECE // head.shape[0])
+    recompute = len(hidden_ND) > rows and torch.is_grad_enabled() and hidden_ND.requires_grad
+    pieces = []
+    for hidden, labels in zip(hidden_ND.split(rows), labels_N.split(rows), strict=True):
+        if recompute:
+            pieces.append(checkpoint(_piece, hidden, head, labels, use_reentrant=False))
+        else:
+            pieces.append(_piece(hidden, head, labels))
+    return torch.cat(pieces).view(tokens_BT.shape[0], -1)
+
+
+def _piece(hidden_ND: torch.Tensor, head_VD: torch.Tensor, labels_N: torch.Tensor):
+    logits_NV = F.linear(hidden_ND, head_VD)
+    return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")

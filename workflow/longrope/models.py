@@ -1,0 +1,288 @@
+"""
+Checkpoints: bringing one in, reading it, saving one, and what this project notes beside it.
+
+Every checkpoint under results/ is an ordinary Hugging Face folder (safetensors) plus
+`longrope.json`: which pre-trained weights it descends from, how its RoPE is built, and the factors
+that it was tuned with. Weights tuned here keep the fingerprint of their base, so that factors are
+never put on another model unnoticed. Torch and transformers are imported where they are needed.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from longrope.config import FolderModel, GgufModel, HubModel
+from longrope.errors import UserError
+from longrope.factors import Rope
+from longrope.files import read_json, replacing, sha256_of, write_json
+
+METADATA = "longrope.json"
+SCHEMA = 1  # of longrope.json
+CARRIED = (  # what is taken over from a checkpoint
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """What `longrope.json` says of a checkpoint."""
+
+    rope: Rope
+    weights: str  # base, or the name of the tuning
+    source: dict  # where the base weights come from
+    changes: dict  # what was changed in the checkpoint's own config, such as sliding_window
+
+
+def read_record(folder: Path) -> ModelRecord:
+    """The record beside a checkpoint; UserError if there is none."""
+    folder = Path(folder)
+    if not (folder / METADATA).exists():
+        raise UserError(
+            f"{folder}: no {METADATA}; bring a checkpoint in with `longrope import-model` first"
+        )
+    record = read_json(folder / METADATA)
+    try:
+        if record["schema"] != SCHEMA:
+            raise UserError(f"schema {record['schema']!r}, this version reads {SCHEMA}")
+        rope = Rope(
+            model=record["model"],
+            theta=record["rope_theta"],
+            rotary_dim=record["rotary_dim"],
+            original_window=record["original_window"],
+            fingerprint=record["base_fingerprint"],
+        )
+        return ModelRecord(rope, record["weights"], record["source"], record["changes"])
+    except KeyError as error:
+        raise UserError(f"{folder / METADATA}: the key {error} is missing") from None
+    except UserError as error:
+        raise UserError(f"{folder / METADATA}: {error}") from None
+
+
+def write_record(folder: Path, record: ModelRecord) -> None:
+    """Write `longrope.json` into a checkpoint."""
+    write_json(
+        Path(folder) / METADATA,
+        {
+            "schema": SCHEMA,
+            "model": record.rope.model,
+            "weights": record.weights,
+            "rope_theta": record.rope.theta,
+            "rotary_dim": record.rope.rotary_dim,
+            "original_window": record.rope.original_window,
+            "base_fingerprint": record.rope.fingerprint,
+            "source": record.source,
+            "changes": record.changes,
+        },
+    )
+
+
+def import_model(
+    source: FolderModel | HubModel | GgufModel, name: str, original_window: int, folder: Path
+) -> ModelRecord:
+    """Bring a checkpoint in as `folder`, checked to be one whose RoPE can be rescaled.
+
+    Files of a local folder are hard-linked where the file system allows. Raises UserError if it is
+    missing, holds no safetensors, has no RoPE, is already rescaled, or was trained for another
+    window than the configuration says.
+    """
+    with replacing(folder) as draft:
+        draft.mkdir()
+        match source:
+            case FolderModel(path=path):
+                _take_over(_existing_folder(Path(path)), draft)
+            case HubModel(name=repository, revision=revision):
+                _take_over(_download(repository, revision), draft)
+            case GgufModel(path=path):
+                _dequantise(Path(path), draft)
+        config = read_json(draft / "config.json")
+        changes = _open_sliding_window(draft, config)
+        rope = rope_of_config(config, name, fingerprint_of(draft))
+        if rope.original_window != original_window:
+            raise UserError(
+                f"model {name!r}: original_window is {original_window} in the configuration, but"
+                f" its max_position_embeddings is {rope.original_window}: set the window that it"
+                " was pre-trained for"
+            )
+        record = ModelRecord(rope, "base", source.model_dump(exclude_none=True), changes)
+        write_record(draft, record)
+    return record
+
+
+def rope_of_config(config: dict, name: str, fingerprint: str) -> Rope:
+    """The RoPE of a Hugging Face config.json, in transformers' old or new schema.
+
+    Raises UserError if the model has none, or one that is already rescaled.
+    """
+    kind = config.get("model_type", "unknown")
+    block = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    theta = block.get("rope_theta", config.get("rope_theta"))
+    if theta is None:
+        raise UserError(
+            f"model {name!r} ({kind}) has no rotary position embedding: its config.json has no"
+            " rope_theta. LongRoPE extends RoPE models such as Llama, Mistral, Qwen or Phi"
+        )
+    if "attention_chunk_size" in config or any(isinstance(value, dict) for value in block.values()):
+        raise UserError(f"model {name!r} ({kind}) has several RoPEs by layer: not supported")
+    type_ = block.get("rope_type", block.get("type", "default"))
+    if type_ != "default":
+        raise UserError(
+            f"model {name!r} is already rescaled (rope_type {type_!r}): start from the model it"
+            " was made from, or remove that block if the weights were never tuned with it"
+        )
+    heads = config.get("num_attention_heads")
+    head = config.get("head_dim") or config["hidden_size"] // heads
+    share = block.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    return Rope(
+        model=name,
+        theta=float(theta),
+        rotary_dim=int(head * share),
+        original_window=config["max_position_embeddings"],
+        fingerprint=fingerprint,
+    )
+
+
+def fingerprint_of(folder: Path) -> str:
+    """A short hash of the weights in a folder."""
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder}: no *.safetensors; convert the weights with save_pretrained")
+    return sha256_of(*files)[:16]
+
+
+def load_tokenizer(folder: Path):
+    """The tokenizer of a checkpoint."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: no usable tokenizer ({error})") from error
+
+
+def device():
+    """Where models run: the first GPU, or the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_model(folder: Path, *, for_training: bool = False):
+    """The causal language model of a checkpoint, on the device, in evaluation mode.
+
+    float32 on a CPU and for training (autocast lowers the activations), bfloat16 on a GPU.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    where = device()
+    dtype = torch.float32 if for_training or where.type == "cpu" else torch.bfloat16
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    _check_head(model, folder)
+    return model.to(where).eval()
+
+
+def save_model(model, tokenizer, record: ModelRecord, folder: Path, dtype: str) -> None:
+    """Save a checkpoint and its record; `dtype` as in config.json, such as `bfloat16`."""
+    import copy
+
+    import torch
+
+    with replacing(folder) as draft:
+        draft.mkdir()
+        copy.deepcopy(model).to("cpu", getattr(torch, dtype)).save_pretrained(draft)
+        tokenizer.save_pretrained(draft)
+        write_record(draft, record)
+
+
+def _check_head(model, folder: Path) -> None:
+    for key in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if getattr(model.config, key, None) not in (None, 1, 1.0):
+            raise UserError(f"{folder}: {key} in config.json changes the logits: not supported")
+
+
+def _existing_folder(path: Path) -> Path:
+    if not (path / "config.json").exists():
+        raise UserError(f"{path}: no checkpoint there (no config.json)")
+    return path
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        patterns = list(CARRIED)
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the hub model {repository!r} (revision {revision or 'main'}) cannot be fetched:"
+            f" {first}. Check name and network, accept its licence, or name a local folder"
+        ) from error
+
+
+def _take_over(origin: Path, folder: Path) -> None:
+    for pattern in CARRIED:
+        for file in origin.glob(pattern):
+            file = file.resolve() if file.is_symlink() else file
+            target = folder / file.name if file.parent == origin else None
+            _link(file, target or folder / _name_in(origin, pattern, file))
+
+
+def _name_in(origin: Path, pattern: str, real: Path) -> str:
+    """The name under which `origin` holds a file that it links to."""
+    return next(path.name for path in origin.glob(pattern) if path.resolve() == real)
+
+
+def _link(file: Path, target: Path) -> None:
+    if target.exists():
+        return
+    if target.suffix == ".safetensors":
+        try:
+            os.link(file, target)
+            return
+        except OSError:  # another file system
+            pass
+    shutil.copyfile(file, target)
+
+
+def _dequantise(path: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such GGUF file")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a GGUF file that transformers can read ({error})") from error
+    # save_pretrained refuses a model that remembers being quantised: fill a fresh one.
+    config = type(loaded.config).from_dict(
+        {key: value for key, value in loaded.config.to_dict().items() if "quantization" not in key}
+    )
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _open_sliding_window(folder: Path, config: dict) -> dict:
+    """Mistral's sliding window would hide what a long window adds: switch it off, and note it."""
+    if not config.get("sliding_window"):
+        return {}
+    was = config["sliding_window"]
+    write_json(folder / "config.json", config | {"sliding_window": None})
+    return {"sliding_window": {"was": was, "is": None}}

@@ -1,0 +1,158 @@
+"""
+A small Llama made from the project's own corpus: the model that the default run extends.
+
+This is no part of LongRoPE. It exists so that the whole method runs on two cores and offline, on
+a model whose window really matters: blind beyond it, and able to retrieve within it.
+"""
+
+import bisect
+import itertools
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from longrope.config import CorpusSettings, PretrainedHere, TokenizeSettings
+from longrope.corpus import SPLITS, TokenSplit, read_documents, tokenize_corpus
+from longrope.factors import Rope
+from longrope.files import open_state, write_json
+from longrope.mixture import Batch, SequenceMaker
+from longrope.models import ModelRecord, fingerprint_of, save_model, write_record
+from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT, WORDS
+from longrope.training import Rate, train
+
+VERSION = 1  # raise it when the result changes for the same inputs
+END = "<|endoftext|>"  # begins every document, and ends a segment
+
+
+def pretrain(
+    settings: PretrainedHere,
+    corpus: CorpusSettings,
+    name: str,
+    window: int,
+    seed: int,
+    folder: Path,
+    state: Path,
+) -> dict[str, float]:
+    """Train a tokenizer and a model from nothing and save them as a bf16 checkpoint.
+
+    Returns final metrics; writes `training.json` (steps, tokens, seconds, data hash) beside the
+    weights.
+    """
+    began = time.monotonic()
+    made_from = [VERSION, settings.model_dump(), corpus.model_dump(), name, window, seed]
+    state = open_state(state, made_from)
+    tokenizer = train_tokenizer(corpus, settings.architecture.vocabulary, state / "tokenizer")
+    folders = {split: state / "data" / split for split in SPLITS}
+    if not all((each / "manifest.json").exists() for each in folders.values()):
+        tokenize_corpus(TokenizeSettings(corpus=corpus), tokenizer, folders)
+    split = TokenSplit(folders["train"])
+    maker = SequenceMaker(tokenizer, split)
+
+    ends = list(itertools.accumulate(phase.steps for phase in settings.phases))
+
+    def batch_at(step: int) -> Batch:
+        phase = settings.phases[bisect.bisect_right(ends, step)]
+        sequences = max(1, settings.tokens_per_step // phase.length)
+        return maker.batch(phase.mixture, sequences, phase.length, seed, step)
+
+    torch.manual_seed(seed)  # the initial weights: transformers offers no generator for them
+    model = build_model(settings, window, tokenizer)
+    metrics = train(
+        model,
+        optimisers_of(model, settings),
+        batch_at,
+        Rate(ends[-1], settings.warmup, settings.hold, settings.final),
+        settings,
+        state,
+        describe=f"pre-training {name}",
+    )
+    rope = Rope(name, settings.architecture.theta, model.config.head_dim, window, "unset")
+    record = ModelRecord(rope, "base", {"kind": "pretrain", "corpus": split.sha256}, {})
+    save_model(model, tokenizer, record, folder, "bfloat16")
+    write_record(folder, _with_fingerprint(record, fingerprint_of(folder)))
+    training = {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "steps": len(metrics),
+        "tokens": sum(each["tokens"] for each in metrics),
+        "corpus_tokens": split.manifest["tokens"],
+        "corpus_sha256": split.sha256,
+        "seconds_of_the_last_start": round(time.monotonic() - began),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": settings.precision,
+        "seed": seed,
+    }
+    write_json(folder / "training.json", training)
+    last = [each["loss"] for each in metrics[-100:]]
+    return {"loss": float(np.mean(last)), "tokens": training["tokens"]}
+
+
+def train_tokenizer(corpus: CorpusSettings, vocabulary: int, folder: Path):
+    """A byte-level BPE with single digits, trained on the train split and the passkey template."""
+    if (folder / "tokenizer.json").exists():
+        return PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    documents = (each.text for each in read_documents(corpus) if each.split == "train")
+    template = [INTRO, *[FILLER] * 10, *[STATEMENT.format(key=w) for w in WORDS[::20]], QUESTION]
+    tokenizer.train_from_iterator(itertools.chain(documents, template * 100), trainer)
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END, eos_token=END, clean_up_tokenization_spaces=False
+    )
+    wrapped.save_pretrained(folder)
+    return wrapped
+
+
+def build_model(settings: PretrainedHere, window: int, tokenizer) -> LlamaForCausalLM:
+    """The untrained model, weights drawn from torch's seeded generator."""
+    shape = settings.architecture
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=window,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.theta},
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def optimisers_of(model, settings: PretrainedHere) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for embeddings and norms."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
+        (matrices if matrix else others).append(parameter)
+    decay = settings.weight_decay
+    return [
+        torch.optim.Muon(matrices, lr=settings.muon_rate, momentum=0.95, weight_decay=decay),
+        torch.optim.AdamW(others, lr=settings.adam_rate, betas=(0.9, 0.95), weight_decay=decay),
+    ]
+
+
+def _with_fingerprint(record: ModelRecord, fingerprint: str) -> ModelRecord:
+    import dataclasses
+
+    rope = dataclasses.replace(record.rope, fingerprint=fingerprint)
+    return dataclasses.replace(record, rope=rope)

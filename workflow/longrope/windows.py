@@ -1,0 +1,30 @@
+"""
+Context windows as people write them: `256`, `4k`, `2048k`, where 1k is 1024 tokens.
+
+Paths, configurations and tables use the label, arithmetic uses the number of tokens.
+"""
+
+import re
+
+from longrope.errors import UserError
+
+PATTERN = r"[1-9][0-9]*k?"  # what a label looks like, also in the paths of results/
+
+
+def parse_window(text: str | int) -> int:
+    """Tokens of a window's label: `"4k"` gives 4096, `256` and `"256"` give 256.
+
+    Raises UserError for anything that is not a positive whole number with an optional k.
+    """
+    label = str(text).strip()
+    if not re.fullmatch(PATTERN, label):
+        raise UserError(
+            f"window {text!r}: write a whole number of tokens, with an optional k for 1024,"
+            " such as 256, 4k or 2048k"
+        )
+    return int(label[:-1]) * 1024 if label.endswith("k") else int(label)
+
+
+def window_label(tokens: int) -> str:
+    """The label of a number of tokens: 4096 gives `"4k"`, 256 gives `"256"`."""
+    return f"{tokens // 1024}k" if tokens % 1024 == 0 else str(tokens)
