@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
 from longrope.baselines import CLOSED_FORMS, closed_form, theoretical_critical_pair
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 INF = math.inf
 MODELS = [  # theta, dimensions, window
@@ -21,6 +20,7 @@ MODELS = [  # theta, dimensions, window
     (10_000.0, 96, 2048),
     (100_000.0, 64, 8192),
     (10_000.0, 32, 256),
+    (1_000.0, 16, 2**15),  # every pair completes several turns
 ]
 WHATEVER_THE_WINDOW = {"cope", "drope"}  # they change the embedding even where nothing is stretched
 
@@ -150,6 +150,13 @@ def test_the_theoretical_critical_pairs_are_those_of_longrope2(model, pair):
     assert theoretical_critical_pair(rope_of(*model)) == pair
 
 
+def test_the_critical_pair_is_the_first_even_if_later_ones_are_faster_again():
+    rope = rope_of(4.0**16, 32, 2**16)  # pair i turns 4^-i as often as pair 0
+    lambda_ = [1] * 5 + [256] + [1] * 10
+    assert theoretical_critical_pair(rope, tuned(rope, [1] * 16, 2**18)) == 8  # after 2.5 turns
+    assert theoretical_critical_pair(rope, tuned(rope, lambda_, 2**18)) == 5  # after 163, now 0.2
+
+
 def test_ntk_at_the_critical_pair_reaches_the_ratio_there_and_holds_it():
     rope = rope_of(dim=16)
     assert closed_form("ntk-critical", rope, 16 * 256, critical_pair=4).lambda_ == pytest.approx(
@@ -172,6 +179,10 @@ def test_yarn_at_the_theoretical_critical_pair_is_yarn(model):
     rope = rope_of(*model)
     critical, plain = (closed_form(name, rope, 2**17) for name in ("yarn-critical", "yarn"))
     assert (critical.lambda_, critical.attention_factor) == (plain.lambda_, plain.attention_factor)
+
+
+def test_yarn_stretches_nothing_where_every_pair_makes_more_than_32_turns():
+    assert set(closed_form("yarn", rope_of(2.0, 16, 2**17), 2**18).lambda_) == {1}
 
 
 @pytest.mark.parametrize(  # with theta 4^8 pair i turns 4^-i as often as pair 0
@@ -247,6 +258,14 @@ def test_every_form_gives_one_factor_of_at_least_1_per_pair(
     assert json.loads(json.dumps(factors.provenance)) == factors.provenance
 
 
+def test_only_the_noise_of_rounding_is_lifted_to_1(monkeypatch):
+    monkeypatch.setitem(CLOSED_FORMS, "pi", lambda stretch: (np.full(16, 1 - 1e-13), 1.0))
+    assert closed_form("pi", rope_of(), 512).lambda_ == (1,) * 16
+    monkeypatch.setitem(CLOSED_FORMS, "pi", lambda stretch: (np.full(16, 1 - 1e-9), 1.0))
+    with pytest.raises(UserError, match=r"lambda\[0\]"):
+        closed_form("pi", rope_of(), 512)
+
+
 def test_every_form_never_falls_from_a_pair_to_the_next():
     for method in CLOSED_FORMS:
         lambda_ = closed_form(method, rope_of(500_000.0, 128, 8192), 2**17).lambda_
@@ -270,7 +289,7 @@ def test_the_provenance_tells_formula_options_and_source():
         ("pi", 255, {}, "window 255: pi stretches from 256 and cannot shrink"),
         ("theta", 512, {"theta_new": 5000}, "theta_new = 5000: must not be below"),
         ("theta", 512, {"theta_new": "big"}, "theta_new = 'big': must be a number above 0"),
-        ("yarn", 512, {"beta_fast": 1}, "beta_slow = 1: must be below beta_fast = 1"),
+        ("yarn", 512, {"beta_fast": 1}, "beta_fast = 1: must be a number above beta_slow = 1"),
         ("llama3", 512, {"low": -1}, "low = -1: must be a number above 0"),
         ("ntk-critical", 512, {"critical_pair": 16}, "critical_pair = 16: .* from 1 to 15"),
         ("yarn-critical", 512, {"critical_pair": 2.5}, "critical_pair = 2.5"),

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
 from longrope.baselines import closed_form
 from longrope.errors import UserError
 from longrope.factors import Rope
 from longrope.importer import import_checkpoint, import_csv
 from longrope.windows import parse_window
+from transformers import AutoConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/published_factors/factors.csv"
 MODELS = {
@@ -87,7 +86,7 @@ def test_a_table_that_cannot_be_used_is_an_error_that_names_the_file(tmp_path, t
 
 
 def test_a_missing_table_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="none.csv: not a readable text file"):
+    with pytest.raises(UserError, match=r"none\.csv: not a readable text file"):
         import_csv(tmp_path / "none.csv", SMALL, 512)
 
 
@@ -149,12 +148,17 @@ CHECKPOINTS = {
     "new schema": ((NEW,), {}),
     "stated attention factor": ((NEW | {"attention_factor": 1.3},), {}),
     "stated ratio": ((NEW | {"factor": 4.0},), {}),
+    "stated ratio below 1": ((NEW | {"factor": 0.5},), {}),
     "window kept, stated ratio": ((NEW | {"factor": 8.0},), {"max_position_embeddings": 256}),
     "head_dim": ((NEW,), {"head_dim": 8, "hidden_size": 64}),
     "old schema": ((OLD, "rope_scaling"), {"rope_theta": 5e5}),
     "old schema, window beside": (
         ({"rope_type": "longrope"}, "rope_scaling"),
         {"rope_theta": 5e5, "original_max_position_embeddings": 256},
+    ),
+    "both schemas": (
+        (NEW | {"long_factor": LONG[::-1]},),
+        {"rope_scaling": OLD | {"rope_theta": 1e4, "long_factor": LONG, "short_factor": SHORT}},
     ),
     "windows that disagree": ((NEW,), {"original_max_position_embeddings": 128}),
     "phi3, su": (
@@ -221,6 +225,7 @@ def test_a_checkpoint_may_state_an_attention_factor_for_each_table(tmp_path):
     [
         (NEW | {"rope_type": "yarn"}, {}, "no longrope factors: .* is 'yarn'"),
         ({"full_attention": NEW}, {}, "no longrope factors: .* is None"),
+        (NEW, {"rope_scaling": "yarn"}, "no longrope factors: .* is 'yarn'"),
         (NEW | {"rope_theta": None}, {}, "rope_theta is missing"),
         (
             NEW | {"original_max_position_embeddings": None},
@@ -243,7 +248,7 @@ def test_a_checkpoint_that_tells_too_little_is_one_clear_error(tmp_path, block, 
 
 
 def test_a_folder_without_a_config_or_a_third_table_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="config.json: no such file"):
+    with pytest.raises(UserError, match=r"config\.json: no such file"):
         import_checkpoint(tmp_path)
     with pytest.raises(UserError, match="unknown table 'middle': known are long, short"):
         import_checkpoint(tmp_path, which="middle")

@@ -44,18 +44,20 @@ class Stretch:
         return self.window / (period * self.tuned)
 
     def pair_that_turns(self, turns: float) -> float:
-        """The pair, as a fraction, that would make this many turns within the window.
+        """The first pair, as a fraction, that would make this few turns within the window.
 
-        For an untuned embedding this is d/2 log_theta(window / (2 pi turns)). Tuned frequencies
-        are interpolated by their logarithm; past the first and last pair theta goes on.
+        For an untuned embedding this is d/2 log_theta(window / (2 pi turns)), but not below 0.
+        Tuned frequencies are interpolated by their logarithm, and go on past the last pair by
+        their mean slope.
         """
         moving = np.flatnonzero(self.turns > 0)
         if not moving.size:
             return 0.0
-        slowness = np.maximum.accumulate(-np.log(self.turns[moving]))
-        wanted, step = -math.log(turns), 2 * math.log(self.rope.theta) / self.rope.rotary_dim
-        before, after = min(wanted - slowness[0], 0), max(wanted - slowness[-1], 0)
-        return float(np.interp(wanted, slowness, moving) + (before + after) / step)
+        slowness = np.maximum.accumulate(-np.log(self.turns[moving]))  # a tuned one may fall
+        wanted, rise = -math.log(turns), slowness[-1] - slowness[0]
+        steps_per_rise = (moving[-1] - moving[0]) / rise if rise > 0 else 0.0
+        beyond = max(wanted - slowness[-1], 0)
+        return float(np.interp(wanted, slowness, moving) + beyond * steps_per_rise)
 
 
 def closed_form(
@@ -85,11 +87,8 @@ def closed_form(
         )
     factors, attention = form(stretch, **settings)
     factors = np.where((factors < 1) & (factors >= 1 - NOISE), 1.0, factors)
-    provenance = {
-        "formula": method,
-        "options": {name: value for name, value in settings.items() if value is not None},
-        "source": SOURCES[method],
-    }
+    options = {name: value for name, value in settings.items() if value is not None}
+    provenance = {"formula": method, "options": options, "source": SOURCES[method]}
     if on is not None:
         provenance["on"] = {"method": on.method, "window": on.window}
     return RescaleFactors(
@@ -148,14 +147,13 @@ def ntk(stretch: Stretch) -> Form:
 def raised_base(stretch: Stretch, *, theta_new: float | None = None) -> Form:
     """lambda = (theta_new / theta)^(2i/d).
 
-    Without `theta_new` it is theta s^(d/(d-2)), the base that makes this equal to NTK: the
-    published bases were chosen by trial, so there is no other rule to default to. A given base
-    does not depend on the window.
+    Without `theta_new` it is theta s^(d/(d-2)), which is NTK by another name: whoever wants to
+    compare a raised base says which. A given base stays the same at any window.
     """
     theta, dim = stretch.rope.theta, stretch.rope.rotary_dim
     if theta_new is None:
         theta_new = theta * stretch.ratio ** (dim / _dimensions_but_two(stretch))
-    _require_positive(theta_new=theta_new)
+    _require_rising(theta_new=theta_new)
     if theta_new < theta:
         raise UserError(f"theta_new = {theta_new}: must not be below the model's theta, {theta}")
     return (theta_new / theta) ** (2 * stretch.pairs / dim), 1.0
@@ -168,9 +166,9 @@ def yarn(stretch: Stretch, *, beta_fast: float = 32, beta_slow: float = 1) -> Fo
     The ramp mixes inverse frequencies, is linear in the pair, and its ends are rounded outwards
     to whole pairs, as in the authors' code and in transformers.
     """
-    _require_order(beta_slow=beta_slow, beta_fast=beta_fast)
+    _require_rising(beta_slow=beta_slow, beta_fast=beta_fast)
     high = min(math.ceil(stretch.pair_that_turns(beta_slow)), stretch.rope.rotary_dim - 1)
-    low = max(math.floor(stretch.pair_that_turns(beta_fast)), 0)
+    low = math.floor(stretch.pair_that_turns(beta_fast))
     return _interpolated(_ramp(stretch, low, high), stretch.ratio), _yarn_attention(stretch)
 
 
@@ -180,7 +178,7 @@ def llama3(stretch: Stretch, *, low: float = 1, high: float = 4) -> Form:
 
     The model itself has s = 8. Like YaRN it mixes inverse frequencies.
     """
-    _require_order(low=low, high=high)
+    _require_rising(low=low, high=high)
     share = np.clip((high - stretch.turns) / (high - low), 0, 1)
     return _interpolated(share, stretch.ratio), 1.0
 
@@ -206,9 +204,9 @@ def yarn_critical(
 
     At the theoretical critical pair this is YaRN itself; the real one is a few pairs lower.
     """
-    _require_positive(beta_fast=beta_fast)
+    _require_rising(beta_fast=beta_fast)
     high = min(_critical_pair(stretch, critical_pair), stretch.rope.rotary_dim - 1)
-    low = min(max(math.floor(stretch.pair_that_turns(beta_fast)), 0), high - 1)
+    low = min(math.floor(stretch.pair_that_turns(beta_fast)), high - 1)
     return _interpolated(_ramp(stretch, low, high), stretch.ratio), _yarn_attention(stretch)
 
 
@@ -261,7 +259,6 @@ def _stretch(rope: Rope, window: int, on: RescaleFactors | None) -> Stretch:
 
 def _ramp(stretch: Stretch, low: int, high: int) -> np.ndarray:
     """0 up to pair `low`, 1 from pair `high`; a step if nothing lies between."""
-    low = min(low, high)
     return np.clip((stretch.pairs - low) / max(high - low, 0.001), 0, 1)
 
 
@@ -300,15 +297,10 @@ def _dimensions_but_two(stretch: Stretch) -> int:
     return stretch.rope.rotary_dim - 2
 
 
-def _require_positive(**numbers: float) -> None:
+def _require_rising(**numbers: float) -> None:
+    """Raise UserError unless the options are numbers, each above the one before, all above 0."""
+    bound, least = "0", 0.0
     for name, value in numbers.items():
-        if not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise UserError(f"{name} = {value!r}: must be a number above 0")
-
-
-def _require_order(**numbers: float) -> None:
-    """Raise UserError unless two numbers are positive and the first is below the second."""
-    _require_positive(**numbers)
-    (lower, small), (upper, large) = numbers.items()
-    if not small < large:
-        raise UserError(f"{lower} = {small}: must be below {upper} = {large}")
+        if not isinstance(value, int | float) or not least < value < math.inf:
+            raise UserError(f"{name} = {value!r}: must be a number above {bound}")
+        bound, least = f"{name} = {value}", value

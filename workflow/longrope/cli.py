@@ -91,7 +91,7 @@ def _recorded(options: argparse.Namespace) -> None:
 def _params(options: argparse.Namespace) -> dict:
     """The options of the run, with the settings unfolded."""
     plain = {
-        key: value if isinstance(value, int | float | str | list | type(None)) else str(value)
+        key: " ".join(map(str, value)) if isinstance(value, list) else str(value)
         for key, value in vars(options).items()
         if key not in ("run", "stage", "tracked", "settings", "log")
     }
@@ -125,6 +125,20 @@ def _commit() -> str:
 # --- the stages -----------------------------------------------------------------------------
 
 
+def _import_model(options: argparse.Namespace) -> Outcome:
+    from longrope.config import ImportStage, settings
+    from longrope.models import import_model
+
+    stage = settings(ImportStage, options.settings)
+    record = import_model(stage.source, options.name, stage.original_window, options.out)
+    rope = record.rope
+    print(
+        f"{rope.model}: {rope.pairs} pairs, theta {rope.theta:g}, window {rope.original_window},"
+        f" weights {record.fingerprint}"
+    )
+    return Outcome(artifacts=[options.out / "longrope.json", options.out / "config.json"])
+
+
 def _pretrain(options: argparse.Namespace) -> Outcome:
     from longrope.config import PretrainStage, settings
     from longrope.pretrain import pretrain
@@ -142,6 +156,155 @@ def _pretrain(options: argparse.Namespace) -> Outcome:
     return Outcome(metrics, [options.state / "metrics.jsonl"], [options.out / "training.json"])
 
 
+def _card(options: argparse.Namespace) -> Outcome:
+    from longrope.report.card import write_card
+
+    write_card(options.model, options.tokens, options.perplexity, options.passkey, options.out)
+    return Outcome(artifacts=[options.out])
+
+
+def _tokenize(options: argparse.Namespace) -> Outcome:
+    from longrope.config import TokenizeSettings, settings
+    from longrope.corpus import SPLITS, tokenize_corpus
+    from longrope.models import load_tokenizer
+
+    stage = settings(TokenizeSettings, options.settings)
+    folders = {split: options.out / split for split in SPLITS}
+    tokenize_corpus(stage, load_tokenizer(options.model), folders)
+    return Outcome(artifacts=[folder / "manifest.json" for folder in folders.values()])
+
+
+def _derive(options: argparse.Namespace) -> Outcome:
+    from longrope.baselines import closed_form
+    from longrope.factors import describe, write_factors
+    from longrope.models import read_record, tuned_factors
+    from longrope.study import ON_TUNED
+
+    record = read_record(options.model)
+    tuned = tuned_factors(options.model) if options.method.endswith(ON_TUNED) else None
+    form = options.method.removesuffix(ON_TUNED)
+    factors = closed_form(form, record.rope, options.window, on=tuned)
+    write_factors(options.out, factors)
+    print(describe(factors))
+    return Outcome(artifacts=[options.out])
+
+
+def _search(options: argparse.Namespace) -> Outcome:
+    from longrope.config import SearchSettings, settings
+    from longrope.search.stage import search_factors
+
+    metrics = search_factors(
+        settings(SearchSettings, options.settings),
+        options.model,
+        options.tokens,
+        options.out,
+        options.trace,
+        options.state,
+        recovery=options.recovery,
+        warm=options.warm,
+    )
+    return Outcome(metrics, [options.trace], [options.out])
+
+
+def _finetune(options: argparse.Namespace) -> Outcome:
+    from longrope.config import TuningStage, settings
+    from longrope.finetune import finetune
+
+    metrics = finetune(
+        settings(TuningStage, options.settings),
+        options.model,
+        options.factors,
+        options.tokens,
+        options.out,
+        options.metrics,
+        options.state,
+    )
+    return Outcome(metrics, [options.metrics], [options.out / "longrope.json"])
+
+
+def _assemble(options: argparse.Namespace) -> Outcome:
+    from longrope.extended import make_tiers, write_extended
+    from longrope.factors import describe, read_factors
+    from longrope.models import read_record
+
+    rope = read_record(options.model).rope
+    tiers = make_tiers([read_factors(path, rope) for path in options.factors])
+    write_extended(options.out, tiers, options.model)
+    for each in tiers.factors:
+        print(describe(each))
+    return Outcome(artifacts=[options.out / "extended.json"])
+
+
+def _evaluate_perplexity(options: argparse.Namespace) -> Outcome:
+    from longrope.config import PerplexityStage, settings
+    from longrope.evaluate.perplexity import evaluate_perplexity
+
+    stage = settings(PerplexityStage, options.settings)
+    metrics = evaluate_perplexity(
+        stage, options.model, options.tokens, options.factors, options.out, options.state
+    )
+    return Outcome(metrics, artifacts=[options.out])
+
+
+def _evaluate_passkey(options: argparse.Namespace) -> Outcome:
+    from longrope.config import PasskeyStage, settings
+    from longrope.evaluate.passkey import evaluate_passkey
+
+    stage = settings(PasskeyStage, options.settings)
+    metrics = evaluate_passkey(stage, options.model, options.factors, options.out, options.state)
+    return Outcome(metrics, artifacts=[options.out])
+
+
+def _tabulate(options: argparse.Namespace) -> Outcome:
+    from longrope.config import Config, settings
+    from longrope.report.summary import write_summary
+    from longrope.report.tables import make_tables
+
+    config = settings(Config, options.settings)
+    make_tables(config, options.perplexity, options.passkey, options.paper, options.out)
+    summary = options.out / "summary.json"
+    write_summary(config, options.perplexity, options.passkey, summary, summary.with_suffix(".md"))
+    return Outcome(artifacts=[summary])
+
+
+def _plot(options: argparse.Namespace) -> Outcome:
+    from longrope.config import Config, settings
+    from longrope.report.figures import plot
+
+    plot(options.figure, settings(Config, options.settings), options.records, options.out)
+    return Outcome(artifacts=[options.out.with_suffix(".png")])
+
+
+def _import_factors(options: argparse.Namespace) -> Outcome:
+    from longrope.factors import describe, write_factors
+    from longrope.importer import import_checkpoint, import_csv
+    from longrope.models import read_record
+
+    if options.csv:
+        if not (options.model and options.window):
+            raise UserError("a csv table needs --model (the checkpoint it is for) and --window")
+        rope = read_record(options.model).rope
+        factors = import_csv(options.csv, rope, options.window, n_hat=options.n_hat)
+    else:
+        factors = import_checkpoint(options.checkpoint, which=options.which)
+    write_factors(options.out, factors)
+    print(describe(factors))
+    return Outcome(artifacts=[options.out])
+
+
+def _sync(options: argparse.Namespace) -> None:
+    from longrope.tracking import sync
+
+    report = sync(options.records, options.uri, options.experiment)
+    print(report)
+
+
+def _schema(options: argparse.Namespace) -> None:
+    from longrope.config import json_schema
+
+    print(json.dumps(json_schema(), indent=1))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Every sub-command with its options."""
     parser = argparse.ArgumentParser(
@@ -152,11 +315,93 @@ def build_parser() -> argparse.ArgumentParser:
     parser.set_defaults(stage=None)
     stages = parser.add_subparsers(metavar="STAGE")
 
+    stage = _stage(stages, "import-model", _import_model, "bring a checkpoint in")
+    stage.add_argument("--name", required=True, help="its name in results/")
+    _files(stage, "--out")
+    _settings(stage)
+
     stage = _stage(stages, "pretrain", _pretrain, "train a small model from nothing")
-    stage.add_argument("--name", required=True)
+    stage.add_argument("--name", required=True, help="its name in results/")
     _files(stage, "--out", "--state")
     _settings(stage)
+
+    stage = _stage(stages, "card", _card, "describe a model that was trained here")
+    _files(stage, "--model", "--tokens", "--perplexity", "--passkey", "--out")
+
+    stage = _stage(stages, "tokenize", _tokenize, "split a corpus and tokenise it for a model")
+    _files(stage, "--model", "--out")
+    _settings(stage)
+
+    stage = _stage(stages, "derive", _derive, "derive factors from a closed form")
+    stage.add_argument("method", help="pi, ntk, yarn, ...; with -on-tuned, on the tuned factors")
+    stage.add_argument("--window", type=_window, required=True)
+    _files(stage, "--model", "--out")
+
+    stage = _stage(stages, "search", _search, "search factors for one window")
+    _files(stage, "--model", "--tokens", "--out", "--trace", "--state")
+    stage.add_argument("--recovery", action="store_true", help="a short window of a tuned model")
+    stage.add_argument(
+        "--warm", type=Path, nargs="?", help="factors of a shorter window to start from"
+    )
+    _settings(stage)
+
+    stage = _stage(stages, "finetune", _finetune, "fine-tune with the factors of one window")
+    _files(stage, "--model", "--factors", "--tokens", "--out", "--metrics", "--state")
+    _settings(stage)
+
+    stage = _stage(stages, "assemble", _assemble, "put the factors of all windows together")
+    _files(stage, "--model", "--out")
+    _many(stage, "--factors")
+
+    stage = _stage(
+        stages, "evaluate-perplexity", _evaluate_perplexity, "perplexity of held-out documents"
+    )
+    _files(stage, "--model", "--tokens", "--out", "--state")
+    _many(stage, "--factors")
+    _settings(stage)
+
+    stage = _stage(stages, "evaluate-passkey", _evaluate_passkey, "retrieval of passkeys")
+    _files(stage, "--model", "--out", "--state")
+    _many(stage, "--factors")
+    _settings(stage)
+
+    stage = _stage(stages, "tabulate", _tabulate, "tables of what was evaluated")
+    _files(stage, "--paper", "--out")
+    _many(stage, "--perplexity", "--passkey")
+    _settings(stage)
+
+    stage = _stage(stages, "plot", _plot, "one figure of what was measured")
+    stage.add_argument("figure", help="figure1, figure4, figure5 or figure6")
+    _files(stage, "--out")
+    _many(stage, "--records")
+    _settings(stage)
+
+    stage = _stage(stages, "import-factors", _import_factors, "read factors of other makers")
+    origin = stage.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--csv", type=Path, help="a table as the paper's authors publish them")
+    origin.add_argument("--checkpoint", type=Path, help="a checkpoint with a longrope block")
+    stage.add_argument("--model", type=Path, help="the checkpoint that the csv is for")
+    stage.add_argument("--window", type=_window, help="the window that the csv is for")
+    stage.add_argument("--n-hat", type=int, default=0, help="which the csv does not say")
+    stage.add_argument("--which", choices=("long", "short"), default="long")
+    _files(stage, "--out")
+
+    stage = _stage(stages, "sync", _sync, "put finished runs into MLflow", tracked=False)
+    stage.add_argument("--records", type=Path, default=Path("logs"), help="where *.run.json are")
+    stage.add_argument("--uri", help="tracking server; MLFLOW_TRACKING_URI, or ./mlflow.db")
+    stage.add_argument("--experiment", default="longrope")
+
+    _stage(stages, "schema", _schema, "print the JSON schema of a configuration", tracked=False)
     return parser
+
+
+def _window(text: str) -> int:
+    from longrope.windows import parse_window
+
+    try:
+        return parse_window(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _stage(stages, name: str, run: Callable, help: str, tracked: bool = True):
@@ -168,6 +413,11 @@ def _stage(stages, name: str, run: Callable, help: str, tracked: bool = True):
 def _files(stage: argparse.ArgumentParser, *flags: str) -> None:
     for flag in flags:
         stage.add_argument(flag, type=Path, required=True)
+
+
+def _many(stage: argparse.ArgumentParser, *flags: str) -> None:
+    for flag in flags:
+        stage.add_argument(flag, type=Path, nargs="*", required=True)
 
 
 def _settings(stage: argparse.ArgumentParser) -> None:

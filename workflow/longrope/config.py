@@ -7,6 +7,7 @@ The configuration, typed: what every key means, what it may hold, and what must 
 configuration as one JSON string and reads it with `settings`.
 """
 
+import difflib
 import hashlib
 import json
 from typing import Annotated, Any, Literal
@@ -101,9 +102,8 @@ class Splits(Settings):
             raise ValueError("validation and test are given the same way: ids, shares or names")
         if self.train is not None and kinds and kinds != {str}:
             raise ValueError("train names a split of the source, so validation and test must too")
-        if kinds == {list}:
-            if both := set(self.validation or []) & set(self.test or []):
-                raise ValueError(f"in validation and in test: {', '.join(sorted(both))}")
+        if kinds == {list} and (both := set(self.validation or []) & set(self.test or [])):
+            raise ValueError(f"in validation and in test: {', '.join(sorted(both))}")
         if kinds == {float} and (self.validation or 0) + (self.test or 0) >= 1:
             raise ValueError("the shares of validation and test leave nothing to train on")
         return self
@@ -163,7 +163,7 @@ class TokenizeSettings(Settings):
 
 # --- training -------------------------------------------------------------------------------
 
-MIXTURE = r"^(text|copy|word|digits-[1-9]|dense-[1-9])$"
+MIXTURE = r"^(text|passage|copy|word|digits-[1-9]|dense-[1-9])$"
 Mixture = Annotated[
     dict[Annotated[str, Field(pattern=MIXTURE)], Share],
     Field(description="share of each kind of sequence; see workflow/longrope/mixture.py"),
@@ -259,6 +259,13 @@ class Evolution(Settings):
     mutate_probability: Share = 0.3  # p
     parents: Annotated[int, Field(ge=2)] = 32  # k
     monotone: bool = True  # lambda does not decrease with the pair
+    starts: list[Name] = ["pi", "ntk", "yarn"]  # closed forms in the initial population
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.parents > self.population:
+            raise ValueError(f"parents {self.parents} must not exceed population {self.population}")
+        return self
 
 
 class Cma(Settings):
@@ -267,6 +274,7 @@ class Cma(Settings):
     name: Literal["cma"]
     population: Annotated[int, Field(ge=4)] = 12  # candidates a generation
     sigma: Positive = 0.08  # first step size, in nats of lambda
+    starts: list[Name] = ["pi", "ntk", "yarn", "mrrope-pro"]  # closed forms; it begins at the best
 
 
 OptimiserSettings = Annotated[Evolution | Cma, Field(discriminator="name")]
@@ -378,6 +386,38 @@ class ModelSettings(Settings):
     evaluation: Evaluation
 
 
+class PerplexityStage(Settings):
+    """Stage slice of `evaluate_perplexity`, for one method of one checkpoint."""
+
+    method: Name
+    windows: dict[Window, Count]
+    stride: Window | None = None
+
+
+class PasskeyStage(Settings):
+    """Stage slice of `evaluate_passkey`, for one method of one checkpoint."""
+
+    method: Name
+    prompts: dict[Window, Count]
+    key: str
+    seed: int
+
+
+class TuningStage(Settings):
+    """Stage slice of `finetune_model`."""
+
+    name: Name  # what the tuned weights are called
+    tuning: TuningSettings
+    seed: int
+
+
+class ImportStage(Settings):
+    """Stage slice of `import_model`."""
+
+    source: Annotated[FolderModel | HubModel | GgufModel, Field(discriminator="kind")]
+    original_window: Window
+
+
 class PretrainStage(Settings):
     """Stage slice of `pretrain_model`."""
 
@@ -421,7 +461,7 @@ def parse(type_: Any, raw: object, where: str) -> Any:
     try:
         return TypeAdapter(type_).validate_python(raw)
     except ValidationError as error:
-        lines = dict.fromkeys(_explain(problem, type_) for problem in error.errors())
+        lines = dict.fromkeys(_explain(problem) for problem in error.errors())
         raise UserError("\n  ".join([f"{where}:", *lines])) from None
 
 
@@ -430,11 +470,14 @@ def json_schema() -> dict:
     return Config.model_json_schema()
 
 
-def _explain(problem: dict, type_: Any) -> str:
+def _explain(problem: dict) -> str:
+    """One line for one thing that is wrong: where, what, how to mend it."""
     place = ".".join(str(part) for part in problem["loc"]) or "top level"
     match problem["type"]:
         case "extra_forbidden":
-            return f"{place}: unknown key; remove it or mend its spelling (keys: {_KEYS})"
+            near = difflib.get_close_matches(str(problem["loc"][-1]), sorted(_known_keys()), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "config/README.md lists all keys"
+            return f"{place}: unknown key; {hint}"
         case "missing":
             return f"{place}: missing, and has no default"
         case _:
@@ -443,4 +486,8 @@ def _explain(problem: dict, type_: Any) -> str:
             return f"{place}: {message}" + (f" (found {found})" if len(found) < 60 else "")
 
 
-_KEYS = "config/README.md lists them"
+def _known_keys() -> set[str]:
+    kinds = [Settings]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return {key for kind in kinds for key in kind.model_fields}

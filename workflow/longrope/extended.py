@@ -91,8 +91,7 @@ def read_tiers(path: Path, rope: Rope | None = None) -> Tiers:
         factors = read_factors(Path(path).parent / entry["factors"], rope)
         if factors.window != entry["max_length"]:
             raise UserError(
-                f"{path}: a tier of {entry['max_length']} tokens names factors for"
-                f" {factors.window}"
+                f"{path}: a tier of {entry['max_length']} tokens names factors for {factors.window}"
             )
         tiers.append(factors)
     return Tiers(tuple(tiers))

@@ -71,6 +71,11 @@ def append_line(path: Path, record: dict) -> None:
         os.fsync(file.fileno())
 
 
+def write_lines(path: Path, records: list[dict]) -> None:
+    """Write a `.jsonl` file, whole or not at all."""
+    write_text(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
+
+
 def read_lines(path: Path) -> list[dict]:
     """The records of a `.jsonl` file, none if it is missing; what a kill cut short is cut off."""
     if not path.exists():

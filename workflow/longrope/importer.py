@@ -78,7 +78,8 @@ def import_checkpoint(
     config = read_json(path)
     with _naming(path):
         block = config.get("rope_scaling") or config.get("rope_parameters") or {}
-        kind = block.get("rope_type", block.get("type")) if isinstance(block, dict) else block
+        block = block if isinstance(block, dict) else {"type": block}
+        kind = block.get("rope_type", block.get("type"))
         if kind not in LONGROPE_TYPES:
             raise UserError(
                 f"no longrope factors: the rope_type in rope_parameters or rope_scaling is"

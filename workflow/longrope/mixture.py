@@ -6,6 +6,7 @@ pre-training and its fine-tuning mix in documents that need it (the share is con
 every passkey table says what the tuning held). The kinds:
 
     text       a segment of one training document between BOS and EOS
+    passage    a segment without them, as a window in the middle of a document is
     digits-K   the paper's passkey document, key of K digits; half of them with text as filler
     word       the same with one of 100 words as key
     dense-K    statements `word is KKK.`, half of them repeats, whose digits are the answers
@@ -64,6 +65,8 @@ class SequenceMaker:
         """One sequence (length,) and its weights (length,)."""
         if kind == "text":
             return self._text(length, rng)
+        if kind == "passage":
+            return self._segment(length, rng), np.ones(length, np.float32)
         if kind == "copy":
             return self._copy(length, rng)
         if kind.startswith("dense-"):

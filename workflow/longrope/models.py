@@ -7,17 +7,21 @@ that it was tuned with. Weights tuned here keep the fingerprint of their base, s
 never put on another model unnoticed. Torch and transformers are imported where they are needed.
 """
 
+import contextlib
+import dataclasses
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrope.config import FolderModel, GgufModel, HubModel
+from longrope.config import BASE, FolderModel, GgufModel, HubModel
 from longrope.errors import UserError
-from longrope.factors import Rope
+from longrope.factors import RescaleFactors, Rope, read_factors, write_factors
 from longrope.files import read_json, replacing, sha256_of, write_json
 
 METADATA = "longrope.json"
+TUNED = "tuned_factors.json"  # in checkpoints that were tuned here
+UNKNOWN = "unknown"  # a fingerprint that is not known yet
 SCHEMA = 1  # of longrope.json
 CARRIED = (  # what is taken over from a checkpoint
     "config.json",
@@ -37,20 +41,25 @@ CARRIED = (  # what is taken over from a checkpoint
 class ModelRecord:
     """What `longrope.json` says of a checkpoint."""
 
-    rope: Rope
+    rope: Rope  # with the fingerprint of the base weights
     weights: str  # base, or the name of the tuning
+    fingerprint: str  # hash of these very weights
     source: dict  # where the base weights come from
     changes: dict  # what was changed in the checkpoint's own config, such as sliding_window
+
+    def tuned_as(self, weights: str) -> "ModelRecord":
+        """The record of weights that are tuned from these."""
+        return dataclasses.replace(self, weights=weights)
 
 
 def read_record(folder: Path) -> ModelRecord:
     """The record beside a checkpoint; UserError if there is none."""
-    folder = Path(folder)
-    if not (folder / METADATA).exists():
+    path = Path(folder) / METADATA
+    if not path.exists():
         raise UserError(
             f"{folder}: no {METADATA}; bring a checkpoint in with `longrope import-model` first"
         )
-    record = read_json(folder / METADATA)
+    record = read_json(path)
     try:
         if record["schema"] != SCHEMA:
             raise UserError(f"schema {record['schema']!r}, this version reads {SCHEMA}")
@@ -61,15 +70,21 @@ def read_record(folder: Path) -> ModelRecord:
             original_window=record["original_window"],
             fingerprint=record["base_fingerprint"],
         )
-        return ModelRecord(rope, record["weights"], record["source"], record["changes"])
+        return ModelRecord(
+            rope, record["weights"], record["fingerprint"], record["source"], record["changes"]
+        )
     except KeyError as error:
-        raise UserError(f"{folder / METADATA}: the key {error} is missing") from None
+        raise UserError(f"{path}: the key {error} is missing") from None
     except UserError as error:
-        raise UserError(f"{folder / METADATA}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
 
 
-def write_record(folder: Path, record: ModelRecord) -> None:
-    """Write `longrope.json` into a checkpoint."""
+def _write_record(folder: Path, record: ModelRecord) -> None:
+    """Write `longrope.json` into a checkpoint, with the fingerprint of the weights there.
+
+    Weights that are called base become the base of all that descends from them.
+    """
+    own = fingerprint_of(folder)
     write_json(
         Path(folder) / METADATA,
         {
@@ -79,11 +94,20 @@ def write_record(folder: Path, record: ModelRecord) -> None:
             "rope_theta": record.rope.theta,
             "rotary_dim": record.rope.rotary_dim,
             "original_window": record.rope.original_window,
-            "base_fingerprint": record.rope.fingerprint,
+            "base_fingerprint": own if record.weights == BASE else record.rope.fingerprint,
+            "fingerprint": own,
             "source": record.source,
             "changes": record.changes,
         },
     )
+
+
+def tuned_factors(folder: Path) -> RescaleFactors | None:
+    """The factors that a checkpoint was fine-tuned with; None for base weights."""
+    record, path = read_record(folder), Path(folder) / TUNED
+    if record.weights == BASE:
+        return None
+    return read_factors(path, record.rope)
 
 
 def import_model(
@@ -106,19 +130,19 @@ def import_model(
                 _dequantise(Path(path), draft)
         config = read_json(draft / "config.json")
         changes = _open_sliding_window(draft, config)
-        rope = rope_of_config(config, name, fingerprint_of(draft))
+        rope = rope_of_config(config, name)
         if rope.original_window != original_window:
             raise UserError(
                 f"model {name!r}: original_window is {original_window} in the configuration, but"
                 f" its max_position_embeddings is {rope.original_window}: set the window that it"
                 " was pre-trained for"
             )
-        record = ModelRecord(rope, "base", source.model_dump(exclude_none=True), changes)
-        write_record(draft, record)
-    return record
+        origin = source.model_dump(exclude_none=True)
+        _write_record(draft, ModelRecord(rope, BASE, UNKNOWN, origin, changes))
+    return read_record(folder)
 
 
-def rope_of_config(config: dict, name: str, fingerprint: str) -> Rope:
+def rope_of_config(config: dict, name: str, fingerprint: str = UNKNOWN) -> Rope:
     """The RoPE of a Hugging Face config.json, in transformers' old or new schema.
 
     Raises UserError if the model has none, or one that is already rescaled.
@@ -184,6 +208,7 @@ def load_model(folder: Path, *, for_training: bool = False):
     import torch
     from transformers import AutoModelForCausalLM
 
+    _quiet()
     where = device()
     dtype = torch.float32 if for_training or where.type == "cpu" else torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
@@ -191,23 +216,47 @@ def load_model(folder: Path, *, for_training: bool = False):
     return model.to(where).eval()
 
 
-def save_model(model, tokenizer, record: ModelRecord, folder: Path, dtype: str) -> None:
-    """Save a checkpoint and its record; `dtype` as in config.json, such as `bfloat16`."""
-    import copy
+def stored_dtype(folder: Path) -> str:
+    """The type in which a checkpoint's weights are stored, such as `bfloat16`."""
+    config = read_json(Path(folder) / "config.json")
+    return config.get("dtype") or config.get("torch_dtype") or "float32"
 
+
+def save_model(
+    model,
+    tokenizer,
+    folder: Path,
+    record: ModelRecord,
+    dtype: str,
+    factors: RescaleFactors | None = None,
+) -> None:
+    """Save a checkpoint, its record and the factors it was tuned with; converts `model` in place.
+
+    `dtype` as in config.json, such as `bfloat16`.
+    """
     import torch
 
+    _quiet()
     with replacing(folder) as draft:
         draft.mkdir()
-        copy.deepcopy(model).to("cpu", getattr(torch, dtype)).save_pretrained(draft)
+        model.to("cpu", getattr(torch, dtype)).save_pretrained(draft)
         tokenizer.save_pretrained(draft)
-        write_record(draft, record)
+        if factors is not None:
+            write_factors(draft / TUNED, factors)
+        _write_record(draft, record)
 
 
 def _check_head(model, folder: Path) -> None:
     for key in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(model.config, key, None) not in (None, 1, 1.0):
             raise UserError(f"{folder}: {key} in config.json changes the logits: not supported")
+
+
+def _quiet() -> None:
+    """No bars of transformers for loading and saving: they hide what the stage says."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _existing_folder(path: Path) -> Path:
@@ -232,34 +281,20 @@ def _download(repository: str, revision: str | None) -> Path:
 
 
 def _take_over(origin: Path, folder: Path) -> None:
-    for pattern in CARRIED:
-        for file in origin.glob(pattern):
-            file = file.resolve() if file.is_symlink() else file
-            target = folder / file.name if file.parent == origin else None
-            _link(file, target or folder / _name_in(origin, pattern, file))
-
-
-def _name_in(origin: Path, pattern: str, real: Path) -> str:
-    """The name under which `origin` holds a file that it links to."""
-    return next(path.name for path in origin.glob(pattern) if path.resolve() == real)
-
-
-def _link(file: Path, target: Path) -> None:
-    if target.exists():
-        return
-    if target.suffix == ".safetensors":
-        try:
-            os.link(file, target)
-            return
-        except OSError:  # another file system
-            pass
-    shutil.copyfile(file, target)
+    for file in {file for pattern in CARRIED for file in origin.glob(pattern)}:
+        target = folder / file.name
+        if target.suffix == ".safetensors":
+            with contextlib.suppress(OSError):  # another file system
+                os.link(file.resolve(), target)
+        if not target.exists():
+            shutil.copyfile(file, target)
 
 
 def _dequantise(path: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    _quiet()
     if not path.is_file():
         raise UserError(f"{path}: no such GGUF file")
     try:

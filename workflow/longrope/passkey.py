@@ -17,9 +17,7 @@ INTRO = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize"
     " them. I will quiz you about the important information there."
 )
-FILLER = (
-    "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
-)
+FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 STATEMENT = "The pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = "What is the pass key? The pass key is"
 

@@ -7,7 +7,6 @@ a model whose window really matters: blind beyond it, and able to retrieve withi
 
 import bisect
 import itertools
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +14,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from longrope.config import CorpusSettings, PretrainedHere, TokenizeSettings
+from longrope.config import BASE, CorpusSettings, PretrainedHere, TokenizeSettings
 from longrope.corpus import SPLITS, TokenSplit, read_documents, tokenize_corpus
 from longrope.factors import Rope
 from longrope.files import open_state, write_json
 from longrope.mixture import Batch, SequenceMaker
-from longrope.models import ModelRecord, fingerprint_of, save_model, write_record
+from longrope.models import UNKNOWN, ModelRecord, save_model
 from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT, WORDS
 from longrope.training import Rate, train
+from longrope.versions import VERSIONS
 
-VERSION = 1  # raise it when the result changes for the same inputs
 END = "<|endoftext|>"  # begins every document, and ends a segment
 
 
@@ -42,8 +41,14 @@ def pretrain(
     Returns final metrics; writes `training.json` (steps, tokens, seconds, data hash) beside the
     weights.
     """
-    began = time.monotonic()
-    made_from = [VERSION, settings.model_dump(), corpus.model_dump(), name, window, seed]
+    made_from = [
+        VERSIONS["pretrain"],
+        settings.model_dump(),
+        corpus.model_dump(),
+        name,
+        window,
+        seed,
+    ]
     state = open_state(state, made_from)
     tokenizer = train_tokenizer(corpus, settings.architecture.vocabulary, state / "tokenizer")
     folders = {split: state / "data" / split for split in SPLITS}
@@ -70,17 +75,16 @@ def pretrain(
         state,
         describe=f"pre-training {name}",
     )
-    rope = Rope(name, settings.architecture.theta, model.config.head_dim, window, "unset")
-    record = ModelRecord(rope, "base", {"kind": "pretrain", "corpus": split.sha256}, {})
-    save_model(model, tokenizer, record, folder, "bfloat16")
-    write_record(folder, _with_fingerprint(record, fingerprint_of(folder)))
+    rope = Rope(name, settings.architecture.theta, model.config.head_dim, window, UNKNOWN)
+    origin = {"kind": "pretrain", "corpus_sha256": split.sha256}
+    save_model(model, tokenizer, folder, ModelRecord(rope, BASE, UNKNOWN, origin, {}), "bfloat16")
     training = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": len(metrics),
         "tokens": sum(each["tokens"] for each in metrics),
         "corpus_tokens": split.manifest["tokens"],
         "corpus_sha256": split.sha256,
-        "seconds_of_the_last_start": round(time.monotonic() - began),
+        "seconds": round(sum(each["seconds"] for each in metrics)),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "precision": settings.precision,
@@ -149,10 +153,3 @@ def optimisers_of(model, settings: PretrainedHere) -> list[torch.optim.Optimizer
         torch.optim.Muon(matrices, lr=settings.muon_rate, momentum=0.95, weight_decay=decay),
         torch.optim.AdamW(others, lr=settings.adam_rate, betas=(0.9, 0.95), weight_decay=decay),
     ]
-
-
-def _with_fingerprint(record: ModelRecord, fingerprint: str) -> ModelRecord:
-    import dataclasses
-
-    rope = dataclasses.replace(record.rope, fingerprint=fingerprint)
-    return dataclasses.replace(record, rope=rope)

@@ -15,7 +15,7 @@ class Progress:
     """Shows how far a long loop is: `search tiny 1k: 40/100 [00:12 < 00:18] best 33.1`."""
 
     def __init__(self, title: str, total: int, start: int = 0) -> None:
-        self._title, self._total, self._start = title, total, start
+        self._title, self._total, self.start = title, total, start
         self._began = time.monotonic()
         self._shown = 0.0
         self._live = sys.stderr.isatty()
@@ -30,7 +30,7 @@ class Progress:
             return
         self._shown = now
         spent = now - self._began
-        left = spent / max(1, done - self._start) * (self._total - done)
+        left = spent / max(1, done - self.start) * (self._total - done)
         text = (
             f"{self._title}: {done}/{self._total} [{_clock(spent)} < {_clock(left)}]"
             f"{' ' + note if note else ''}"

@@ -17,13 +17,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
+from typing import get_origin
 from uuid import uuid4
 
 from longrope.errors import UserError, unknown_name
-from longrope.files import read_json, write_json
+from longrope.files import read_json, replacing, write_json
 
 SCHEMA = 1  # of *.run.json
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}  # ours: MLflow's
@@ -59,6 +60,10 @@ class RunRecord:
     run_id: str = field(default_factory=lambda: uuid4().hex)  # one per execution
 
     def __post_init__(self) -> None:
+        for entry in fields(self):
+            value, kind = getattr(self, entry.name), get_origin(entry.type) or entry.type
+            if not isinstance(value, int | float if kind is float else kind):
+                raise UserError(f"{entry.name} = {value!r}: must be a {kind.__name__}")
         if self.status not in STATUS:
             raise unknown_name("status", self.status, STATUS)
         if datetime.fromisoformat(self.started).tzinfo is None:
@@ -80,6 +85,9 @@ class SyncReport:
     added: int  # put into the store now
     present: int  # complete in the store before
     failed: int  # broken, or not brought in: the next sync tries again
+
+    def __str__(self) -> str:
+        return f"MLflow: {self.added} runs added, {self.present} there before, {self.failed} failed"
 
 
 def write_record(path: Path, record: RunRecord) -> None:
@@ -113,7 +121,7 @@ def sync(
     a killed sync or a live mirror left incomplete is deleted and made again; one that somebody
     deleted after it was complete stays deleted.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
     records, added, broken = {}, 0, 0
     for path in sorted(Path(records_under).rglob("*.run.json")):
         try:
@@ -131,14 +139,16 @@ def sync(
         except Exception as error:  # MLflow's back ends raise anything: SQL, HTTP, imports
             say(f"nothing synced: {_line(error)}")
             return SyncReport(0, 0, len(records) + broken)
-        new = [record for run_id, record in records.items() if run_id not in complete]
-        for record in new:
-            contents = _contents(record, say)  # our own part: an exception in it is a bug
+        new = records.keys() - complete
+        for run_id, record in records.items():
+            # our own part, outside of the try: an exception in it is a bug
+            contents = _contents(record, say) if run_id in new else None
             try:
-                for run in incomplete.get(record.run_id, []):
+                for run in incomplete.get(run_id, []):  # a call that timed out may also leave one
                     client.delete_run(run)
-                _upload(client, experiment_id, record, *contents)
-                added += 1
+                if contents:
+                    _upload(client, experiment_id, record, *contents)
+                    added += 1
             except Exception as error:
                 say(f"{record.name} is not synced: {_line(error)}")
                 if getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
@@ -196,8 +206,7 @@ def _import_mlflow():
     """MLflow, told to be quick and quiet."""
     for name, value in MLFLOW_SETTINGS.items():
         os.environ.setdefault(name, value)
-    for name in ("alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a line for each retry
     import mlflow
 
     return mlflow
@@ -217,8 +226,12 @@ def _store(uri: str, experiment: str, folder: Path | None = None) -> Iterator[tu
         database.parent.mkdir(parents=True, exist_ok=True)
         lock, place = Path(f"{database}.lock"), (database.parent / "mlruns").as_uri()
     try:
-        with FileLock(lock, LOCK_SECONDS) if lock else contextlib.nullcontext():
-            client = _import_mlflow().MlflowClient(uri)
+        with FileLock(lock, timeout=LOCK_SECONDS) if lock else contextlib.nullcontext():
+            open_client = _import_mlflow().MlflowClient
+            if sqlite and not database.exists():  # a kill while it is made would leave it broken
+                with replacing(database) as draft:
+                    open_client(f"sqlite:///{draft}").get_experiment("0")
+            client = open_client(uri)
             found = client.get_experiment_by_name(experiment)
             if found and found.lifecycle_stage == "deleted":
                 raise UserError(f"the experiment {experiment!r} is deleted: restore it in MLflow")
@@ -261,10 +274,10 @@ def _contents(record: RunRecord, say: Callable[[str], None]) -> tuple[dict, list
     last = max((step for *_, step in metrics), default=0)
     metrics += [(_key(key), value, end + 1, last) for key, value in finite.items()]
     for path, name in _below_common_folder(record.artifacts):
-        if not path.is_file():
-            say(f"{record.name}, left out: {path} is no file")
+        if not (path.is_file() and os.access(path, os.R_OK)):
+            say(f"{record.name}, left out: {path} is no readable file")
         elif (size := path.stat().st_size) > ARTIFACT_LIMIT:
-            say(f"{record.name}, left out: {path} has {size >> 20} MiB, above the limit of 16")
+            say(f"{record.name}, left out: {path} has {size / 2**20:.1f} MiB, 16 is the limit")
         else:
             files.append((str(path), str(name.parent)))
     return params, metrics, files
@@ -298,7 +311,7 @@ def _log(client, run: str, params=(), metrics=()) -> None:
 
 def _below_common_folder(paths: list[str]) -> list[tuple[Path, Path]]:
     """Each path, and what tells it from the others: the part below the folder they share."""
-    full = [Path(path).absolute() for path in paths]
+    full = [Path(str(path)).absolute() for path in paths]
     return [(path, path.relative_to(os.path.commonpath([p.parent for p in full]))) for path in full]
 
 
@@ -306,8 +319,9 @@ def _curve(path: Path) -> list[tuple[str, float, int]]:
     """The numbers of a .jsonl file; unlike `read_lines` it never touches a file that may grow."""
     points = []
     with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
-        for line in file:
-            points += _numbers(json.loads(line))
+        for line in file:  # up to one that a kill cut short
+            if isinstance(record := json.loads(line), dict):
+                points += _numbers(record)
     return points
 
 
@@ -332,7 +346,7 @@ def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def _key(name: str) -> str:
     """A name that MLflow takes."""
-    return re.sub(r"[^\w .:/-]", "_", name, flags=re.ASCII)[:KEY_LIMIT].strip("/.")
+    return re.sub(r"[^\w .:/-]", "_", name, flags=re.ASCII)[:KEY_LIMIT].strip("/.") or "_"
 
 
 def _cut(text: str) -> str:

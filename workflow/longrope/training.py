@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from longrope.config import LoopSettings
-from longrope.files import append_line, read_lines, replacing
+from longrope.files import append_line, read_lines, replacing, write_lines
 from longrope.losses import token_losses
 from longrope.mixture import Batch
 from longrope.progress import Progress
@@ -82,9 +82,9 @@ def train(
     metrics_path, checkpoint = state / "metrics.jsonl", state / "checkpoint.pt"
     start, metrics = _resume(checkpoint, metrics_path, model, optimisers, accelerator.device)
     progress = Progress(describe, rate.steps, start)
-    clock, seen = time.monotonic(), 0
+    tokens, seconds = 0, 0.0
     for step in range(start, rate.steps):
-        multiplier = rate.at(step)
+        began, multiplier = time.monotonic(), rate.at(step)
         for optimiser, rates in zip(optimisers, peak, strict=True):
             for group, value in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = value * multiplier
@@ -107,20 +107,19 @@ def train(
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad()
-        seen += batch.tokens.size
         record = {
             "step": step + 1,
             "loss": loss_sum,
             "rate": multiplier * peak[0][0],
             "gradient_norm": float(norm),
             "tokens": batch.tokens.size,
+            "seconds": round(time.monotonic() - began, 4),
         }
+        tokens, seconds = tokens + record["tokens"], seconds + record["seconds"]
         append_line(metrics_path, record)
         on_metrics(record)
         metrics.append(record)
-        progress.update(
-            step + 1, f"loss {loss_sum:.3f}, {seen / (time.monotonic() - clock):,.0f} tokens/s"
-        )
+        progress.update(step + 1, f"loss {loss_sum:.3f}, {tokens / seconds:,.0f} tokens/s")
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == rate.steps:
             _save(checkpoint, step + 1, model, optimisers)
     progress.close()
@@ -149,8 +148,5 @@ def _resume(path: Path, metrics_path: Path, model, optimisers, device) -> tuple[
     for optimiser, optimiser_state in zip(optimisers, saved["optimisers"], strict=True):
         optimiser.load_state_dict(optimiser_state)
     metrics = [record for record in read_lines(metrics_path) if record["step"] <= saved["step"]]
-    with replacing(metrics_path) as draft:
-        draft.touch()
-        for record in metrics:
-            append_line(draft, record)
+    write_lines(metrics_path, metrics)
     return saved["step"], metrics

@@ -1,0 +1,45 @@
+"""
+LongRoPE from a pre-trained model to tables and figures. The rules are in workflow/rules, one file
+a stage; the method is the package in workflow/longrope; config/README.md explains every key.
+
+    snakemake --cores all                                       the default study
+    snakemake --cores all search                                one part of it
+    snakemake --cores all --configfile config/OTHER.yaml        another one
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.10")
+
+# Another --configfile replaces the default one; Snakemake alone would merge the two.
+if not workflow.config_settings.configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/corpus.smk"
+include: "workflow/rules/search.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/extend.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    """Everything: factors, weights, the extended model, tables and figures."""
+    default_target: True
+    input:
+        rules.extended.input,
+        rules.tables.input,
+        rules.figures.input,
+    localrule: True
+
+
+onsuccess:
+    shell("longrope sync || true")
+
+
+onerror:
+    shell("longrope sync || true")

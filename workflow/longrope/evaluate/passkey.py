@@ -1,0 +1,112 @@
+"""
+Passkey retrieval (Ding et al. 2024, section 4.2): is a key found, wherever it stands?
+
+Prompt and answer together have exactly the length that is tested. The factors are those of the
+whole sequence, for the prompt and for every generated token. Greedy decoding; a key counts as
+found if what is generated is the key and nothing else.
+"""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from longrope.config import PasskeyStage
+from longrope.evaluate.records import evaluate_lengths, tiers_of
+from longrope.factors import RescaleFactors
+from longrope.models import load_model, load_tokenizer, read_record
+from longrope.passkey import PasskeyWriter, Prompt, random_key
+from longrope.rope import install
+from longrope.versions import VERSIONS
+from longrope.windows import window_label
+
+BATCH_TOKENS = 1 << 14  # tokens of prompts that run together
+
+
+def evaluate_passkey(
+    stage: PasskeyStage, model_folder: Path, factors: list[Path], out: Path, state: Path
+) -> dict[str, float]:
+    """Test a checkpoint with a method's factors; returns the accuracy at each length."""
+    record = read_record(model_folder)
+    tiers = tiers_of(factors, record)
+    tokenizer = load_tokenizer(model_folder)
+    writer = PasskeyWriter(tokenizer)
+    prompts = {length: _prompts(writer, length, stage) for length in stage.prompts}
+    model = load_model(model_folder)
+    rotary = install(model, record.rope)
+
+    def measure(length: int, factors: RescaleFactors) -> list[dict]:
+        rotary.use([factors])
+        trials = [
+            trial
+            for size, group in itertools.groupby(
+                sorted(prompts[length], key=lambda each: len(each.prompt)),
+                key=lambda each: len(each.prompt),
+            )
+            for batch in _batches(list(group), max(1, BATCH_TOKENS // size))
+            for trial in _answer(model, tokenizer, batch)
+        ]
+        found = sum(trial["found"] for trial in trials)
+        return [{"length": length, "prompts": len(trials), "found": found, "trials": trials}]
+
+    protocol = {
+        "key": stage.key,
+        "filler": "paper",
+        "seed": stage.seed,
+        "decoding": "greedy",
+    }
+    records = evaluate_lengths(
+        "passkey",
+        stage.method,
+        model_folder,
+        tiers,
+        stage.prompts,
+        protocol,
+        measure,
+        out,
+        state,
+        VERSIONS["evaluate-passkey"],
+    )
+    return {
+        f"accuracy_{window_label(record['length'])}": record["found"] / record["prompts"]
+        for record in records
+    }
+
+
+def _prompts(writer: PasskeyWriter, length: int, stage: PasskeyStage) -> list[Prompt]:
+    """The same prompts for every method: a function of seed and length."""
+    rng = np.random.default_rng([stage.seed, length])
+    return [
+        writer.write(length, random_key(stage.key, rng), rng) for _ in range(stage.prompts[length])
+    ]
+
+
+def _batches(prompts: list[Prompt], size: int):
+    for first in range(0, len(prompts), size):
+        yield prompts[first : first + size]
+
+
+@torch.no_grad()
+def _answer(model, tokenizer, prompts: list[Prompt]) -> list[dict]:
+    """Generate as many tokens as the longest key has, and compare."""
+    ids_BT = torch.from_numpy(np.stack([each.prompt for each in prompts])).to(model.device)
+    generated_BT = model.generate(
+        input_ids=ids_BT,
+        attention_mask=torch.ones_like(ids_BT),
+        max_new_tokens=max(len(each.answer) for each in prompts),
+        do_sample=False,
+        pad_token_id=tokenizer.eos_token_id or 0,
+    )[:, ids_BT.shape[1] :]
+    trials = []
+    for prompt, generated in zip(prompts, generated_BT.tolist(), strict=True):
+        text = tokenizer.decode(generated[: len(prompt.answer)], skip_special_tokens=True).strip()
+        trials.append(
+            {
+                "key": prompt.key,
+                "depth": round(prompt.depth, 4),
+                "answer": text,
+                "found": text == prompt.key,
+            }
+        )
+    return trials

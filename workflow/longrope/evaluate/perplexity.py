@@ -1,0 +1,145 @@
+"""
+Perplexity of held-out documents by a sliding window.
+
+At length L a window of L tokens slides over a stretch in the middle of each test document. With
+no `stride` the windows do not overlap and every token but each window's first is scored. With a
+stride S < L, later windows score only their last S tokens, so each token is scored once, with at
+least L - S tokens before it (the paper: S = 256). No KV cache, no logits, no chunks.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from longrope.config import PerplexityStage
+from longrope.corpus import TokenSplit
+from longrope.errors import UserError
+from longrope.evaluate.records import evaluate_lengths, tiers_of
+from longrope.factors import RescaleFactors
+from longrope.losses import token_losses
+from longrope.models import load_model, read_record
+from longrope.rope import install
+from longrope.versions import VERSIONS
+from longrope.windows import window_label
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One forward pass: `tokens[start:start + length]`, of which the last `scored` count."""
+
+    start: int  # in the document
+    scored: int
+
+
+def evaluate_perplexity(
+    stage: PerplexityStage,
+    model_folder: Path,
+    tokens_folder: Path,
+    factors: list[Path],
+    out: Path,
+    state: Path,
+) -> dict[str, float]:
+    """Score a checkpoint with a method's factors; returns the perplexity at each length."""
+    record = read_record(model_folder)
+    split = TokenSplit(tokens_folder)
+    tiers = tiers_of(factors, record)
+    plans = {length: plan(split, length, stage) for length in stage.windows}
+    model = load_model(model_folder)
+    rotary = install(model, record.rope)
+
+    @torch.no_grad()
+    def measure(length: int, factors: RescaleFactors) -> list[dict]:
+        rotary.use([factors])
+        return [
+            _measure_document(model, document, windows, length)
+            for document, windows in plans[length]
+        ]
+
+    protocol = {
+        "corpus_sha256": split.sha256,
+        "split": split.manifest["split"],
+        "window": "length",
+        "stride": stage.stride or "length",
+    }
+    records = evaluate_lengths(
+        "perplexity",
+        stage.method,
+        model_folder,
+        tiers,
+        stage.windows,
+        protocol,
+        measure,
+        out,
+        state,
+        VERSIONS["evaluate-perplexity"],
+    )
+    return {f"perplexity_{window_label(length)}": _mean(records, length) for length in plans}
+
+
+def plan(split: TokenSplit, length: int, stage: PerplexityStage) -> list[tuple]:
+    """The windows of each test document at a length; UserError if the split has too few.
+
+    `stage.windows[length]` windows are dealt to the documents in turn, as far as each has room.
+    """
+    wanted, stride = stage.windows[length], stage.stride or length
+    if stride > length:
+        raise UserError(f"perplexity at {length} tokens: stride {stride} would leave tokens out")
+    documents = [document for document in split if len(document.tokens) >= length]
+    room = [len(document.tokens) // length for document in documents]
+    if sum(room) < wanted:
+        raise UserError(
+            f"{split.folder}: perplexity at {length:,} tokens wants {wanted} windows that do not"
+            f" overlap, its {len(documents)} documents of that length have {sum(room)}: lower"
+            " evaluation.perplexity.windows for it, or add longer test documents"
+        )
+    dealt = [0] * len(documents)
+    while sum(dealt) < wanted:
+        for index in range(len(documents)):
+            if dealt[index] < room[index] and sum(dealt) < wanted:
+                dealt[index] += 1
+    return [
+        (document, slide(len(document.tokens), length, count, stride))
+        for document, count in zip(documents, dealt, strict=True)
+        if count
+    ]
+
+
+def slide(tokens: int, length: int, count: int, stride: int) -> list[Window]:
+    """Windows over a stretch of `count * length` tokens in the middle of a document."""
+    first = (tokens - count * length) // 2
+    if stride == length:
+        return [Window(first + number * length, length - 1) for number in range(count)]
+    slides = (count - 1) * length // stride
+    return [Window(first, length - 1)] + [
+        Window(first + number * stride, stride) for number in range(1, slides + 1)
+    ]
+
+
+def _measure_document(model, document, windows: list[Window], length: int) -> dict:
+    digest, measured = hashlib.sha256(), []
+    for window in windows:
+        tokens = np.asarray(document.tokens[window.start : window.start + length], np.int64)
+        ids = torch.from_numpy(tokens)[None].to(model.device)
+        losses = token_losses(model, ids)[0, -window.scored :].double()
+        digest.update(tokens[-window.scored :].tobytes())
+        measured.append([window.start, window.scored, losses.mean().item()])
+    total = sum(scored for _, scored, _ in measured)
+    return {
+        "length": length,
+        "document": document.id,
+        "joined": document.joined,
+        "tokens": total,
+        "loss": sum(scored * loss for _, scored, loss in measured) / total,
+        "windows": measured,  # [start, tokens scored, mean loss in nats]
+        "scored_sha256": digest.hexdigest(),
+    }
+
+
+def _mean(records: list[dict], length: int) -> float:
+    chosen = [record for record in records if record["length"] == length]
+    tokens = sum(record["tokens"] for record in chosen)
+    loss = sum(record["tokens"] * record["loss"] for record in chosen) / tokens
+    return float(np.exp(loss))

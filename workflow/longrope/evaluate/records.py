@@ -1,0 +1,98 @@
+"""
+The records that evaluations write, and the loop that makes them.
+
+One file holds one task, one checkpoint and one method at all of its lengths: `protocol`, `model`,
+`factors` by length, and `records`. A length that is done is kept in the state directory, so a
+killed evaluation, or one that is asked for one length more, only does what is missing.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from longrope import __version__
+from longrope.extended import Tiers, make_tiers, read_tiers
+from longrope.factors import RescaleFactors
+from longrope.files import append_line, fingerprint, open_state, read_lines, write_json
+from longrope.models import ModelRecord, read_record
+from longrope.progress import Progress
+from longrope.windows import window_label
+
+SCHEMA = 1
+
+
+def tiers_of(paths: Iterable[Path], record: ModelRecord) -> Tiers:
+    """All the factors in some files (factors.json or extended.json), for one model."""
+    return make_tiers([each for path in paths for each in read_tiers(path, record.rope).factors])
+
+
+def factors_at(tiers: Tiers, length: int) -> RescaleFactors:
+    """The factors that an evaluation uses at a length: those of its tier, or, beyond the last
+    window, those of the last. What an unextended model or one table of factors does there is just
+    what tables compare with."""
+    return tiers.longest if length > tiers.longest.window else tiers.for_length(length)
+
+
+def evaluate_lengths(
+    task: str,
+    method: str,
+    model_folder: Path,
+    tiers: Tiers,
+    lengths: dict[int, int],
+    protocol: dict,
+    measure: Callable[[int, RescaleFactors], list[dict]],
+    out: Path,
+    state: Path,
+    version: int,
+) -> list[dict]:
+    """Run `measure` at every length not done yet, and write the file of all records.
+
+    `lengths` says how much is measured at each: windows, or prompts. `protocol` is what the
+    measure at every length depends on.
+    """
+    record = read_record(model_folder)
+    done = open_state(state, {"version": version, "protocol": protocol}) / "records.jsonl"
+    known = {line["key"]: line["records"] for line in read_lines(done)}
+    progress = Progress(f"{task} {record.rope.model}/{record.weights} {method}", len(lengths))
+    records, used = [], {}
+    for number, (length, amount) in enumerate(sorted(lengths.items()), 1):
+        factors = factors_at(tiers, length)
+        used[window_label(length)] = {
+            "method": factors.method,
+            "window": factors.window,
+            "attention_factor": factors.attention_factor,
+            "n_hat": factors.n_hat,
+            "fingerprint": _identity(factors),
+        }
+        key = fingerprint([record.fingerprint, _identity(factors), length, amount])
+        if key not in known:
+            known[key] = measure(length, factors)
+            append_line(done, {"key": key, "records": known[key]})
+        records += known[key]
+        progress.update(number, f"{window_label(length)} done")
+    progress.close()
+    write_json(
+        out,
+        {
+            "schema": SCHEMA,
+            "task": task,
+            "model": record.rope.model,
+            "weights": record.weights,
+            "weights_fingerprint": record.fingerprint,
+            "original_window": record.rope.original_window,
+            "method": method,
+            "protocol": protocol,
+            "amounts": {window_label(length): amount for length, amount in lengths.items()},
+            "factors": used,
+            "records": records,
+            "longrope": __version__,
+            "version": version,
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+        },
+    )
+    return records
+
+
+def _identity(factors: RescaleFactors) -> str:
+    lambda_ = [str(value) for value in factors.lambda_]
+    return fingerprint([lambda_, factors.n_hat, factors.attention_factor])

@@ -1,0 +1,284 @@
+"""
+The paper's Figures 1, 4, 5 and 6 for whatever was configured: png, pdf, and the csv they draw.
+
+Colour says which method, dashes whether it stretches the tuned factors, the marker on which tuned
+weights. An axis that leaves points out says how many.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from longrope.config import BASE, Config, ModelSettings
+from longrope.errors import UserError, unknown_name
+from longrope.files import read_lines
+from longrope.report.drawing import (
+    SEARCHED,
+    End,
+    colour,
+    name_ends,
+    note_above,
+    panels,
+    save,
+    styled,
+)
+from longrope.report.load import (
+    NAMES,
+    Evaluation,
+    accuracies,
+    chosen,
+    method_label,
+    perplexities,
+    read_evaluations,
+    row_label,
+    weights_label,
+)
+from longrope.study import ON_TUNED, warm_window
+from longrope.windows import parse_window, window_label
+
+REACH = 4.0  # figure 1 ends at so many times a model's lowest perplexity
+SEARCH_REACH = 3.0  # figure 6 at so many times what the search gained, above its best
+MARKERS = "osD^vP"  # by tuning
+DASHES = ((0, (4, 1.5)), "-", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
+ROOM = "MrRoPE-Pro from 2048k"  # a long name of a start
+HALFWAY = ("tuned^0.25", "tuned^0.5", "tuned^0.75")  # what a recovery starts from, as powers
+
+
+def plot(name: str, config: Config, inputs: list[Path], out_stem: Path) -> None:
+    """Draw figure1, figure4 (from evaluation files), figure5 (metrics) or figure6 (traces).
+
+    Writes `out_stem` with the endings .png, .pdf and .csv.
+    """
+    if name not in FIGURES:
+        raise unknown_name("figure", name, FIGURES)
+    with styled():
+        save(*FIGURES[name](config, inputs), out_stem)
+
+
+# --- over the context length ------------------------------------------------------------------
+
+
+def figure1(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
+    """Perplexity over the context window; the axis ends where only blown-up models go on."""
+    evaluations = read_evaluations(config, paths, "perplexity")
+    frame = perplexities(evaluations)
+    lowest = frame.groupby("model").perplexity.transform("min")
+    frame["above_axis"] = frame.perplexity > lowest * REACH
+
+    def prepare(axes: Axes, own: pd.DataFrame) -> None:
+        low, high = own.perplexity.min(), own.perplexity.max()
+        axes.set_yscale("log")
+        axes.set_ylim(low * 0.94, min(high * 1.05, low * REACH))
+        ticks = [digit * 10.0**power for power in range(7) for digit in (1, 1.5, 2, 3, 4, 6, 8)]
+        axes.yaxis.set_major_locator(FixedLocator(ticks))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.set_ylabel("perplexity (log scale)")
+
+    return _over_length(config, evaluations, frame, "perplexity", prepare), frame
+
+
+def figure4(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
+    """Passkeys found over the context window, with 95% Wilson intervals."""
+    evaluations = read_evaluations(config, paths, "passkey")
+    frame = accuracies(evaluations)
+
+    def prepare(axes: Axes, own: pd.DataFrame) -> None:
+        axes.set_ylim(-0.03, 1.03)
+        axes.yaxis.set_major_formatter("{x:.0%}")
+        axes.set_ylabel("passkeys found (95% interval)")
+
+    return _over_length(config, evaluations, frame, "accuracy", prepare), frame
+
+
+def _over_length(
+    config: Config,
+    evaluations: list[Evaluation],
+    frame: pd.DataFrame,
+    value: str,
+    prepare: Callable[[Axes, pd.DataFrame], None],
+) -> Figure:
+    """Panels for each model: as pre-trained, and fine-tuned."""
+    parts, names = [], []
+    for model, settings in config.models.items():
+        for weights, label in (({BASE}, method_label), (settings.tunings, row_label)):
+            if part := chosen(evaluations, model, weights):
+                parts.append((model, part))
+                names.append([label(settings, each.weights, each.method) for each in part])
+    height = max([3.1, *(0.135 * len(part) for _, part in parts)])
+    figure, axes_of = panels(names, columns=2, width=3.3, height=height)
+    for axes, (model, part), labels in zip(axes_of, parts, names, strict=True):
+        settings, own = config.models[model], frame[frame.model == model]
+        tuned = part[0].weights != BASE
+        _length_axis(axes, settings, own, tuned)
+        prepare(axes, own)
+        ends, drawn = [], []
+        for number, (each, label) in enumerate(zip(part, labels, strict=True)):
+            look = _look(settings, each.weights, each.method)
+            mine = own[(own.weights == each.weights) & (own.method == each.method)]
+            x, y = np.log2(mine.length.to_numpy(float)), mine[value].to_numpy()
+            if "low" in mine:  # side by side, so that intervals do not hide each other
+                x = x + 0.3 * ((number + 0.5) / len(part) - 0.5)
+                reach = np.maximum(0, [y - mine.low, mine.high - y])
+                axes.errorbar(x, y, reach, fmt="none", ecolor=look["color"], elinewidth=0.8)
+            axes.plot(x, y, **look)
+            ends.append(End(label, x[-1], y[-1], look["color"], each.method == "extended"))
+            drawn += list(y)
+        name_ends(axes, ends)
+        note_above(axes, drawn, "point")
+        axes.set_title(f"{model}, fine-tuned" if tuned else f"{model}, as pre-trained")
+    return figure
+
+
+def _length_axis(axes: Axes, settings: ModelSettings, own: pd.DataFrame, tuned: bool) -> None:
+    """Lengths by their labels, doubling from tick to tick; where the model was trained is marked."""
+    marks = {settings.original_window: "original"}
+    if tuned:
+        marks |= {each.window: "tuned" for each in settings.tunings.values()}
+    ticks = sorted({*map(int, own.length), *marks})
+    labels = [f"{window_label(each)}\n{marks.get(each, '')}" for each in ticks]
+    axes.set_xticks([math.log2(each) for each in ticks], labels)
+    axes.set_xlim(math.log2(ticks[0]) - 0.25, math.log2(ticks[-1]) + 0.25)
+    axes.set_xlabel("context length (tokens)")
+    for window in marks:
+        axes.axvline(math.log2(window), color="#999999", linewidth=0.9, linestyle=(0, (1, 2)))
+
+
+def _look(settings: ModelSettings, weights: str, method: str) -> dict:
+    """How the line of a method is drawn."""
+    tuning, form = settings.tunings.get(weights), method.removesuffix(ON_TUNED)
+    dashes = {"tuned": DASHES[3], "longest": DASHES[2]}
+    number = list(settings.tunings).index(weights) if tuning else 0
+    return {
+        "color": colour(tuning.method if method == "tuned" else form, NAMES),
+        "linestyle": DASHES[0] if method.endswith(ON_TUNED) else dashes.get(method, "-"),
+        "marker": MARKERS[number % len(MARKERS)],
+        "linewidth": {"extended": 3.2, "search": 2.2}.get(method, 1.1),
+        "zorder": 3 if method in ("extended", "search") else 4,  # thin ones stay visible on them
+    }
+
+
+# --- over steps -------------------------------------------------------------------------------
+
+
+def figure5(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
+    """Fine-tuning loss by step: each step lightly, a centred mean over a fifth of them boldly."""
+    columns, lines = ["model", "weights", "step", "loss", "smoothed"], []
+    for path in paths:
+        model, weights = _placed(path, config, "model/weights/training/metrics.jsonl")
+        line = pd.DataFrame(_records(path))
+        smoothed = line.loss.rolling(max(1, len(line) // 5), center=True, min_periods=1).mean()
+        lines.append(line.assign(model=model, weights=weights, smoothed=smoothed)[columns])
+    frame = pd.concat(lines) if lines else pd.DataFrame(columns=columns)
+    models = [model for model in config.models if model in set(frame.model)]
+    names = [list(config.models[model].tunings) for model in models]
+    figure, axes_of = panels(names, columns=2, width=4.2, height=2.9)
+    for axes, model in zip(axes_of, models, strict=True):
+        ends, seen = [], []
+        for weights, mine in frame[frame.model == model].groupby("weights", sort=False):
+            method = config.models[model].tunings[weights].method
+            look = {
+                "color": colour(method, NAMES),
+                "linestyle": DASHES[seen.count(method) % len(DASHES)],
+            }
+            seen.append(method)
+            axes.plot(mine.step, mine.loss, color=look["color"], linewidth=0.7, alpha=0.3)
+            axes.plot(mine.step, mine.smoothed, linewidth=1.8, **look)
+            last = mine.iloc[-1]
+            ends.append(End(weights, last.step, last.smoothed, look["color"]))
+        axes.set_title(f"{model}, fine-tuning")
+        axes.set(xlabel="step", ylabel="training loss (nats a token, weighted)")
+        name_ends(axes, ends)
+    return figure, frame
+
+
+def figure6(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
+    """Every candidate of every search, the best so far, and what each search started from."""
+    keys = ["model", "weights", "method", "window"]
+    columns = [*keys, "step", "generation", "perplexity", "best_perplexity", "start", "above_axis"]
+    lines = []
+    figure, axes_of = panels([[ROOM]] * len(paths), columns=3, width=2.4, height=2.5)
+    for axes, path in zip(axes_of, paths, strict=True):
+        place = _placed(path, config, "model/weights/factors/method/window/trace.jsonl")
+        line = pd.DataFrame(_records(path)).assign(**dict(zip(keys, place, strict=True)), start="")
+        starts = _starts(config.models[place[0]], *place[1:], int((line.generation == 0).sum()))
+        line.loc[: len(starts) - 1, "start"] = [label for label, _ in starts]
+        best, start = line.perplexity.min(), line.perplexity[: len(starts)].min()
+        reach = max(0.03 * best, SEARCH_REACH * (start - best))
+        axes.set_ylim(best - 0.06 * reach, best + reach)
+        line["above_axis"] = line.perplexity > axes.get_ylim()[1]
+        lines.append(line[columns])
+        axes.scatter(line.step, line.perplexity, s=7, color="#bbbbbb", linewidth=0, zorder=2)
+        axes.step(line.step, line.best_perplexity, where="post", color=SEARCHED, linewidth=2)
+        last = len(line)
+        ends = [End("best found", last, best, SEARCHED, bold=True)]
+        for (label, form), perplexity in zip(starts, line.perplexity, strict=False):
+            look = {"color": colour(form, NAMES), "linewidth": 0.9, "linestyle": DASHES[0]}
+            axes.axhline(perplexity, zorder=1, **look)
+            ends.append(End(label, last, perplexity, look["color"]))
+        name_ends(axes, ends)
+        note_above(axes, line.perplexity, "candidate")
+        model, weights, method, window = place
+        axes.set_title(f"{model}, {weights_label(weights)}: {method} at {window}", pad=12)
+        axes.set(xlabel="candidates scored", ylabel="validation perplexity")
+    return figure, pd.concat(lines) if lines else pd.DataFrame(columns=columns)
+
+
+def _starts(
+    settings: ModelSettings, weights: str, method: str, label: str, generation: int
+) -> list[tuple[str, str]]:
+    """Label and formula of what a search scored first, in its order.
+
+    A search leaves out a start that equals an earlier one; if its first generation is too small to
+    hold them all, which they were is not known, and they are called `start`.
+    """
+    window, extension = parse_window(label), settings.extension
+    if method == "recovery":
+        names = [("original RoPE", "none"), *((each, "search") for each in HALFWAY)]
+        names.append(("as tuned", "search"))
+    else:
+        budget = (settings.search if weights == BASE else extension.search)[window]
+        forms = (budget.optimiser or settings.optimiser).starts
+        if weights == BASE:
+            names = [(NAMES.get(form, form), form) for form in forms]
+        else:
+            warm = warm_window(settings, weights, window)
+            origins = [settings.tunings[weights].window, *([warm] if warm else [])]
+            names = [
+                (f"{NAMES.get(form, form)} from {window_label(origin)}", form)
+                for origin in origins
+                for form in forms
+            ]
+    return names if len(names) <= generation else [("start", "none")] * generation
+
+
+# --- inputs -----------------------------------------------------------------------------------
+
+
+def _placed(path: Path, config: Config, pattern: str) -> list[str]:
+    """What the folders of a result's path say, for the words of the pattern that are no names."""
+    words, parts = pattern.split("/"), Path(path).parts
+    parts = parts[len(parts) - len(words) :] if len(parts) >= len(words) else ()
+    fixed = ("training", "factors", words[-1])
+    if not parts or any(
+        word in fixed and word != part for word, part in zip(words, parts, strict=True)
+    ):
+        raise UserError(f"{path}: expected a path that ends like results/{pattern}")
+    if parts[0] not in config.models:
+        raise UserError(f"{path}: {unknown_name('model', parts[0], config.models)}")
+    return [part for word, part in zip(words, parts, strict=True) if word not in fixed]
+
+
+def _records(path: Path) -> list[dict]:
+    if not (records := read_lines(Path(path))):
+        raise UserError(f"{path}: no records; run the stage that writes it")
+    return records
+
+
+FIGURES = {"figure1": figure1, "figure4": figure4, "figure5": figure5, "figure6": figure6}

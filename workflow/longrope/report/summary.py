@@ -1,0 +1,222 @@
+"""
+What the study bears out and what it does not: every claim of the method as a paired comparison.
+
+The claims follow from the configuration, not from the results. A comparison that LongRoPE loses,
+or that the documents cannot decide, stands in the list like one that it wins.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from longrope.baselines import CLOSED_FORMS
+from longrope.config import BASE, Config, ModelSettings
+from longrope.files import write_json, write_text
+from longrope.report.load import (
+    Evaluation,
+    accuracies,
+    chosen,
+    perplexities,
+    read_evaluations,
+    row_label,
+)
+from longrope.report.statistics import compare
+from longrope.windows import window_label
+
+SCHEMA = 1  # of summary.json
+GROUPS = {  # of claims, in the order of the method
+    "first search": "Searched factors beat every closed form, without tuning",
+    "second search": "Beyond the tuned window, the extended model beats other factors and tunings",
+    "tuned window": "At the tuned windows, the extended model beats what was tuned otherwise",
+    "recovery": "At short windows, recovered factors beat those of longer windows",
+}
+NOTE = """# What the study bears out
+
+Every comparison that the method's claims imply, on the same windows of the same held-out
+documents: how much lower the mean loss of the row claimed better is, with a 95% bootstrap interval
+over documents. **win**: the interval is above 0. **loss**: it is below 0, the claim does not hold
+here. **tie**: it contains 0. **undecided**: a single document, no interval. Intervals are not
+corrected for the number of comparisons, and are too narrow where there are fewer than six
+documents."""
+OUTCOMES = ("win", "loss", "tie", "undecided")
+Key = tuple[str, str]  # weights, method
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """That one evaluation has a lower loss than another at a length; not yet whether it has."""
+
+    group: str  # one of GROUPS
+    length: int
+    better: Evaluation
+    than: Evaluation
+
+
+def write_summary(
+    config: Config, perplexity: list[Path], passkey: list[Path], out_json: Path, out_md: Path
+) -> None:
+    """Write `summary.json`, and the same for people to read."""
+    summary = summarise(config, perplexity, passkey)
+    write_json(out_json, summary)
+    write_text(out_md, _markdown(config, summary))
+
+
+def summarise(config: Config, perplexity: list[Path], passkey: list[Path]) -> dict:
+    """The blow-up, the claims with their outcomes and all scores of every model, as plain JSON."""
+    scored = read_evaluations(config, perplexity, "perplexity")
+    retrieved = read_evaluations(config, passkey, "passkey")
+    models = {}
+    for model, settings in config.models.items():
+        everything = {BASE, *settings.tunings}
+        own = chosen(scored, model, everything)
+        models[model] = {
+            "blow_up": _blow_up(own, settings.original_window),
+            "claims": [_tested(model, settings, claim) for claim in claims(settings, own)],
+            "perplexity": _nested(
+                perplexities(own),
+                ["perplexity", "perplexity_document_mean", "tokens", "windows", "documents"],
+            ),
+            "passkey": _nested(
+                accuracies(chosen(retrieved, model, everything)),
+                ["accuracy", "found", "prompts", "low", "high"],
+            ),
+        }
+    return {"schema": SCHEMA, "models": models}
+
+
+def claims(settings: ModelSettings, evaluations: list[Evaluation]) -> Iterator[Claim]:
+    """Every claim of the method that both sides of were evaluated, for one model.
+
+    Two evaluations that ran the same weights with the same factors are not set against each other.
+    """
+
+    def against(group: str, better: Key, length: int, rivals: list[Key]) -> Iterator[Claim]:
+        at_length = {(each.weights, each.method): each for each in evaluations}
+        at_length = {key: each for key, each in at_length.items() if length in each.factors}
+        for key in rivals:
+            if better in at_length and key in at_length and key != better:
+                claim = Claim(group, length, at_length[better], at_length[key])
+                if not claim.better.runs_as(claim.than, length):
+                    yield claim
+
+    keys = [(each.weights, each.method) for each in evaluations]
+    closed = [(weights, form) for weights, form in keys if weights == BASE and form in CLOSED_FORMS]
+    for length in sorted(settings.search):
+        yield from against("first search", (BASE, "search"), length, closed)
+    if not (extension := settings.extension):
+        return
+    own, extended = extension.weights, (extension.weights, "extended")
+    tuned = [(weights, method) for weights, method in keys if weights != BASE]
+    others = [(weights, method) for weights, method in tuned if weights != own]
+    for length in sorted(extension.search):
+        yield from against("second search", extended, length, tuned)
+    for length in sorted({each.window for each in settings.tunings.values()}):
+        if length not in extension.search:
+            yield from against("tuned window", extended, length, others)
+    for length in sorted(extension.recovery):
+        yield from against("recovery", extended, length, [(own, "longest"), (own, "tuned")])
+
+
+def _tested(model: str, settings: ModelSettings, claim: Claim) -> dict:
+    """A claim with what the records say of it."""
+    better, than, label = claim.better, claim.than, window_label(claim.length)
+    found = compare(better.at(claim.length), than.at(claim.length), claim.length)
+    ours, theirs = (row_label(settings, each.weights, each.method) for each in (better, than))
+    sides = [f"{each.weights}.{each.method}" for each in (better, than)]
+    return {
+        "id": "/".join([model, claim.group.replace(" ", "-"), label, *sides]),
+        "group": claim.group,
+        "statement": f"at {label}, {ours} has a lower loss than {theirs}",
+        "model": model,
+        "length": label,
+        "better": {"weights": better.weights, "method": better.method},
+        "than": {"weights": than.weights, "method": than.method},
+        "difference_nats": found.difference,
+        "interval": list(found.interval) if found.interval else None,
+        "windows": found.windows,
+        "documents": found.documents,
+        "outcome": found.outcome,
+    }
+
+
+def _blow_up(evaluations: list[Evaluation], original: int) -> dict | None:
+    """How perplexity grows beyond the original window if nothing is done; None if not evaluated."""
+    untouched = [each for each in evaluations if (each.weights, each.method) == (BASE, "none")]
+    found = perplexities(untouched).set_index("length").perplexity.to_dict()
+    if original not in found:
+        return None
+    return {
+        "original_window": window_label(original),
+        "perplexity": found[original],
+        "longer": {
+            window_label(length): {"perplexity": value, "ratio": value / found[original]}
+            for length, value in found.items()
+            if length > original
+        },
+    }
+
+
+def _nested(frame: pd.DataFrame, values: list[str]) -> dict:
+    """weights -> method -> length -> values."""
+    tree: dict = {}
+    for row in frame.to_dict("records"):
+        methods = tree.setdefault(row["weights"], {})
+        methods.setdefault(row["method"], {})[window_label(row["length"])] = {
+            name: row[name] for name in values
+        }
+    return tree
+
+
+# --- for people -------------------------------------------------------------------------------
+
+
+def _markdown(config: Config, summary: dict) -> str:
+    parts = [NOTE]
+    for model, found in summary["models"].items():
+        parts += [f"## {model}", _blow_up_sentence(found["blow_up"])]
+        for group, statement in GROUPS.items():
+            if tested := [claim for claim in found["claims"] if claim["group"] == group]:
+                parts += [f"### {statement}", _tally(tested)]
+                parts.append(_claims_table(config.models[model], tested))
+        if not found["claims"]:
+            parts.append("This configuration evaluates no two methods that a claim compares.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _blow_up_sentence(blow_up: dict | None) -> str:
+    if not blow_up or not blow_up["longer"]:
+        return "The pre-trained model was not evaluated beyond its original window."
+    grown = ", ".join(
+        f"{each['perplexity']:.4g} at {label} ({each['ratio']:.3g} times)"
+        for label, each in blow_up["longer"].items()
+    )
+    return (
+        f"Left as it is, the pre-trained model goes from perplexity {blow_up['perplexity']:.4g} at"
+        f" its original window of {blow_up['original_window']} to {grown}."
+    )
+
+
+def _tally(tested: list[dict]) -> str:
+    """How often each outcome came, all four of them."""
+    counts = {name: sum(claim["outcome"] == name for claim in tested) for name in OUTCOMES}
+    return "Of {} comparisons: {}.".format(
+        len(tested), ", ".join(f"{name} {count}" for name, count in counts.items())
+    )
+
+
+def _claims_table(settings: ModelSettings, tested: list[dict]) -> str:
+    lines = [
+        "| length | claimed better | than | nats a token [95%] | windows (documents) | outcome |",
+        "| --: | :-- | :-- | --: | --: | :-- |",
+    ]
+    for claim in tested:
+        ours, theirs = (row_label(settings, **claim[side]) for side in ("better", "than"))
+        interval = claim["interval"]
+        reach = f" [{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else ""
+        lines.append(
+            f"| {claim['length']} | {ours} | {theirs} | {claim['difference_nats']:+.4f}{reach}"
+            f" | {claim['windows']} ({claim['documents']}) | {claim['outcome']} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,284 @@
+"""
+What a configuration asks for: which factors a method means, which lengths it is measured at, what
+the corpus must hold, and whether all of it fits together.
+
+Rules ask here; nothing is read or run.
+
+The methods of an evaluation:
+
+    none, pi, ntk, yarn, ...   closed forms from the original window to each length
+    yarn-on-tuned, ...         closed forms from the tuned window, multiplied onto the tuned factors
+    search                     searched factors, at the windows that were searched
+    tuned                      the factors of the fine-tuning, at every length
+    extended                   the extended model: at each length the factors of its tier
+    longest                    the factors of its longest window, at every length
+"""
+
+from longrope.baselines import CLOSED_FORMS
+from longrope.config import BASE, Config, ModelSettings, Need
+from longrope.errors import UserError, unknown_name
+from longrope.windows import window_label
+
+ON_TUNED = "-on-tuned"
+OF_EXTENDED = ("extended", "longest")
+
+
+def factors_path(model: str, weights: str, method: str, window: int) -> str:
+    """Where the factors of a method for a window are."""
+    return f"results/{model}/{weights}/factors/{method}/{window_label(window)}/factors.json"
+
+
+def tuned_path(model: str, settings: ModelSettings, weights: str) -> str:
+    """The factors that a tuning uses."""
+    tuning = settings.tunings[weights]
+    return factors_path(model, BASE, tuning.method, tuning.window)
+
+
+def searched(settings: ModelSettings, weights: str) -> list[int]:
+    """The windows that are searched on some weights, rising."""
+    windows = list(settings.search) if weights == BASE else []
+    if settings.extension and settings.extension.weights == weights:
+        windows += list(settings.extension.search)
+    return sorted(windows)
+
+
+def warm_window(settings: ModelSettings, weights: str, window: int) -> int | None:
+    """The window whose factors a second search starts from: the one before, if there is one."""
+    before = [each for each in searched(settings, weights) if each < window]
+    return max(before) if before and weights != BASE else None
+
+
+def tiers(model: str, settings: ModelSettings) -> list[str]:
+    """The factors that make up the extended model: recovered, tuned, searched again."""
+    extension = settings.extension
+    weights = extension.weights
+    return [
+        *[factors_path(model, weights, "recovery", each) for each in extension.recovery],
+        tuned_path(model, settings, weights),
+        *[factors_path(model, weights, "search", each) for each in extension.search],
+    ]
+
+
+def lengths_of(
+    settings: ModelSettings, weights: str, method: str, amounts: dict[int, int]
+) -> dict[int, int]:
+    """At which of the configured lengths a method is measured on some weights."""
+    original = settings.original_window
+    if method == "none" or method == "tuned":
+        chosen = list(amounts)
+    elif method in CLOSED_FORMS:
+        chosen = [length for length in amounts if length > original]
+    elif method.endswith(ON_TUNED):
+        tuned = settings.tunings[weights].window
+        chosen = [length for length in amounts if length > tuned]
+    elif method in OF_EXTENDED:
+        longest = max([settings.tunings[weights].window, *settings.extension.search])
+        chosen = [length for length in amounts if length <= longest]
+    else:
+        chosen = [length for length in amounts if length in searched(settings, weights)]
+    return {length: amounts[length] for length in chosen}
+
+
+def factor_files(
+    model: str, settings: ModelSettings, weights: str, method: str, lengths: dict[int, int]
+) -> list[str]:
+    """The files that hold a method's factors for some lengths."""
+    if method == "none":
+        return [factors_path(model, BASE, "none", settings.original_window)]
+    if method in CLOSED_FORMS:
+        return [factors_path(model, BASE, method, length) for length in lengths]
+    if method == "tuned":
+        return [tuned_path(model, settings, weights)]
+    if method == "extended":
+        return [f"results/{model}/{weights}/extended/extended.json"]
+    if method == "longest":
+        return [factors_path(model, weights, "search", max(settings.extension.search))]
+    return [factors_path(model, weights, method, length) for length in lengths]
+
+
+def needs(config: Config, model: str) -> list[Need]:
+    """What the configured stages need of a model's corpus."""
+    settings = config.models[model]
+    budgets = dict(settings.search)
+    if settings.extension:
+        budgets |= settings.extension.search | settings.extension.recovery
+    found = [
+        Need(
+            split="validation",
+            documents=budget.documents,
+            tokens=window,
+            reason=f"the search at {window_label(window)}",
+        )
+        for window, budget in budgets.items()
+    ]
+    found += [
+        Need(
+            split="train",
+            documents=1,
+            tokens=tuning.window,
+            reason=f"the tuning {name!r} at {window_label(tuning.window)}",
+        )
+        for name, tuning in settings.tunings.items()
+    ]
+    if settings.evaluation.perplexity.methods:
+        longest = max(settings.evaluation.perplexity.windows)
+        found.append(
+            Need(
+                split="test",
+                documents=1,
+                tokens=longest,
+                reason=f"perplexity at {window_label(longest)}",
+            )
+        )
+    return found
+
+
+def check_config(config: Config) -> None:
+    """Raise one UserError for everything that does not fit together."""
+    problems = [
+        f"models.{name}.{problem}"
+        for name, settings in config.models.items()
+        for problem in _problems(config, settings)
+    ]
+    if problems:
+        raise UserError("\n  ".join(["configuration:", *problems]))
+
+
+def _problems(config: Config, settings: ModelSettings) -> list[str]:
+    problems = []
+    original = settings.original_window
+    if settings.corpus not in config.corpora:
+        problems.append(f"corpus: {unknown_name('corpus', settings.corpus, config.corpora)}")
+    problems += [
+        f"search.{window_label(window)}: the window must be above the original one,"
+        f" {window_label(original)}"
+        for window in settings.search
+        if window <= original
+    ]
+    for name, tuning in settings.tunings.items():
+        problems += _tuning_problems(settings, name, tuning)
+    if settings.extension:
+        problems += _extension_problems(settings)
+    if problems:  # what follows relies on the windows and tunings above
+        return problems
+    for task in ("perplexity", "passkey"):
+        for weights, methods in getattr(settings.evaluation, task).methods.items():
+            place = f"evaluation.{task}.methods.{weights}"
+            if weights != BASE and weights not in settings.tunings:
+                known = [BASE, *settings.tunings]
+                problems.append(f"{place}: {unknown_name('weights', weights, known)}")
+                continue
+            known = methods_of(settings, weights)
+            problems += [
+                f"{place}: {unknown_name('method', method, known)}"
+                for method in methods
+                if method not in known
+            ]
+    return problems
+
+
+def methods_of(settings: ModelSettings, weights: str) -> list[str]:
+    """The methods that can be measured on some weights."""
+    methods = list(CLOSED_FORMS)
+    if searched(settings, weights):
+        methods.append("search")
+    if weights != BASE:
+        methods += ["tuned", *[f"{form}{ON_TUNED}" for form in CLOSED_FORMS if form != "none"]]
+    if settings.extension and settings.extension.weights == weights:
+        methods += OF_EXTENDED
+    return methods
+
+
+def _tuning_problems(settings: ModelSettings, name: str, tuning) -> list[str]:
+    place, problems = f"tunings.{name}", []
+    if name == BASE:
+        problems.append(f"{place}: base names the pre-trained weights; choose another name")
+    if tuning.window <= settings.original_window:
+        problems.append(
+            f"{place}.window: {window_label(tuning.window)} is not above the original window,"
+            f" {window_label(settings.original_window)}"
+        )
+    seen, start = {name}, tuning.start
+    while start != BASE:
+        if start not in settings.tunings:
+            known = [BASE, *settings.tunings]
+            problems.append(f"{place}.start: {unknown_name('weights', start, known)}")
+            break
+        if start in seen:
+            problems.append(f"{place}.start: the tunings start from each other in a circle")
+            break
+        seen.add(start)
+        start = settings.tunings[start].start
+    if tuning.method == "search":
+        if tuning.window not in settings.search:
+            problems.append(
+                f"{place}.method: factors for {window_label(tuning.window)} are not searched;"
+                " add that window to search"
+            )
+    elif tuning.method not in CLOSED_FORMS:
+        known = ["search", *CLOSED_FORMS]
+        problems.append(f"{place}.method: {unknown_name('method', tuning.method, known)}")
+    return problems
+
+
+def _extension_problems(settings: ModelSettings) -> list[str]:
+    extension = settings.extension
+    if extension.weights not in settings.tunings:
+        wrong = unknown_name("tuning", extension.weights, settings.tunings)
+        return [f"extension.weights: {wrong}"]
+    tuned = settings.tunings[extension.weights].window
+    problems = [
+        f"extension.search.{window_label(window)}: the window must be above that of"
+        f" {extension.weights}, {window_label(tuned)}"
+        for window in extension.search
+        if window <= tuned
+    ]
+    problems += [
+        f"extension.recovery.{window_label(window)}: the window must be below that of"
+        f" {extension.weights}, {window_label(tuned)}"
+        for window in extension.recovery
+        if window >= tuned
+    ]
+    return problems
+
+
+# --- what the target rules ask for ----------------------------------------------------------
+
+
+def search_files(config: Config, name: str) -> list[str]:
+    """A file (factors.json or trace.jsonl) of every search on pre-trained and tuned weights."""
+    return [
+        factors_path(model, weights, "search", window).replace("factors.json", name)
+        for model, settings in config.models.items()
+        for weights in [BASE, *settings.tunings]
+        for window in searched(settings, weights)
+    ]
+
+
+def recovery_files(config: Config) -> list[str]:
+    """The factors of every recovered window."""
+    return [
+        factors_path(model, settings.extension.weights, "recovery", window)
+        for model, settings in config.models.items()
+        if settings.extension
+        for window in settings.extension.recovery
+    ]
+
+
+def training_files(config: Config) -> list[str]:
+    """The metrics of every fine-tuning."""
+    return [
+        f"results/{model}/{weights}/training/metrics.jsonl"
+        for model, settings in config.models.items()
+        for weights in settings.tunings
+    ]
+
+
+def evaluation_files(config: Config, task: str) -> list[str]:
+    """The records of every evaluation of a task: perplexity or passkey."""
+    return [
+        f"results/{model}/{weights}/evaluation/{task}/{method}.json"
+        for model, settings in config.models.items()
+        for weights, methods in getattr(settings.evaluation, task).methods.items()
+        for method in methods
+    ]

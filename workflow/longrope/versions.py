@@ -1,0 +1,20 @@
+"""
+The version of every stage's result.
+
+Raise a number when the stage gives another result for the same inputs and settings: Snakemake then
+runs it again, and progress of the older one is not taken up. It does not see edits in a package;
+hashing the sources would run weeks of GPU time again for a comment. A test holds small results
+against golden numbers, so that a change cannot go unnoticed.
+"""
+
+VERSIONS = {
+    "import-model": 1,
+    "pretrain": 1,
+    "tokenize": 1,
+    "derive": 1,
+    "search": 1,
+    "finetune": 1,
+    "assemble": 1,
+    "evaluate-perplexity": 1,
+    "evaluate-passkey": 1,
+}

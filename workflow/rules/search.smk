@@ -1,0 +1,83 @@
+"""Factors: from closed forms, searched, and recovered for short windows."""
+
+
+rule derive_factors:
+    """Factors of one window from a closed form."""
+    input:
+        model="results/{model}/{weights}/model",
+    output:
+        "results/{model}/{weights}/factors/{form}/{window}/factors.json",
+    log:
+        "logs/{model}/{weights}/factors/{form}-{window}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        version=VERSIONS["derive"],
+    message:
+        "Deriving {wildcards.form} factors of {wildcards.model} for {wildcards.window}"
+    shell:
+        "exec longrope --log {log:q} derive {wildcards.form:q} --window {wildcards.window:q}"
+        " --model {input.model:q} --out {output:q}"
+
+
+rule search_factors:
+    """Search factors for one window; on tuned weights, on top of the tuned factors."""
+    input:
+        model="results/{model}/{weights}/model",
+        tokens=tokens_of("validation"),
+        warm=warm_factors,
+    output:
+        factors="results/{model}/{weights}/factors/search/{window}/factors.json",
+        trace="results/{model}/{weights}/factors/search/{window}/trace.jsonl",
+    log:
+        "logs/{model}/{weights}/factors/search-{window}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        settings=search_settings,
+        state="results/state/{model}/{weights}/search/{window}",
+        version=VERSIONS["search"],
+    message:
+        "Searching factors of {wildcards.model}, {wildcards.weights}, for {wildcards.window}"
+    shell:
+        "exec longrope --log {log:q} search --model {input.model:q} --tokens {input.tokens:q}"
+        " --warm {input.warm:q} --out {output.factors:q} --trace {output.trace:q}"
+        " --state {params.state:q} --settings {params.settings:q}"
+
+
+rule recover_factors:
+    """Search factors of tuned weights for a window shorter than the tuned one."""
+    input:
+        model="results/{model}/{weights}/model",
+        tokens=tokens_of("validation"),
+    output:
+        factors="results/{model}/{weights}/factors/recovery/{window}/factors.json",
+        trace="results/{model}/{weights}/factors/recovery/{window}/trace.jsonl",
+    log:
+        "logs/{model}/{weights}/factors/recovery-{window}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        settings=recovery_settings,
+        state="results/state/{model}/{weights}/recovery/{window}",
+        version=VERSIONS["search"],
+    message:
+        "Recovering {wildcards.window} of {wildcards.model}, {wildcards.weights}"
+    shell:
+        "exec longrope --log {log:q} search --recovery --model {input.model:q}"
+        " --tokens {input.tokens:q} --out {output.factors:q} --trace {output.trace:q}"
+        " --state {params.state:q} --settings {params.settings:q}"
+
+
+rule search:
+    """All searches, on the pre-trained and on the tuned weights."""
+    input:
+        study.search_files(STUDY, "factors.json"),
+    localrule: True
+
+
+rule recovery:
+    """The factors of the short windows."""
+    input:
+        study.recovery_files(STUDY),
+    localrule: True
