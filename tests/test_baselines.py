@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
 from longrope.baselines import CLOSED_FORMS, closed_form, theoretical_critical_pair
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope
-from transformers import LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 INF = math.inf
 MODELS = [  # theta, dimensions, window

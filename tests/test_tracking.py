@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
 from longrope import tracking
 from longrope.errors import UserError
 from longrope.tracking import LiveRun, RunRecord, SyncReport, read_record, sync, write_record

@@ -46,7 +46,7 @@ rule plot_figure:
         figure_records,
     output:
         png=report(
-            "results/figures/{figure}.png", caption="../report/{figure}.rst", category="Figures"
+            "results/figures/{figure}.png", caption="../report/figure.rst", category="Figures"
         ),
         pdf="results/figures/{figure}.pdf",
         csv="results/figures/{figure}.csv",

@@ -23,6 +23,7 @@ STYLE = {
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
+    "axes.titlepad": 12,  # room for a note below it
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#666666",
@@ -80,11 +81,7 @@ def panels(
     """
     columns = max(1, min(columns, len(names)))
     rows, high = max(1, -(-len(names) // columns)), TOP + height + BOTTOM
-    longest = (
-        [max(len(name) for each in names[at::columns] for name in each) for at in range(columns)]
-        if names
-        else [30]
-    )
+    longest = [max(map(len, sum(names[at::columns], [""]))) for at in range(columns)]
     wide = [LEFT + width + 0.4 + LETTER * letters for letters in longest]
     figure = Figure(figsize=(sum(wide), rows * high))
     if not names:

@@ -39,7 +39,7 @@ from longrope.report.load import (
     row_label,
     weights_label,
 )
-from longrope.study import ON_TUNED, warm_window
+from longrope.study import ON_TUNED, searched, warm_window
 from longrope.windows import parse_window, window_label
 
 REACH = 4.0  # figure 1 ends at so many times a model's lowest perplexity
@@ -137,7 +137,7 @@ def _over_length(
 
 
 def _length_axis(axes: Axes, settings: ModelSettings, own: pd.DataFrame, tuned: bool) -> None:
-    """Lengths by their labels, doubling from tick to tick; where the model was trained is marked."""
+    """Lengths by their labels, doubling from tick to tick; training windows are marked."""
     marks = {settings.original_window: "original"}
     if tuned:
         marks |= {each.window: "tuned" for each in settings.tunings.values()}
@@ -208,7 +208,8 @@ def figure6(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
         place = _placed(path, config, "model/weights/factors/method/window/trace.jsonl")
         line = pd.DataFrame(_records(path)).assign(**dict(zip(keys, place, strict=True)), start="")
         starts = _starts(config.models[place[0]], *place[1:], int((line.generation == 0).sum()))
-        line.loc[: len(starts) - 1, "start"] = [label for label, _ in starts]
+        for row, (label, _) in enumerate(starts):
+            line.loc[row, "start"] = label
         best, start = line.perplexity.min(), line.perplexity[: len(starts)].min()
         reach = max(0.03 * best, SEARCH_REACH * (start - best))
         axes.set_ylim(best - 0.06 * reach, best + reach)
@@ -225,7 +226,7 @@ def figure6(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
         name_ends(axes, ends)
         note_above(axes, line.perplexity, "candidate")
         model, weights, method, window = place
-        axes.set_title(f"{model}, {weights_label(weights)}: {method} at {window}", pad=12)
+        axes.set_title(f"{model}, {weights_label(weights)}: {method} at {window}")
         axes.set(xlabel="candidates scored", ylabel="validation perplexity")
     return figure, pd.concat(lines) if lines else pd.DataFrame(columns=columns)
 
@@ -243,6 +244,8 @@ def _starts(
         names = [("original RoPE", "none"), *((each, "search") for each in HALFWAY)]
         names.append(("as tuned", "search"))
     else:
+        if window not in searched(settings, weights):
+            raise UserError(f"this configuration has no search of {weights} at {label}")
         budget = (settings.search if weights == BASE else extension.search)[window]
         forms = (budget.optimiser or settings.optimiser).starts
         if weights == BASE:
@@ -272,6 +275,9 @@ def _placed(path: Path, config: Config, pattern: str) -> list[str]:
         raise UserError(f"{path}: expected a path that ends like results/{pattern}")
     if parts[0] not in config.models:
         raise UserError(f"{path}: {unknown_name('model', parts[0], config.models)}")
+    known = [BASE, *config.models[parts[0]].tunings]
+    if parts[1] not in known:
+        raise UserError(f"{path}: {unknown_name('weights', parts[1], known)}")
     return [part for word, part in zip(words, parts, strict=True) if word not in fixed]
 
 

@@ -102,7 +102,7 @@ def read_evaluations(config: Config, paths: Iterable[Path], task: str) -> list[E
         if place in found:
             raise UserError(f"{path}: a second evaluation of the same method; keep one of them")
         found[place] = evaluation
-    return [found[place] for place in sorted(found)]
+    return [found[place] for place in sorted(found) if found[place].factors]  # at some length
 
 
 def _place(config: Config, evaluation: Evaluation, task: str, path: Path) -> tuple[int, int, int]:

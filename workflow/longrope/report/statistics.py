@@ -85,7 +85,8 @@ def wilson(found: int, trials: int) -> tuple[float, float]:
     share, shrink = found / trials, 1 + Z**2 / trials
     middle = (share + Z**2 / (2 * trials)) / shrink
     reach = Z / shrink * math.sqrt(share * (1 - share) / trials + Z**2 / (4 * trials**2))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+    low = middle - reach if found else 0.0  # exactly, without rounding
+    return low, middle + reach if found < trials else 1.0
 
 
 def _by_document(records: Iterable[Mapping], length: int) -> dict[str, Mapping]:

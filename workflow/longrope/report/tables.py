@@ -245,7 +245,7 @@ def _finished(name: str, caption: str, rows: list[dict], bold=(), rules=()) -> T
     lengths = sorted({key for row in rows for key in row if isinstance(key, int)})
     frame = pd.DataFrame(rows, columns=[*texts, *lengths]).fillna(NOTHING)
     frame = frame.rename(columns={length: window_label(length) for length in lengths})
-    caption += "" if rows else NO_ROWS
+    caption += "" if any(row["source"] == "ours" for row in rows) else NO_ROWS
     marked = frozenset((row, window_label(length)) for row, length in bold)
     return Table(name, caption, frame, marked, frozenset(rules))
 

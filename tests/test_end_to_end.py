@@ -1,0 +1,73 @@
+"""A micro study through every stage, from text to figures, as a user runs it."""
+
+import json
+import lzma
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(place: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    config = ROOT / "tests/data/micro.yaml"
+    return subprocess.run(
+        [*command, "--directory", str(place), "--configfile", str(config), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """The working directory of a finished micro study."""
+    place = tmp_path_factory.mktemp("micro")
+    (place / "excerpts").mkdir()
+    for book in ("macbeth", "the-tempest", "emma", "hamlet"):
+        text = lzma.decompress((ROOT / f"resources/books/{book}.txt.xz").read_bytes()).decode()
+        (place / f"excerpts/{book}.txt").write_text(text[:30_000])
+    (place / "resources").symlink_to(ROOT / "resources")
+    result = run(place, "--cores", "2")
+    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-8000:]
+    return place
+
+
+def test_every_stage_leaves_its_result(study):
+    results = study / "results"
+    extended = json.loads((results / "micro/longrope-256/extended/extended.json").read_text())
+    assert [tier["max_length"] for tier in extended["tiers"]] == [128, 256, 512, 1024]
+    for name in ("figure1", "figure4", "figure5", "figure6"):
+        assert (results / f"figures/{name}.png").stat().st_size > 5_000
+        assert len(pd.read_csv(results / f"figures/{name}.csv")) > 0
+    for name in ("table06", "table09", "table10", "passkey"):
+        assert (results / f"tables/{name}.md").read_text().strip()
+    assert json.loads((results / "tables/summary.json").read_text())
+
+
+def test_a_second_run_has_nothing_to_do(study):
+    result = run(study, "--cores", "1")
+    assert "Nothing to be done" in result.stdout + result.stderr
+
+
+def test_every_stage_is_a_run_in_mlflow(study, monkeypatch):
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{study / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("longrope")
+    runs = client.search_runs([experiment.experiment_id], max_results=500)
+    stages = {each.data.tags["stage"] for each in runs}
+    assert {"pretrain", "tokenize", "search", "finetune", "evaluate-perplexity"} <= stages
+    search = next(each for each in runs if each.data.tags["stage"] == "search")
+    assert len(client.get_metric_history(search.info.run_id, "loss")) > 1
+
+
+def test_the_report_is_one_file_with_the_figures(study):
+    result = run(study, "--report", str(study / "report.html"))
+    assert result.returncode == 0, result.stderr
+    text = (study / "report.html").read_text()
+    assert "figure1.png" in text and "counterpart of Figure 1" in text

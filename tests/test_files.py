@@ -1,0 +1,209 @@
+"""Files that are whole or absent, whatever happens while they are written."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+from longrope.errors import UserError
+from longrope.files import (
+    append_line,
+    fingerprint,
+    open_state,
+    read_json,
+    read_lines,
+    replacing,
+    sha256_of,
+    write_json,
+    write_lines,
+    write_text,
+)
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def tree(folder) -> dict[str, str]:
+    """Every file below a folder, with its text."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
+
+
+# --- whole or not at all --------------------------------------------------------------------
+
+
+def test_a_file_is_replaced_when_the_block_ends_well(tmp_path):
+    path = tmp_path / "deep" / "er" / "file.txt"
+    write_text(path, "old")
+    write_text(path, "new, é")
+    assert path.read_text(encoding="utf-8") == "new, é"
+    assert os.listdir(path.parent) == ["file.txt"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    write_text(tmp_path / "file.txt", "old")
+    with pytest.raises(error), replacing(tmp_path / "file.txt") as draft:
+        draft.write_text("half")
+        raise error
+    assert tree(tmp_path) == {"file.txt": "old"}
+
+
+def test_a_block_that_fails_leaves_the_old_folder_and_nothing_else(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").write_text("whole")
+    with pytest.raises(RuntimeError), replacing(tmp_path / "model") as draft:
+        draft.mkdir()
+        (draft / "new").write_text("half")
+        raise RuntimeError
+    assert tree(tmp_path) == {"model/old": "whole"}
+
+
+def test_a_folder_replaces_an_older_one_with_all_that_it_held(tmp_path):
+    for name in ("first", "second"):
+        with replacing(tmp_path / "model") as draft:
+            (draft / "inner").mkdir(parents=True)
+            (draft / "inner" / name).write_text(name)
+    assert tree(tmp_path) == {"model/inner/second": "second"}
+
+
+def test_the_file_does_not_exist_while_it_is_written(tmp_path):
+    with replacing(tmp_path / "file.txt") as draft:
+        draft.write_text("half")
+        assert not (tmp_path / "file.txt").exists()
+        assert draft.parent == tmp_path  # the same file system, so that renaming is atomic
+
+
+def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
+    write_text(tmp_path / "file.txt", "old")
+    code = (
+        "import os, signal, pathlib, longrope.files as f\n"
+        f"with f.replacing(pathlib.Path({str(tmp_path / 'file.txt')!r})) as draft:\n"
+        "    draft.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    assert (tmp_path / "file.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, {"deep": [-math.inf]}])
+def test_what_is_no_json_is_neither_written_nor_replaces_a_file(tmp_path, value):
+    write_json(tmp_path / "file.json", {"old": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "file.json", {"new": value})
+    assert read_json(tmp_path / "file.json") == {"old": 1}
+    assert os.listdir(tmp_path) == ["file.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"a": ', "not a readable JSON file"),
+        (b"\xff\xfe", "not a readable JSON file"),
+        (b"3", "holds a JSON int, expected an object"),
+        (b"null", "expected an object"),
+    ],
+)
+def test_a_broken_json_file_is_one_clear_error(tmp_path, content, message):
+    (tmp_path / "file.json").write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        read_json(tmp_path / "file.json")
+    assert "file.json" in str(error.value)
+
+
+# --- lines ----------------------------------------------------------------------------------
+
+
+def test_lines_come_back_in_order(tmp_path):
+    for number in range(3):
+        append_line(tmp_path / "new" / "log.jsonl", {"number": number})
+    assert read_lines(tmp_path / "new" / "log.jsonl") == [{"number": n} for n in range(3)]
+    write_lines(tmp_path / "log.jsonl", [{"é": 1}])
+    assert read_lines(tmp_path / "log.jsonl") == [{"é": 1}]
+    assert read_lines(tmp_path / "missing.jsonl") == []
+
+
+@pytest.mark.parametrize("kept", range(1, len('{"number": 2}\n')))
+def test_a_last_line_cut_off_anywhere_is_dropped_and_the_next_is_whole(tmp_path, kept):
+    path = tmp_path / "log.jsonl"
+    write_lines(path, [{"number": 0}, {"number": 1}])
+    with path.open("a") as file:
+        file.write('{"number": 2}\n'[:kept])
+    assert read_lines(path) == [{"number": 0}, {"number": 1}]
+    append_line(path, {"number": 3})
+    assert [each["number"] for each in read_lines(path)] == [0, 1, 3]
+
+
+def test_a_letter_cut_in_half_is_dropped_too(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + '{"a": "é'.encode()[:-1])
+    assert read_lines(path) == [{"a": 1}]
+
+
+def test_a_broken_line_with_good_ones_after_it_is_not_thrown_away_in_silence(tmp_path):
+    """A kill can only cut the end of a file off: this is damage, and the rest cost hours."""
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"a": 1}\n{"a": \n{"a": 3}\n')
+    with pytest.raises(UserError, match=r"log\.jsonl"):
+        read_lines(path)
+    assert path.read_text().endswith('{"a": 3}\n')
+
+
+# --- fingerprints ---------------------------------------------------------------------------
+
+
+def test_a_fingerprint_depends_on_the_value_alone():
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    values = [1, 1.5, "1", [1], {"1": 1}, None, True, [1, 2], [2, 1], [[1], 2]]
+    assert len({fingerprint(value) for value in values}) == len(values)
+    assert len(fingerprint({})) == 16
+
+
+def test_a_fingerprint_is_the_same_in_another_process():
+    code = "import longrope.files as f; print(f.fingerprint({'b': [1, 'x'], 'a': None}))"
+    environment = os.environ | {"PYTHONHASHSEED": "7"}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert out.stdout.decode().strip() == fingerprint({"a": None, "b": [1, "x"]})
+
+
+def test_the_sha256_is_that_of_the_contents_in_order(tmp_path):
+    (tmp_path / "a").write_bytes(b"ab")
+    (tmp_path / "b").write_bytes(b"c")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180
+    assert sha256_of(tmp_path / "a", tmp_path / "b") == known
+
+
+# --- state ----------------------------------------------------------------------------------
+
+
+def test_progress_of_the_same_inputs_is_taken_up_again(tmp_path):
+    state = open_state(tmp_path / "state", {"seed": 1}, silent)
+    (state / "progress").write_text("half way")
+    assert open_state(tmp_path / "state", {"seed": 1}, pytest.fail) == state
+    assert (state / "progress").read_text() == "half way"
+
+
+def test_progress_of_other_inputs_is_emptied_and_said_so(tmp_path):
+    said = []
+    state = open_state(tmp_path / "state", {"seed": 1}, pytest.fail)
+    (state / "deep").mkdir()
+    (state / "deep" / "progress").write_text("half way")
+    open_state(tmp_path / "state", {"seed": 2}, said.append)
+    assert list(tree(state)) == ["made_from.json"]
+    assert len(said) == 1
+    assert str(state) in said[0]
+    open_state(tmp_path / "state", {"seed": 2}, pytest.fail)
+
+
+@pytest.mark.parametrize("guard", [None, "{", "[]"])
+def test_progress_that_nothing_vouches_for_is_emptied(tmp_path, guard):
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "progress").write_text("of what?")
+    if guard is not None:
+        (state / "made_from.json").write_text(guard)
+    open_state(state, {"seed": 1}, silent)
+    assert list(tree(state)) == ["made_from.json"]
+    assert json.loads((state / "made_from.json").read_text())["fingerprint"]

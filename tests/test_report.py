@@ -1,0 +1,457 @@
+"""What tables, figures and the summary say of records whose numbers are known by hand."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from longrope.config import load_config
+from longrope.errors import UserError
+from longrope.report.drawing import spread
+from longrope.report.figures import plot
+from longrope.report.load import accuracies, perplexities, read_evaluations, row_label
+from longrope.report.statistics import compare, wilson
+from longrope.report.summary import summarise, write_summary
+from longrope.report.tables import make_tables
+
+STUDY = """
+seed: 1
+corpora: {books: {source: {kind: text, files: ["*.txt"]}, splits: {}}}
+models:
+  MODEL:
+    source: {kind: folder, path: model}
+    original_window: 256
+    corpus: books
+    search: {1k: {evaluations: 8}}
+    tunings:
+      ours-1k: {method: search, window: 1k, steps: 4, batch: 2, learning_rate: 0.001,
+                mixture: {text: 0.7, digits-5: 0.2, word: 0.1}}
+      yarn-1k: {method: yarn, window: 1k, steps: 4, batch: 2, learning_rate: 0.001}
+    extension: {weights: ours-1k, search: {2k: {evaluations: 8}}, recovery: {512: {evaluations: 8}}}
+    evaluation:
+      perplexity: {windows: {256: 2, 512: 2, 1k: 2, 2k: 2}, methods: PERPLEXITY}
+      passkey: {prompts: {1k: 10}, methods: PASSKEY}
+"""
+PAPER = """table,base,method,fine_tune_window,dataset,setting,length,metric,bound,value,note
+table6,llama2-7b,yarn-64k,65536,books3,"20 books, sliding window 256k",1024,perplexity,,6.20,
+table6,llama2-7b,yarn-64k,65536,books3,"20 books, sliding window 256k",2048,perplexity,>,10000.0,
+table6,mistral-7b,original,,books3,"20 books, sliding window 256k",1024,perplexity,,66.61,
+"""
+
+
+def config_of(model: str = "toy", perplexity: dict | None = None, passkey: dict | None = None):
+    """The study with some methods evaluated: weights -> methods."""
+    text = STUDY.replace("MODEL", model).replace("PERPLEXITY", json.dumps(perplexity or {}))
+    return load_config(yaml.safe_load(text.replace("PASSKEY", json.dumps(passkey or {}))))
+
+
+def scored(length: int, document: str, *losses: float, tokens: int = 100, text: str = "a") -> dict:
+    """The record of one document: one window a loss, `tokens` scored in each."""
+    windows = [[number * length, tokens, loss] for number, loss in enumerate(losses)]
+    return {
+        "length": length,
+        "document": document,
+        "joined": False,
+        "tokens": tokens * len(losses),
+        "loss": sum(losses) / len(losses),
+        "windows": windows,
+        "scored_sha256": text,
+    }
+
+
+def documents(length: int, *losses: float) -> list[dict]:
+    return [scored(length, f"book {number}", loss) for number, loss in enumerate(losses)]
+
+
+def write_evaluation(
+    folder: Path, weights: str, method: str, records: list[dict], model: str = "toy", **more
+) -> Path:
+    """An evaluation file; without `fingerprint`, methods have factors of their own."""
+    task = "passkey" if "prompts" in records[0] else "perplexity"
+    factors = {
+        "method": method,
+        "window": 1024,
+        "attention_factor": more.get("attention_factor", 1.0),
+        "n_hat": 0,
+        "fingerprint": more.get("fingerprint", method),
+    }
+    lengths = sorted({record["length"] for record in records})
+    labels = [str(each) if each < 1024 else f"{each // 1024}k" for each in lengths]
+    path = folder / weights / task / f"{method}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    evaluation = {
+        "schema": 1,
+        "task": task,
+        "model": model,
+        "weights": weights,
+        "weights_fingerprint": weights,
+        "original_window": 256,
+        "method": method,
+        "protocol": {"stride": "length", "key": "digits-5", "decoding": "greedy"},
+        "factors": {label: factors for label in labels},
+        "records": records,
+    }
+    path.write_text(json.dumps(evaluation))
+    return path
+
+
+def paper(folder: Path) -> Path:
+    path = folder / "paper.csv"
+    path.write_text(PAPER)
+    return path
+
+
+# --- statistics -------------------------------------------------------------------------------
+
+
+def test_a_difference_weighs_every_window_by_its_tokens():
+    ours = [scored(256, "x", 1.0, 2.0, tokens=10), scored(256, "y", 3.0, tokens=60)]
+    theirs = [scored(256, "x", 1.5, 2.5, tokens=10), scored(256, "y", 2.9, tokens=60)]
+    found = compare(ours, theirs, 256)
+    assert found.difference == pytest.approx((10 * 0.5 + 10 * 0.5 - 60 * 0.1) / 80)
+    assert (found.windows, found.documents) == (3, 2)
+
+
+def test_documents_that_agree_make_a_win_and_the_other_way_round_a_loss():
+    ours, theirs = documents(256, 1.0, 2.0, 3.0), documents(256, 1.25, 2.25, 3.25)
+    win, loss = compare(ours, theirs, 256), compare(theirs, ours, 256)
+    assert (win.outcome, win.interval) == ("win", (0.25, 0.25))
+    assert (loss.outcome, loss.difference) == ("loss", -0.25)
+
+
+def test_documents_that_disagree_make_a_tie():
+    assert compare(documents(256, 1, 1, 1), documents(256, 1.5, 0.5, 1.1), 256).outcome == "tie"
+    assert compare(documents(256, 1, 2), documents(256, 1, 2), 256).outcome == "tie"
+
+
+def test_many_windows_of_two_documents_are_two_witnesses():
+    """Both draws take the same document every fourth time, so both extremes are inside."""
+    ours = [scored(256, "x", *[1.0] * 50), scored(256, "y", *[1.0] * 50)]
+    theirs = [scored(256, "x", *[2.0] * 50), scored(256, "y", *[0.5] * 50)]
+    found = compare(ours, theirs, 256)
+    assert (found.interval, found.outcome, found.windows) == ((-0.5, 1.0), "tie", 100)
+
+
+def test_with_many_documents_the_interval_is_that_of_the_mean():
+    gains = np.random.default_rng(0).normal(0.02, 0.1, 400)
+    found = compare(documents(256, *[1.0] * 400), documents(256, *(1 + gains)), 256)
+    error = 1.96 * gains.std() / math.sqrt(400)
+    assert found.interval == pytest.approx((gains.mean() - error, gains.mean() + error), abs=1e-3)
+
+
+def test_one_document_decides_nothing():
+    found = compare([scored(256, "x", 1.0, 1.0)], [scored(256, "x", 2.0, 2.0)], 256)
+    assert (found.difference, found.interval, found.outcome) == (1.0, None, "undecided")
+
+
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        [scored(256, "x", 1.0, text="b"), scored(256, "y", 1.0)],
+        [scored(256, "x", 1.0, 1.0), scored(256, "y", 1.0)],
+        [scored(256, "x", 1.0, tokens=99), scored(256, "y", 1.0)],
+        [scored(256, "x", 1.0)],
+        [scored(512, "x", 1.0), scored(512, "y", 1.0)],
+    ],
+    ids=["other text", "more windows", "fewer tokens", "fewer documents", "another length"],
+)
+def test_evaluations_of_other_tokens_are_not_compared(theirs):
+    with pytest.raises(UserError, match="perplexity at 256"):
+        compare([scored(256, "x", 1.0), scored(256, "y", 1.0)], theirs, 256)
+
+
+@pytest.mark.parametrize(
+    ("found", "trials", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_intervals_are_those_of_newcombe_1998(found, trials, low, high):
+    assert wilson(found, trials) == pytest.approx((low, high), abs=5e-5)
+    assert wilson(trials - found, trials) == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+# --- loading ----------------------------------------------------------------------------------
+
+
+def test_perplexity_weighs_tokens_and_the_document_mean_does_not(tmp_path):
+    records = [
+        scored(256, "long", math.log(10), tokens=300),
+        scored(256, "short", math.log(1000), tokens=100),
+    ]
+    path = write_evaluation(tmp_path, "base", "none", records)
+    config = config_of(perplexity={"base": ["none"]})
+    row = perplexities(read_evaluations(config, [path], "perplexity")).iloc[0]
+    assert row.perplexity == pytest.approx(10**1.5)
+    assert row.perplexity_document_mean == pytest.approx(505)
+    assert (row.tokens, row.windows, row.documents) == (400, 2, 2)
+
+
+def test_accuracy_comes_with_its_interval(tmp_path):
+    records = [{"length": 1024, "prompts": 20, "found": 0, "trials": []}]
+    path = write_evaluation(tmp_path, "base", "none", records)
+    config = config_of(passkey={"base": ["none"]})
+    row = accuracies(read_evaluations(config, [path], "passkey")).iloc[0]
+    assert (row.accuracy, row.low, round(row.high, 4)) == (0, 0, 0.1611)
+
+
+def test_an_evaluation_that_the_configuration_does_not_name_is_refused(tmp_path):
+    path = write_evaluation(tmp_path, "base", "ntk", documents(256, 1.0))
+    with pytest.raises(UserError, match=r"unknown method 'ntk': known are none, yarn"):
+        read_evaluations(config_of(perplexity={"base": ["none", "yarn"]}), [path], "perplexity")
+    config = config_of(perplexity={"base": ["ntk"]})
+    with pytest.raises(UserError, match="a second evaluation"):
+        read_evaluations(config, [path, path], "perplexity")
+    with pytest.raises(UserError, match="expected schema 1 of 'passkey'"):
+        read_evaluations(config, [path], "passkey")
+
+
+@pytest.mark.parametrize(
+    ("weights", "method", "label"),
+    [
+        ("base", "none", "untuned, original RoPE"),
+        ("base", "yarn", "untuned, YaRN (from 256)"),
+        ("base", "search", "untuned, search (LongRoPE)"),
+        ("ours-1k", "extended", "ours-1k, extended (LongRoPE)"),
+        ("ours-1k", "search", "ours-1k, second search"),
+        ("ours-1k", "yarn", "ours-1k, YaRN (from 256)"),
+        ("ours-1k", "yarn-on-tuned", "ours-1k, YaRN on tuned (from 1k)"),
+        ("ours-1k", "longest", "ours-1k, 2k factors throughout"),
+        ("yarn-1k", "yarn", "yarn-1k, YaRN"),
+        ("yarn-1k", "tuned", "yarn-1k, as tuned (1k factors)"),
+    ],
+)
+def test_rows_have_names_that_people_read(weights, method, label):
+    assert row_label(config_of().models["toy"], weights, method) == label
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def table(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / f"{name}.csv", dtype=str).set_index("weights, method")
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """Table 6 of four untuned methods: the best, one that ties, one worse, one blown up."""
+    methods = {
+        "none": documents(1024, 5.0, 6.0, 7.0),
+        "pi": documents(1024, 2.5, 3.5, 4.5),
+        "ntk": documents(1024, 2.1, 2.9, 4.0),
+        "yarn": documents(1024, 2.0, 3.0, 3.9),
+    }
+    paths = [write_evaluation(tmp_path, "base", name, each) for name, each in methods.items()]
+    config = config_of(perplexity={"base": list(methods)})
+    make_tables(config, paths, [], paper(tmp_path), tmp_path / "out")
+    return tmp_path / "out"
+
+
+def test_a_row_that_ties_with_the_best_is_bold_too_and_a_worse_one_is_not(compared):
+    text = (compared / "table06.md").read_text()
+    assert f"**{math.exp(8.9 / 3):.2f}**" in text and f"**{math.exp(3):.2f}**" in text
+    assert f"| {math.exp(3.5):.2f} |" in text and f"| {math.exp(6):.1f} |" in text
+
+
+def test_the_three_forms_of_a_table_hold_the_same_cells(compared):
+    cells = table(compared, "table06")["1k"].tolist()
+    assert cells == ["403.4", "33.12", "20.09", "19.43", "3 (3)"]
+    for ending in ("md", "tex"):
+        text = (compared / f"table06.{ending}").read_text()
+        assert all(cell in text for cell in cells) and "non-overlapping windows" in text
+
+
+def test_paper_rows_stand_only_below_the_paper_s_model(tmp_path):
+    for model in ("toy", "llama2-7b"):
+        config = config_of(model, perplexity={"base": ["none"]})
+        path = write_evaluation(tmp_path, "base", "none", documents(1024, 2.0, 3.0), model)
+        make_tables(config, [path], [], paper(tmp_path), tmp_path / model)
+    assert set(table(tmp_path / "toy", "table06").source) == {"ours"}
+    printed = table(tmp_path / "llama2-7b", "table06").query("source == 'paper'")
+    assert printed.index.tolist() == ["YaRN-64k, tuned at 64k"]
+    assert printed[["1k", "2k"]].to_numpy().tolist() == [["6.20", ">10000"]]
+
+
+def test_tables_9_and_10_hold_the_windows_that_were_searched_and_recovered(tmp_path):
+    records = [*documents(512, 2.0, 3.0), *documents(2048, 4.0, 5.0)]
+    asked = {"base": ["none", "yarn"], "ours-1k": ["extended", "longest", "tuned", "yarn-on-tuned"]}
+    paths = [
+        write_evaluation(tmp_path, weights, method, records)
+        for weights, methods in asked.items()
+        for method in methods
+    ]
+    make_tables(config_of(perplexity=asked), paths, [], paper(tmp_path), tmp_path)
+    second, short = table(tmp_path, "table09"), table(tmp_path, "table10")
+    assert second.columns[4:].tolist() == ["2k"] and short.columns[4:].tolist() == ["512"]
+    assert second.index.tolist() == [
+        "ours-1k, extended (LongRoPE)",
+        "ours-1k, as tuned (1k factors)",
+        "ours-1k, YaRN on tuned (from 1k)",
+        "windows (of documents) scored",
+    ]
+    assert short.index.tolist() == [
+        "ours-1k, extended (LongRoPE), with recovery",
+        "ours-1k, 2k factors throughout, without recovery",
+        "ours-1k, as tuned (1k factors)",
+        "untuned, original RoPE",
+        "windows (of documents) scored",
+    ]
+
+
+def test_the_passkey_table_says_what_the_tuning_held_and_how_it_was_scaled(tmp_path):
+    records = [{"length": 1024, "prompts": 20, "found": 20, "trials": []}]
+    paths = [
+        write_evaluation(tmp_path, "ours-1k", "extended", records),
+        write_evaluation(tmp_path, "yarn-1k", "yarn", records, attention_factor=1.1386),
+    ]
+    config = config_of(passkey={"ours-1k": ["extended"], "yarn-1k": ["yarn"]})
+    make_tables(config, [], paths, paper(tmp_path), tmp_path)
+    found = table(tmp_path, "passkey")
+    assert found["1k"].tolist() == ["100 [84, 100]", "100 [84, 100]", "20"]
+    assert found["attention factor"].tolist()[:2] == ["1", "1.139"]
+    assert found["other than text in tuning"].tolist()[:2] == ["20% digits-5, 10% word", "none"]
+
+
+def test_a_table_without_rows_says_so(tmp_path):
+    make_tables(config_of(), [], [], paper(tmp_path), tmp_path)
+    for name in ("table06", "table09", "table10", "passkey"):
+        assert "evaluates nothing" in (tmp_path / f"{name}.md").read_text()
+        assert table(tmp_path, name).empty and (tmp_path / f"{name}.tex").exists()
+
+
+# --- summary ----------------------------------------------------------------------------------
+
+
+def test_a_comparison_that_longrope_loses_is_printed_as_a_loss(tmp_path):
+    paths = [
+        write_evaluation(tmp_path, "base", "search", documents(1024, 2.2, 3.2)),
+        write_evaluation(tmp_path, "base", "yarn", documents(1024, 2.0, 3.0)),
+        write_evaluation(tmp_path, "base", "pi", documents(1024, 2.5, 3.5)),
+    ]
+    config = config_of(perplexity={"base": ["pi", "yarn", "search"]})
+    write_summary(config, paths, [], tmp_path / "summary.json", tmp_path / "summary.md")
+    claims = json.loads((tmp_path / "summary.json").read_text())["models"]["toy"]["claims"]
+    outcomes = {claim["id"].split("/")[-1]: claim["outcome"] for claim in claims}
+    assert outcomes == {"base.pi": "win", "base.yarn": "loss"}
+    assert claims[1]["difference_nats"] == pytest.approx(-0.2)
+    text = (tmp_path / "summary.md").read_text()
+    assert "win 1, loss 1, tie 0, undecided 0" in text and "| -0.2000 [" in text
+
+
+def test_the_extended_model_is_set_against_everything_else_that_was_tuned(tmp_path):
+    methods = {
+        ("base", "yarn"): 3.0,
+        ("ours-1k", "extended"): 1.0,
+        ("ours-1k", "search"): 1.0,
+        ("ours-1k", "yarn-on-tuned"): 1.1,
+        ("yarn-1k", "yarn"): 1.2,
+    }
+    paths = [
+        write_evaluation(tmp_path, *key, documents(2048, loss, loss + 1), fingerprint=str(loss))
+        for key, loss in methods.items()
+    ]
+    asked = {"base": ["yarn"], "ours-1k": ["extended", "search", "yarn-on-tuned"]}
+    config = config_of(perplexity=asked | {"yarn-1k": ["yarn"]})
+    claims = summarise(config, paths, [])["models"]["toy"]["claims"]
+    assert [claim["id"] for claim in claims] == [  # not search: there it has the same factors
+        "toy/second-search/2k/ours-1k.extended/ours-1k.yarn-on-tuned",
+        "toy/second-search/2k/ours-1k.extended/yarn-1k.yarn",
+    ]
+
+
+def test_the_blow_up_is_the_ratio_to_the_original_window(tmp_path):
+    records = documents(256, math.log(20)) + documents(1024, math.log(50))
+    passkey = [{"length": 1024, "prompts": 10, "found": 5, "trials": []}]
+    paths = [write_evaluation(tmp_path, "base", "none", each) for each in (records, passkey)]
+    config = config_of(perplexity={"base": ["none"]}, passkey={"base": ["none"]})
+    found = summarise(config, paths[:1], paths[1:])["models"]["toy"]
+    assert found["blow_up"]["perplexity"] == pytest.approx(20)
+    assert found["blow_up"]["longer"]["1k"]["ratio"] == pytest.approx(2.5)
+    assert found["passkey"]["base"]["none"]["1k"]["accuracy"] == 0.5
+
+
+# --- figures ----------------------------------------------------------------------------------
+
+
+def test_a_figure_draws_the_same_bytes_twice_and_its_csv_says_what(tmp_path):
+    records = documents(256, 3.0, 3.1) + documents(2048, 8.0, 8.0)
+    path = write_evaluation(tmp_path, "base", "none", records)
+    config = config_of(perplexity={"base": ["none"]})
+    for stem in ("a", "b"):
+        plot("figure1", config, [path], tmp_path / stem)
+    drawn = pd.read_csv(tmp_path / "a.csv")
+    assert drawn.perplexity.tolist() == pytest.approx([math.exp(3.05), math.exp(8)])
+    assert drawn.above_axis.tolist() == [False, True]
+    for ending in ("png", "pdf", "csv"):
+        first, second = ((tmp_path / f"{stem}.{ending}").read_bytes() for stem in ("a", "b"))
+        assert first == second
+
+
+def test_figure_6_names_what_the_search_started_from(tmp_path):
+    path = tmp_path / "results/toy/base/factors/search/1k/trace.jsonl"
+    path.parent.mkdir(parents=True)
+    scores = [90.0, 40.0, 35.0, 36.0, 34.0]
+    lines = [
+        {
+            "step": step + 1,
+            "generation": step // 4,
+            "perplexity": score,
+            "best_perplexity": min(scores[: step + 1]),
+        }
+        for step, score in enumerate(scores)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plot("figure6", config_of(), [path], tmp_path / "figure6")
+    drawn = pd.read_csv(tmp_path / "figure6.csv", keep_default_na=False)
+    assert drawn.start.tolist() == ["PI", "NTK", "YaRN", "MrRoPE-Pro", ""]
+    assert drawn.best_perplexity.tolist() == [90, 40, 35, 35, 34]
+    with pytest.raises(UserError, match="expected a path that ends like"):
+        plot("figure6", config_of(), [tmp_path / "trace.jsonl"], tmp_path / "figure6")
+
+
+def test_figure_5_draws_every_step_of_every_tuning(tmp_path):
+    path = tmp_path / "results/toy/yarn-1k/training/metrics.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(f'{{"step": {n + 1}, "loss": {3 - n % 2}}}\n' for n in range(15)))
+    plot("figure5", config_of(), [path], tmp_path / "figure5")
+    drawn = pd.read_csv(tmp_path / "figure5.csv")
+    assert drawn.loss.tolist() == [3 - n % 2 for n in range(15)]
+    assert drawn.smoothed[7] == pytest.approx((3 + 2 + 3) / 3)
+    assert set(drawn.weights) == {"yarn-1k"}
+
+
+@pytest.mark.parametrize("name", ["figure1", "figure4", "figure5", "figure6"])
+def test_a_figure_without_records_is_still_drawn(tmp_path, name):
+    plot(name, config_of(), [], tmp_path / name)
+    assert (tmp_path / f"{name}.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("wanted", "places"),
+    [
+        ([0.2, 0.5], [0.2, 0.5]),
+        ([0.5, 0.5], [0.45, 0.55]),
+        ([0.0, 0.0, 0.9], [0.0, 0.1, 0.9]),
+        ([1.0, 1.0, 1.0], [0.8, 0.9, 1.0]),
+    ],
+)
+def test_names_keep_their_distance_and_stay_beside_the_panel(wanted, places):
+    assert spread(wanted, 0.1) == pytest.approx(places)
+
+
+def test_a_report_needs_neither_torch_nor_transformers():
+    code = (
+        "import sys; import longrope.report.figures, longrope.report.summary,"
+        " longrope.report.tables;"
+        " sys.exit(bool({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

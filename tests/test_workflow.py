@@ -1,0 +1,135 @@
+"""The workflow as Snakemake sees it: the DAG, the lint, the messages, the cluster's view."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from longrope.config import json_schema
+
+ROOT = Path(__file__).parent.parent
+
+
+def snakemake(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    return subprocess.run(
+        [*command, "--directory", str(cwd), *arguments], capture_output=True, text=True, cwd=ROOT
+    )
+
+
+@pytest.fixture
+def place(tmp_path):
+    """An empty working directory with the project's resources and default configuration."""
+    for name in ("resources", "config"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def jobs(output: str) -> dict[str, int]:
+    """The table of jobs that a dry run prints."""
+    lines = output.split("Job stats:")[1].splitlines()[3:]
+    counts = {}
+    for line in lines:
+        if not line.strip():
+            break
+        name, count = line.split()
+        counts[name] = int(count)
+    return counts
+
+
+def test_the_default_study_asks_for_every_stage(place):
+    counts = jobs(snakemake("--dry-run", cwd=place).stdout)
+    assert counts["search_factors"] == 5
+    assert counts["recover_factors"] == 2
+    assert counts["finetune_model"] == 4
+    assert counts["evaluate_perplexity"] == 14
+    assert counts["evaluate_passkey"] == 7
+    assert counts["plot_figure"] == 4
+    assert counts["import_model"] == counts["tokenize_corpus"] == counts["make_tables"] == 1
+
+
+@pytest.mark.parametrize(
+    "target", ["search", "finetune", "recovery", "evaluation", "tables", "figures", "extended"]
+)
+def test_each_named_target_is_a_part_of_the_study(place, target):
+    result = snakemake("--dry-run", target, cwd=place)
+    whole = jobs(snakemake("--dry-run", cwd=place).stdout)
+    part = jobs(result.stdout)
+    part.pop(target)
+    assert part.pop("total") <= whole["total"]
+    assert all(count <= whole[rule] for rule, count in part.items())
+
+
+def test_another_configuration_replaces_the_default_one(place):
+    result = snakemake("--dry-run", "--configfile", "config/pretrain.yaml", "pretrain", cwd=place)
+    assert "tiny-from-scratch" in result.stdout
+    assert "results/tiny/" not in result.stdout
+
+
+def test_a_budget_changes_the_command_of_its_own_search_only(place, tmp_path):
+    text = (ROOT / "config/config.yaml").read_text()
+    assert "8k: {evaluations: 30" in text
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(text.replace("8k: {evaluations: 30", "8k: {evaluations: 31"))
+    before = dry_parameters(place, ROOT / "config/config.yaml")
+    after = dry_parameters(place, changed)
+    assert {name for name in before if before[name] != after[name]} == {"search 8k"}
+
+
+def dry_parameters(place: Path, config: Path) -> dict[str, str]:
+    """The shell command of every search in a dry run."""
+    result = snakemake("--dry-run", "--printshellcmds", "--configfile", str(config), cwd=place)
+    commands = [line.strip() for line in result.stdout.splitlines() if "exec longrope" in line]
+    searches = [line for line in commands if " search " in line]
+    return {
+        f"search {line.split('/state/')[1].split()[0].split('/')[-1]}": line for line in searches
+    }
+
+
+def test_snakemake_finds_nothing_to_complain_about():
+    result = snakemake("--lint")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_schema_is_that_of_the_typed_configuration():
+    written = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())
+    assert written == json_schema(), "run: longrope schema > workflow/schemas/config.schema.json"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda c: c["models"]["tiny"].update(sarch={}), "did you mean 'search'?"),
+        (
+            lambda c: c["models"]["tiny"]["search"].update({128: {"evaluations": 9}}),
+            "the window must be above the original one, 256",
+        ),
+        (lambda c: c["models"]["tiny"].update(corpus="book"), "known are books"),
+    ],
+)
+def test_a_wrong_configuration_stops_a_dry_run_with_one_message(place, tmp_path, wrong, message):
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    wrong(config)
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(config))
+    result = snakemake("--dry-run", "--configfile", str(path), cwd=place)
+    assert result.returncode == 1
+    assert message in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_the_cluster_profile_asks_for_what_each_job_needs(place):
+    pytest.importorskip("snakemake_executor_plugin_slurm")
+    result = snakemake("--dry-run", "--profile", str(ROOT / "profiles/slurm"), cwd=place)
+    assert result.returncode == 0, result.stderr
+    blocks = result.stdout.split("\n\n")
+    search = (
+        next(block for block in result.stdout.split("[Mon") if "Searching" in block)
+        if ("[Mon" in result.stdout)
+        else next(block for block in blocks if "Searching" in block)
+    )
+    assert "gpu:1" in search
+    assert "runtime=1440" in search
