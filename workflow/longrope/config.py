@@ -286,6 +286,8 @@ class Budget(Settings):
 
     evaluations: Count  # candidates scored, at most; none is scored twice
     documents: Count = 5  # validation documents a candidate is scored on, one window each
+    # Passkey documents it is scored on as well (0: the paper's fitness, perplexity alone).
+    needles: Annotated[int, Field(ge=0)] = 0
     optimiser: OptimiserSettings | None = None  # instead of the model's own
 
 
@@ -296,10 +298,22 @@ class SearchSettings(Settings):
     budget: Budget
     optimiser: OptimiserSettings
     attention_factor: AttentionFactor
+    needle_weight: Annotated[float, Field(ge=0)]
     seed: int
 
 
 # --- evaluation -----------------------------------------------------------------------------
+
+
+# Weights -> methods to measure, each with the longest length at which it is (None: at all).
+# May be written as a list of methods, or as a mapping such as {none: 2k, yarn: 16k}.
+Methods = dict[
+    Name,
+    Annotated[
+        dict[Name, Window | None],
+        BeforeValidator(lambda given: dict.fromkeys(given) if isinstance(given, list) else given),
+    ],
+]
 
 
 class PerplexitySettings(Settings):
@@ -311,7 +325,12 @@ class PerplexitySettings(Settings):
     # their tokens are scored. A number: after the first window only the last so many tokens of
     # each are scored, each token once (the paper uses 256: at 128k, 512 times the cost).
     stride: Window | None = None
-    methods: dict[Name, list[Name]] = {}  # weights -> methods
+    methods: Methods = {}
+
+    @property
+    def amounts(self) -> dict[int, int]:
+        """How much is measured at each length."""
+        return self.windows
 
 
 class PasskeySettings(Settings):
@@ -319,7 +338,12 @@ class PasskeySettings(Settings):
 
     key: Annotated[str, Field(pattern=r"^(word|digits-[1-9])$")] = "digits-5"
     prompts: dict[Window, Count] = Field(min_length=1)  # for each length, how many documents
-    methods: dict[Name, list[Name]] = {}  # weights -> methods
+    methods: Methods = {}
+
+    @property
+    def amounts(self) -> dict[int, int]:
+        """How much is measured at each length."""
+        return self.prompts
 
 
 class Evaluation(Settings):
@@ -380,6 +404,8 @@ class ModelSettings(Settings):
     # Multiplies cos and sin of searched factors: none (the paper's equations), su (the authors'
     # released code: sqrt(1 + ln s / ln L)), yarn (0.1 ln s + 1), or a number.
     attention_factor: AttentionFactor = "none"
+    # Fitness = loss + needle_weight * loss of the keys of a budget's needles, in nats a token.
+    needle_weight: Annotated[float, Field(ge=0)] = 0.1
     search: dict[Window, Budget] = {}  # on the pre-trained model
     tunings: dict[Name, TuningSettings] = {}
     extension: Extension | None = None

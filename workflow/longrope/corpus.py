@@ -18,7 +18,7 @@ import numpy as np
 
 from longrope.config import CorpusSettings, Need, TokenizeSettings
 from longrope.errors import UserError
-from longrope.files import read_json, replacing, sha256_of, write_json
+from longrope.files import fingerprint, read_json, replacing, sha256_of, write_json
 
 SCHEMA = 1  # of manifest.json
 SPLITS = ("train", "validation", "test")
@@ -265,7 +265,8 @@ class TokenSplit:
         self.manifest = read_json(self.folder / "manifest.json")
         if self.manifest.get("schema") != SCHEMA:
             raise UserError(f"{folder}: tokens of another version; tokenise the corpus again")
-        self.sha256: str = self.manifest["sha256"]
+        # Of the tokens and of where documents begin: what any result on this split depends on.
+        self.sha256: str = fingerprint([self.manifest["sha256"], self.manifest["documents"]])
         path = self.folder / "tokens.bin"
         dtype = np.dtype(self.manifest["dtype"])
         if not path.exists() or path.stat().st_size != self.manifest["tokens"] * dtype.itemsize:

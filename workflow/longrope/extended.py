@@ -87,14 +87,29 @@ def read_tiers(path: Path, rope: Rope | None = None) -> Tiers:
     if record.get("schema") != SCHEMA:
         raise UserError(f"{path}: schema {record.get('schema')!r}, this version reads {SCHEMA}")
     tiers = []
-    for entry in record["tiers"]:
+    for entry in _entries(path, record):
         factors = read_factors(Path(path).parent / entry["factors"], rope)
         if factors.window != entry["max_length"]:
             raise UserError(
                 f"{path}: a tier of {entry['max_length']} tokens names factors for {factors.window}"
             )
         tiers.append(factors)
-    return Tiers(tuple(tiers))
+    try:
+        return Tiers(tuple(tiers))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _entries(path: Path, record: dict) -> list[dict]:
+    entries = record["tiers"]
+    for entry in entries if isinstance(entries, list) else [None]:
+        name = entry.get("factors") if isinstance(entry, dict) else None
+        if not (isinstance(name, str) and isinstance(entry.get("max_length"), int)):
+            raise UserError(
+                f"{path}: tiers must be a list of objects with max_length (a number) and factors"
+                f" (a file), found {entry if isinstance(entries, list) else entries!r}"
+            )
+    return entries
 
 
 class ExtendedModel:

@@ -34,8 +34,8 @@ class Rope:
         return self.rotary_dim // 2
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.theta, int | float) and self.theta > 1):
-            raise UserError(f"rope_theta = {self.theta!r}: must be a number above 1")
+        if not (_number(self.theta) and 1 < self.theta < math.inf):
+            raise UserError(f"rope_theta = {self.theta!r}: must be a finite number above 1")
         if not (_whole(self.rotary_dim) and self.rotary_dim >= 2 and self.rotary_dim % 2 == 0):
             raise UserError(f"rotary_dim = {self.rotary_dim!r}: must be even and at least 2")
         if not (_whole(self.original_window) and self.original_window > 0):
@@ -61,7 +61,7 @@ class RescaleFactors:
                 f" {self.rope.pairs} (rotary_dim / 2)"
             )
         for pair, value in enumerate(self.lambda_):
-            if not isinstance(value, int | float) or math.isnan(value) or value < 1:
+            if not _number(value) or value < 1:
                 raise UserError(
                     f"lambda[{pair}] = {value!r}: every factor is a number >= 1 (or inf)"
                 )
@@ -69,8 +69,10 @@ class RescaleFactors:
             raise UserError(f"window = {self.window!r}: must be a positive number of tokens")
         if not (_whole(self.n_hat) and self.n_hat >= 0):
             raise UserError(f"n_hat = {self.n_hat!r}: must be a whole number >= 0")
-        if not (isinstance(self.attention_factor, int | float) and self.attention_factor > 0):
+        if not (_number(self.attention_factor) and 0 < self.attention_factor < math.inf):
             raise UserError(f"attention_factor = {self.attention_factor!r}: must be above 0")
+        if not isinstance(self.provenance, dict):
+            raise UserError(f"provenance = {self.provenance!r}: must be an object")
 
     @property
     def ratio(self) -> float:
@@ -168,6 +170,10 @@ def describe(factors: RescaleFactors) -> str:
         f" lambda {low:g} to {high:g}, n_hat {factors.n_hat},"
         f" attention factor {factors.attention_factor:g}"
     )
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
 def _whole(value: object) -> bool:

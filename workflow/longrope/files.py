@@ -77,23 +77,34 @@ def write_lines(path: Path, records: list[dict]) -> None:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The records of a `.jsonl` file, none if it is missing; what a kill cut short is cut off."""
+    """The records of a finished `.jsonl` file; UserError if it is missing or damaged."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            raise UserError(
+                f"{path}: line {number} is damaged; delete the file and run its stage again"
+            ) from None
+    return records
+
+
+def resume_lines(path: Path) -> list[dict]:
+    """The records of a `.jsonl` file that is being appended to, none if there is none yet.
+
+    A last line that a kill cut short is cut off the file; UserError for damage anywhere else.
+    """
     if not path.exists():
         return []
-    records, good = [], 0
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                records.append(json.loads(line))
-            except (json.JSONDecodeError, UnicodeDecodeError):
-                break
-            if not line.endswith(b"\n"):
-                records.pop()
-                break
-            good += len(line)
-    if good < path.stat().st_size:
+    whole = path.read_bytes()
+    good = whole.rfind(b"\n") + 1
+    if good < len(whole):
         os.truncate(path, good)
-    return records
+    return read_lines(path)
 
 
 def fingerprint(value: object) -> str:

@@ -18,20 +18,22 @@ PIECE = 1 << 25  # logits held at a time: 128 MiB in float32
 def token_losses(model, tokens_BT: torch.Tensor) -> torch.Tensor:
     """Loss in nats of tokens 1..T-1 given those before: (B, T-1), float32."""
     hidden_BTD = model.model(input_ids=tokens_BT, use_cache=False).last_hidden_state
-    head = model.get_output_embeddings().weight
+    head = model.get_output_embeddings()
     hidden_ND = hidden_BTD[:, :-1].flatten(0, 1)
     labels_N = tokens_BT[:, 1:].flatten()
-    rows = max(1, PIECE // head.shape[0])
+    rows = max(1, PIECE // head.weight.shape[0])
     recompute = len(hidden_ND) > rows and torch.is_grad_enabled() and hidden_ND.requires_grad
     pieces = []
     for hidden, labels in zip(hidden_ND.split(rows), labels_N.split(rows), strict=True):
         if recompute:
-            pieces.append(checkpoint(_piece, hidden, head, labels, use_reentrant=False))
+            pieces.append(
+                checkpoint(_piece, hidden, head.weight, head.bias, labels, use_reentrant=False)
+            )
         else:
-            pieces.append(_piece(hidden, head, labels))
+            pieces.append(_piece(hidden, head.weight, head.bias, labels))
     return torch.cat(pieces).view(tokens_BT.shape[0], -1)
 
 
-def _piece(hidden_ND: torch.Tensor, head_VD: torch.Tensor, labels_N: torch.Tensor):
-    logits_NV = F.linear(hidden_ND, head_VD)
+def _piece(hidden_ND, head_VD, bias_V, labels_N) -> torch.Tensor:
+    logits_NV = F.linear(hidden_ND, head_VD, bias_V)
     return F.cross_entropy(logits_NV.float(), labels_N, reduction="none")

@@ -47,8 +47,6 @@ class SequenceMaker:
         if not self._documents:
             raise UserError(f"{split.folder}: no documents to train on")
         self._lengths = np.array([len(tokens) for tokens in self._documents])
-        self._is = self._writer.encode(" is")
-        self._words = [self._writer.encode(" " + word) for word in WORDS]
 
     def batch(
         self, mixture: dict[str, float], sequences: int, length: int, seed: int, step: int
@@ -115,9 +113,10 @@ class SequenceMaker:
             repeat = bool(known) and (rng.random() < 0.5 or len(known) == len(WORDS))
             word = int(rng.choice(list(known))) if repeat else int(order[len(known)])
             if not repeat:
-                known[word] = self._writer.encode(f" {random_key(f'digits-{digits}', rng)}")
-            value = known[word]
-            statement = [*self._words[word], *self._is, *value, *self._writer.encode(".")]
+                known[word] = random_key(f"digits-{digits}", rng)
+            value = self._writer.continuation(f" {known[word]}")
+            claim = self._writer.continuation(f" {WORDS[word]} is")
+            statement = [*claim, *value, *self._writer.continuation(".")]
             ids += statement
             weight = np.full(len(statement), OTHER_WEIGHT, np.float32)
             if repeat:

@@ -7,7 +7,7 @@ exact number of tokens. Text is tokenised line by line and joined as tokens.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -20,6 +20,8 @@ INTRO = (
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 STATEMENT = "The pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = "What is the pass key? The pass key is"
+
+ANCHOR = "."  # text before a piece that is encoded as it follows other text
 
 WORDS = tuple(
     """
@@ -58,30 +60,25 @@ class PasskeyWriter:
     def __init__(self, tokenizer) -> None:
         self._tokenizer = tokenizer
         self._bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        self._answers: dict[str, np.ndarray] = {}
+        self.continuation = lru_cache(maxsize=4096)(self._continuation)
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids of `text`, with no special tokens."""
+        """Token ids of `text` as it begins a document, with no special tokens."""
         return np.array(self._tokenizer.encode(text, add_special_tokens=False), dtype=np.int64)
+
+    def _continuation(self, text: str) -> np.ndarray:
+        """Token ids of `text` as it follows other text: with no blank put before it."""
+        whole, anchor = self.encode(ANCHOR + text), self.encode(ANCHOR)
+        if not np.array_equal(whole[: len(anchor)], anchor):
+            raise UserError(
+                f"this tokenizer joins {ANCHOR!r} with what follows ({text[:20]!r}):"
+                " passkey documents cannot be put together from its tokens"
+            )
+        return whole[len(anchor) :]
 
     @cached_property
     def _intro(self) -> np.ndarray:
-        return np.concatenate([np.array(self._bos, np.int64), self.encode(INTRO + "\n")])
-
-    @cached_property
-    def _filler(self) -> np.ndarray:
-        return self.encode(FILLER + " ")
-
-    @cached_property
-    def _question(self) -> np.ndarray:
-        return self.encode("\n" + QUESTION)
-
-    def answer(self, key: str) -> np.ndarray:
-        """The tokens of `key` as they continue the question."""
-        if key not in self._answers:
-            whole = self.encode(f"\n{QUESTION} {key}")
-            self._answers[key] = whole[len(self._question) :]
-        return self._answers[key]
+        return np.concatenate([np.array(self._bos, np.int64), self.encode(INTRO)])
 
     def write(
         self,
@@ -98,22 +95,26 @@ class PasskeyWriter:
         replaces the paper's sentences by other tokens, at least `length` of them; without `intro`
         the document starts at the filler. Raises UserError if `length` is too short.
         """
-        statement = self.encode("\n" + STATEMENT.format(key=key) + "\n")
-        answer = self.answer(key)
         start = self._intro if intro else self._intro[: len(self._bos)]
-        fixed = len(start) + len(statement) + len(self._question) + len(answer)
+        newline = self.continuation("\n")
+        statement = self.continuation("\n" + STATEMENT.format(key=key))
+        question = self.continuation("\n" + QUESTION)
+        answer = self.continuation(f" {key}")
+        fixed = sum(map(len, (start, newline, statement, newline, question, answer)))
         room = length - fixed
         if room < 0:
             raise UserError(f"a passkey document takes {fixed} tokens, the window has {length}")
-        unit = len(self._filler) if filler is None else 1
+        first, later = self.continuation(FILLER), self.continuation(" " + FILLER)
+        unit = len(later) if filler is None else 1
         repeats = room // unit
         before = int(rng.integers(0, repeats + 1)) if depth is None else round(depth * repeats)
-        cut = before * unit
         if filler is None:
-            stream = np.tile(self._filler, repeats + 1)
-            # What is over goes before the question, and ends with the filler's last sentence.
-            first, second = stream[:cut], stream[len(stream) - (room - cut) :]
+            # The first of a row of fillers has no blank before it. What is over goes after the
+            # key: the end of a filler, so that a full stop comes before the question.
+            above = np.concatenate([first, *[later] * (before - 1)]) if before else first[:0]
+            below = np.tile(later, repeats + 1)
+            below = below[len(below) - (room - len(above)) :]
         else:
-            first, second = filler[:cut], filler[cut:room]
-        prompt = np.concatenate([start, first, statement, second, self._question])
+            above, below = filler[:before], filler[before:room]
+        prompt = np.concatenate([start, newline, above, statement, newline, below, question])
         return Prompt(prompt, answer, key, before / repeats if repeats else 0.0)

@@ -76,14 +76,14 @@ def pretrain(
         describe=f"pre-training {name}",
     )
     rope = Rope(name, settings.architecture.theta, model.config.head_dim, window, UNKNOWN)
-    origin = {"kind": "pretrain", "corpus_sha256": split.sha256}
+    origin = {"kind": "pretrain", "corpus_sha256": split.manifest["sha256"]}
     save_model(model, tokenizer, folder, ModelRecord(rope, BASE, UNKNOWN, origin, {}), "bfloat16")
     training = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": len(metrics),
         "tokens": sum(each["tokens"] for each in metrics),
         "corpus_tokens": split.manifest["tokens"],
-        "corpus_sha256": split.sha256,
+        "corpus_sha256": split.manifest["sha256"],
         "seconds": round(sum(each["seconds"] for each in metrics)),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

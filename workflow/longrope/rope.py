@@ -91,6 +91,7 @@ def install(model, rope: Rope) -> RescaledRotary:
     body = getattr(model, "model", model)
     original = getattr(body, "rotary_emb", None)
     if isinstance(original, RescaledRotary):
+        check_same_model(rope, original.rope)
         return original
     inverse = getattr(original, "inv_freq", None)
     name = type(model).__name__
@@ -104,8 +105,24 @@ def install(model, rope: Rope) -> RescaledRotary:
     expected = rope.theta ** (-2 * torch.arange(rope.pairs, dtype=torch.float64) / rope.rotary_dim)
     if not torch.allclose(inverse.double().cpu(), expected, rtol=1e-4):
         raise UserError(f"{name}: its RoPE frequencies are not those of theta {rope.theta:g}")
-    body.rotary_emb = RescaledRotary(original, rope)
-    return body.rotary_emb
+    rotary = RescaledRotary(original, rope)
+    _check_layout(name, rotary, inverse.device)
+    body.rotary_emb = rotary
+    return rotary
+
+
+def _check_layout(name: str, rotary: RescaledRotary, device: torch.device) -> None:
+    """Raise UserError unless factors of one give what the model's own module gives.
+
+    Some families lay the pairs out in another order (Cohere interleaves them) or scale them.
+    """
+    ones = RescaleFactors(rotary.rope, 8, "none", (1.0,) * rotary.rope.pairs)
+    positions = torch.arange(8, device=device)[None]
+    expected = rotary.original(torch.zeros(1, 8, 1, device=device), positions)
+    found = rescaled_cos_sin([ones], positions, device)
+    for ours, theirs in zip(found, expected, strict=True):
+        if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs, atol=1e-4):
+            raise UserError(f"{name} lays out its rotary embedding in a way that is not supported")
 
 
 def attention_factor(setting: str | float, ratio: float, original_window: int) -> float:

@@ -11,11 +11,18 @@ The methods of an evaluation:
     search                     searched factors, at the windows that were searched
     tuned                      the factors of the fine-tuning, at every length
     extended                   the extended model: at each length the factors of its tier
-    longest                    the factors of its longest window, at every length
+    longest                    the factors of its longest window, at lengths up to the tuned one
 """
 
 from longrope.baselines import CLOSED_FORMS
-from longrope.config import BASE, Config, ModelSettings, Need
+from longrope.config import (
+    BASE,
+    Config,
+    ModelSettings,
+    Need,
+    PasskeySettings,
+    PerplexitySettings,
+)
 from longrope.errors import UserError, unknown_name
 from longrope.windows import window_label
 
@@ -43,9 +50,9 @@ def searched(settings: ModelSettings, weights: str) -> list[int]:
 
 
 def warm_window(settings: ModelSettings, weights: str, window: int) -> int | None:
-    """The window whose factors a second search starts from: the one before, if there is one."""
+    """The window whose factors a search starts from: the one before, if there is one."""
     before = [each for each in searched(settings, weights) if each < window]
-    return max(before) if before and weights != BASE else None
+    return max(before, default=None)
 
 
 def tiers(model: str, settings: ModelSettings) -> list[str]:
@@ -60,9 +67,12 @@ def tiers(model: str, settings: ModelSettings) -> list[str]:
 
 
 def lengths_of(
-    settings: ModelSettings, weights: str, method: str, amounts: dict[int, int]
+    settings: ModelSettings, weights: str, method: str, task: PerplexitySettings | PasskeySettings
 ) -> dict[int, int]:
-    """At which of the configured lengths a method is measured on some weights."""
+    """At which of a task's lengths a method is measured on some weights, and how much at each."""
+    amounts = task.amounts
+    if bound := task.methods.get(weights, {}).get(method):
+        amounts = {length: amount for length, amount in amounts.items() if length <= bound}
     original = settings.original_window
     if method == "none" or method == "tuned":
         chosen = list(amounts)
@@ -71,7 +81,10 @@ def lengths_of(
     elif method.endswith(ON_TUNED):
         tuned = settings.tunings[weights].window
         chosen = [length for length in amounts if length > tuned]
-    elif method in OF_EXTENDED:
+    elif method == "longest":
+        tuned = settings.tunings[weights].window
+        chosen = [length for length in amounts if length <= tuned]
+    elif method == "extended":
         longest = max([settings.tunings[weights].window, *settings.extension.search])
         chosen = [length for length in amounts if length <= longest]
     else:
@@ -245,10 +258,10 @@ def _extension_problems(settings: ModelSettings) -> list[str]:
 # --- what the target rules ask for ----------------------------------------------------------
 
 
-def search_files(config: Config, name: str) -> list[str]:
-    """A file (factors.json or trace.jsonl) of every search on pre-trained and tuned weights."""
+def search_files(config: Config) -> list[str]:
+    """The factors of every search on pre-trained and tuned weights."""
     return [
-        factors_path(model, weights, "search", window).replace("factors.json", name)
+        factors_path(model, weights, "search", window)
         for model, settings in config.models.items()
         for weights in [BASE, *settings.tunings]
         for window in searched(settings, weights)
@@ -263,6 +276,12 @@ def recovery_files(config: Config) -> list[str]:
         if settings.extension
         for window in settings.extension.recovery
     ]
+
+
+def trace_files(config: Config) -> list[str]:
+    """The traces of every search and recovery."""
+    found = search_files(config) + recovery_files(config)
+    return [path.replace("factors.json", "trace.jsonl") for path in found]
 
 
 def training_files(config: Config) -> list[str]:

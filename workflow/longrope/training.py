@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from longrope.config import LoopSettings
-from longrope.files import append_line, read_lines, replacing, write_lines
+from longrope.files import append_line, replacing, resume_lines, write_lines
 from longrope.losses import token_losses
 from longrope.mixture import Batch
 from longrope.progress import Progress
@@ -147,6 +147,6 @@ def _resume(path: Path, metrics_path: Path, model, optimisers, device) -> tuple[
     model.load_state_dict(saved["model"])
     for optimiser, optimiser_state in zip(optimisers, saved["optimisers"], strict=True):
         optimiser.load_state_dict(optimiser_state)
-    metrics = [record for record in read_lines(metrics_path) if record["step"] <= saved["step"]]
+    metrics = [record for record in resume_lines(metrics_path) if record["step"] <= saved["step"]]
     write_lines(metrics_path, metrics)
     return saved["step"], metrics

@@ -120,6 +120,7 @@ def budget_settings(wildcards, budgets):
             budget=budgets[window],
             optimiser=settings.optimiser,
             attention_factor=settings.attention_factor,
+            needle_weight=settings.needle_weight,
             seed=STUDY.seed,
         )
     )
@@ -136,7 +137,7 @@ def recovery_settings(wildcards):
 
 
 def warm_factors(wildcards):
-    """The factors that a second search starts from, if a shorter window is searched before it."""
+    """The factors that a search starts from, if a shorter window is searched before it."""
     settings, window = model_settings(wildcards), parse_window(wildcards.window)
     before = study.warm_window(settings, wildcards.weights, window)
     if before is None:
@@ -174,42 +175,40 @@ def tier_factors(wildcards):
 # --- evaluations -------------------------------------------------------------------------------
 
 
-def lengths(wildcards, amounts):
+def lengths(wildcards, task):
     settings = model_settings(wildcards)
-    return study.lengths_of(settings, wildcards.weights, wildcards.method, amounts)
+    return study.lengths_of(settings, wildcards.weights, wildcards.method, task)
 
 
-def method_factors(wildcards, amounts):
+def method_factors(wildcards, task):
     return study.factor_files(
         wildcards.model,
         model_settings(wildcards),
         wildcards.weights,
         wildcards.method,
-        lengths(wildcards, amounts),
+        lengths(wildcards, task),
     )
 
 
 def perplexity_factors(wildcards):
-    amounts = model_settings(wildcards).evaluation.perplexity.windows
-    return method_factors(wildcards, amounts)
+    return method_factors(wildcards, model_settings(wildcards).evaluation.perplexity)
 
 
 def perplexity_settings(wildcards):
     task = model_settings(wildcards).evaluation.perplexity
-    windows = lengths(wildcards, task.windows)
+    windows = lengths(wildcards, task)
     return as_json(
         typed.PerplexityStage(method=wildcards.method, windows=windows, stride=task.stride)
     )
 
 
 def passkey_factors(wildcards):
-    amounts = model_settings(wildcards).evaluation.passkey.prompts
-    return method_factors(wildcards, amounts)
+    return method_factors(wildcards, model_settings(wildcards).evaluation.passkey)
 
 
 def passkey_settings(wildcards):
     task = model_settings(wildcards).evaluation.passkey
-    prompts = lengths(wildcards, task.prompts)
+    prompts = lengths(wildcards, task)
     return as_json(
         typed.PasskeyStage(method=wildcards.method, prompts=prompts, key=task.key, seed=STUDY.seed)
     )
@@ -223,5 +222,5 @@ def figure_records(wildcards):
         "figure1": study.evaluation_files(STUDY, "perplexity"),
         "figure4": study.evaluation_files(STUDY, "passkey"),
         "figure5": study.training_files(STUDY),
-        "figure6": study.search_files(STUDY, "trace.jsonl"),
+        "figure6": study.trace_files(STUDY),
     }[wildcards.figure]

@@ -14,6 +14,7 @@ rule finetune_model:
         "logs/{model}/{weights}/finetune.log",
     wildcard_constraints:
         weights=either(TUNED),
+    priority: 10  # the longest chain of the study goes first
     conda:
         ENVIRONMENT
     params:

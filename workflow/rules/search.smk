@@ -31,6 +31,7 @@ rule search_factors:
         trace="results/{model}/{weights}/factors/search/{window}/trace.jsonl",
     log:
         "logs/{model}/{weights}/factors/search-{window}.log",
+    priority: 10  # the longest chain of the study goes first
     conda:
         ENVIRONMENT
     params:
@@ -55,6 +56,7 @@ rule recover_factors:
         trace="results/{model}/{weights}/factors/recovery/{window}/trace.jsonl",
     log:
         "logs/{model}/{weights}/factors/recovery-{window}.log",
+    priority: 10  # the longest chain of the study goes first
     conda:
         ENVIRONMENT
     params:
@@ -72,7 +74,7 @@ rule recover_factors:
 rule search:
     """All searches, on the pre-trained and on the tuned weights."""
     input:
-        study.search_files(STUDY, "factors.json"),
+        study.search_files(STUDY),
     localrule: True
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import GenerationConfig
 
 from longrope.config import PasskeyStage
 from longrope.evaluate.records import evaluate_lengths, tiers_of
@@ -91,12 +92,15 @@ def _batches(prompts: list[Prompt], size: int):
 def _answer(model, tokenizer, prompts: list[Prompt]) -> list[dict]:
     """Generate as many tokens as the longest key has, and compare."""
     ids_BT = torch.from_numpy(np.stack([each.prompt for each in prompts])).to(model.device)
-    generated_BT = model.generate(
-        input_ids=ids_BT,
-        attention_mask=torch.ones_like(ids_BT),
+    # Not the checkpoint's own generation settings: they may hold a repetition penalty.
+    greedy = GenerationConfig(
         max_new_tokens=max(len(each.answer) for each in prompts),
         do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id or 0,
+    )
+    generated_BT = model.generate(
+        input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), generation_config=greedy
     )[:, ids_BT.shape[1] :]
     trials = []
     for prompt, generated in zip(prompts, generated_BT.tolist(), strict=True):

@@ -85,6 +85,8 @@ def plan(split: TokenSplit, length: int, stage: PerplexityStage) -> list[tuple]:
     `stage.windows[length]` windows are dealt to the documents in turn, as far as each has room.
     """
     wanted, stride = stage.windows[length], stage.stride or length
+    if length < 2:
+        raise UserError(f"perplexity at {length} token: a window takes at least 2")
     if stride > length:
         raise UserError(f"perplexity at {length} tokens: stride {stride} would leave tokens out")
     documents = [document for document in split if len(document.tokens) >= length]

@@ -13,7 +13,7 @@ from pathlib import Path
 from longrope import __version__
 from longrope.extended import Tiers, make_tiers, read_tiers
 from longrope.factors import RescaleFactors
-from longrope.files import append_line, fingerprint, open_state, read_lines, write_json
+from longrope.files import append_line, fingerprint, open_state, resume_lines, write_json
 from longrope.models import ModelRecord, read_record
 from longrope.progress import Progress
 from longrope.windows import window_label
@@ -52,7 +52,7 @@ def evaluate_lengths(
     """
     record = read_record(model_folder)
     done = open_state(state, {"version": version, "protocol": protocol}) / "records.jsonl"
-    known = {line["key"]: line["records"] for line in read_lines(done)}
+    known = {line["key"]: line["records"] for line in resume_lines(done)}
     progress = Progress(f"{task} {record.rope.model}/{record.weights} {method}", len(lengths))
     records, used = [], {}
     for number, (length, amount) in enumerate(sorted(lengths.items()), 1):

@@ -39,15 +39,14 @@ from longrope.report.load import (
     row_label,
     weights_label,
 )
-from longrope.study import ON_TUNED, searched, warm_window
-from longrope.windows import parse_window, window_label
+from longrope.study import ON_TUNED
+from longrope.windows import window_label
 
 REACH = 4.0  # figure 1 ends at so many times a model's lowest perplexity
 SEARCH_REACH = 3.0  # figure 6 at so many times what the search gained, above its best
 MARKERS = "osD^vP"  # by tuning
 DASHES = ((0, (4, 1.5)), "-", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 ROOM = "MrRoPE-Pro from 2048k"  # a long name of a start
-HALFWAY = ("tuned^0.25", "tuned^0.5", "tuned^0.75")  # what a recovery starts from, as powers
 
 
 def plot(name: str, config: Config, inputs: list[Path], out_stem: Path) -> None:
@@ -206,11 +205,9 @@ def figure6(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
     figure, axes_of = panels([[ROOM]] * len(paths), columns=3, width=2.4, height=2.5)
     for axes, path in zip(axes_of, paths, strict=True):
         place = _placed(path, config, "model/weights/factors/method/window/trace.jsonl")
-        line = pd.DataFrame(_records(path)).assign(**dict(zip(keys, place, strict=True)), start="")
-        starts = _starts(config.models[place[0]], *place[1:], int((line.generation == 0).sum()))
-        for row, (label, _) in enumerate(starts):
-            line.loc[row, "start"] = label
-        best, start = line.perplexity.min(), line.perplexity[: len(starts)].min()
+        line = pd.DataFrame(_records(path)).assign(**dict(zip(keys, place, strict=True)))
+        starts = line[line.start.notna()]
+        best, start = line.perplexity.min(), starts.perplexity.min()
         reach = max(0.03 * best, SEARCH_REACH * (start - best))
         axes.set_ylim(best - 0.06 * reach, best + reach)
         line["above_axis"] = line.perplexity > axes.get_ylim()[1]
@@ -219,7 +216,8 @@ def figure6(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
         axes.step(line.step, line.best_perplexity, where="post", color=SEARCHED, linewidth=2)
         last = len(line)
         ends = [End("best found", last, best, SEARCHED, bold=True)]
-        for (label, form), perplexity in zip(starts, line.perplexity, strict=False):
+        for name, perplexity in zip(starts.start, starts.perplexity, strict=True):
+            label, form = _start_label(name)
             look = {"color": colour(form, NAMES), "linewidth": 0.9, "linestyle": DASHES[0]}
             axes.axhline(perplexity, zorder=1, **look)
             ends.append(End(label, last, perplexity, look["color"]))
@@ -231,34 +229,12 @@ def figure6(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
     return figure, pd.concat(lines) if lines else pd.DataFrame(columns=columns)
 
 
-def _starts(
-    settings: ModelSettings, weights: str, method: str, label: str, generation: int
-) -> list[tuple[str, str]]:
-    """Label and formula of what a search scored first, in its order.
-
-    A search leaves out a start that equals an earlier one; if its first generation is too small to
-    hold them all, which they were is not known, and they are called `start`.
-    """
-    window, extension = parse_window(label), settings.extension
-    if method == "recovery":
-        names = [("original RoPE", "none"), *((each, "search") for each in HALFWAY)]
-        names.append(("as tuned", "search"))
-    else:
-        if window not in searched(settings, weights):
-            raise UserError(f"this configuration has no search of {weights} at {label}")
-        budget = (settings.search if weights == BASE else extension.search)[window]
-        forms = (budget.optimiser or settings.optimiser).starts
-        if weights == BASE:
-            names = [(NAMES.get(form, form), form) for form in forms]
-        else:
-            warm = warm_window(settings, weights, window)
-            origins = [settings.tunings[weights].window, *([warm] if warm else [])]
-            names = [
-                (f"{NAMES.get(form, form)} from {window_label(origin)}", form)
-                for origin in origins
-                for form in forms
-            ]
-    return names if len(names) <= generation else [("start", "none")] * generation
+def _start_label(name: str) -> tuple[str, str]:
+    """Label and closed form of a start's name in the trace, such as `yarn from 2k`."""
+    if name.startswith("tuned^"):
+        return {"tuned^0": "original RoPE", "tuned^1": "as tuned"}.get(name, name), "search"
+    form, *origin = name.split(" ", 1)
+    return " ".join([NAMES.get(form, form), *origin]), form
 
 
 # --- inputs -----------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, describe, read_factors, write_factors
 from longrope.files import open_state, read_lines, write_lines
-from longrope.models import load_model, read_record, tuned_factors
+from longrope.models import load_model, load_tokenizer, read_record, tuned_factors
+from longrope.passkey import PasskeyWriter
 from longrope.rope import attention_factor
 from longrope.search.driver import run_search
 from longrope.search.optimisers import make_optimiser
@@ -77,6 +78,9 @@ def search_factors(
         settings.budget.documents,
         data_rng,
     )
+    if settings.budget.needles:
+        writer = PasskeyWriter(load_tokenizer(model_folder))
+        scorer.add_needles(writer, settings.budget.needles, settings.needle_weight)
     factor = attention_factor(
         settings.attention_factor,
         settings.window / record.rope.original_window,
@@ -84,8 +88,9 @@ def search_factors(
     )
     method = "recovery" if recovery else "search"
     found = run_search(
-        make_optimiser(optimiser_settings, space, starts, search_rng),
+        make_optimiser(optimiser_settings, space, list(starts), search_rng),
         space,
+        starts,
         scorer,
         settings.budget.evaluations,
         factor,
@@ -102,7 +107,10 @@ def search_factors(
         "evaluations": found.evaluations,
         "tokens_forwarded": sum(line["tokens"] for line in lines),
         "seconds": round(sum(line["seconds"] for line in lines), 1),
-        "validation_loss": found.loss,
+        "fitness": found.score.fitness,
+        "validation_loss": found.score.loss,
+        "needle_loss": found.score.needle_loss,
+        "needles": settings.budget.needles,
         "documents": scorer.documents,
         "corpus_sha256": split.sha256,
         "seed": settings.seed,
@@ -113,8 +121,9 @@ def search_factors(
     write_factors(out, factors)
     say(describe(factors))
     return {
-        "loss": found.loss,
-        "perplexity": float(np.exp(found.loss)),
+        "fitness": found.score.fitness,
+        "loss": found.score.loss,
+        "perplexity": float(np.exp(found.score.loss)),
         "evaluations": found.evaluations,
         "tokens_forwarded": provenance["tokens_forwarded"],
     }
@@ -150,14 +159,23 @@ def _starts(
     tuned: RescaleFactors | None,
     warm: RescaleFactors | None,
     recovery: bool,
-) -> list[Candidate]:
-    """Candidates to begin from, without doubles: closed forms, and what is known already."""
+) -> dict[Candidate, str]:
+    """Candidates to begin from, and what each is called: closed forms, and what is known already.
+
+    One that several names give is kept once, under the first of them.
+    """
+    named: list[tuple[Candidate, str]] = []
     if recovery:
-        powers = [[value**power for value in tuned.lambda_] for power in (0.0, *HALFWAY, 1.0)]
-        starts = [space.snap(powered, tuned.n_hat) for powered in powers]
+        for power in (0.0, *HALFWAY, 1.0):
+            mu = [value**power for value in tuned.lambda_]
+            named.append((space.snap(mu, tuned.n_hat), f"tuned^{power:g}"))
     else:
-        made = [closed_form(form, space.rope, space.window, on=tuned) for form in forms]
-        if warm:
-            made += [closed_form(form, space.rope, space.window, on=warm) for form in forms]
-        starts = [space.candidate(factors) for factors in made]
-    return list(dict.fromkeys(starts))
+        for on in (tuned, warm) if warm else (tuned,):
+            origin = f" from {window_label(on.window)}" if on else ""
+            for form in forms:
+                factors = closed_form(form, space.rope, space.window, on=on)
+                named.append((space.candidate(factors), f"{form}{origin}"))
+    starts: dict[Candidate, str] = {}
+    for candidate, name in named:
+        starts.setdefault(candidate, name)
+    return starts
