@@ -8,12 +8,14 @@ import lzma
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from longrope.config import FolderModel, TokenizeSettings
 from longrope.corpus import SPLITS, tokenize_corpus
 from longrope.factors import RescaleFactors
 from longrope.models import import_model, load_model, load_tokenizer, read_record, save_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT
 
 ROOT = Path(__file__).parents[1]
 WINDOW = 64  # tokens that the checkpoint is made for
@@ -58,7 +60,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([excerpt(book) for book in EXCERPTS], trainer)
+    template = [INTRO, FILLER, STATEMENT, QUESTION] * 30
+    tokenizer.train_from_iterator([*map(excerpt, EXCERPTS), *template], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END, eos_token=END, clean_up_tokenization_spaces=False
     )

@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
+
 from longrope.errors import UserError
 from longrope.factors import (
     RescaleFactors,
@@ -35,7 +36,10 @@ def written(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lambda_": (1.0, 0.999, 2.0, 2.0)}, r"lambda\[1\] = 0.999: every factor is a number >= 1"),
+        (
+            {"lambda_": (1.0, 0.999, 2.0, 2.0)},
+            r"lambda\[1\] = 0.999: every factor is a number >= 1",
+        ),
         ({"lambda_": (1.0, 1.0, 2.0, math.nan)}, r"lambda\[3\] = nan"),
         ({"lambda_": (-math.inf, 1.0, 2.0, 2.0)}, r"lambda\[0\] = -inf"),
         ({"lambda_": (1.0, "2", 2.0, 2.0)}, r"lambda\[1\] = '2'"),
@@ -138,7 +142,6 @@ def test_numbers_survive_to_the_last_bit(tmp_path):
         ({"lambda": [1, 0.5, 1, 1]}, r"lambda\[1\] = 0.5"),
         ({"lambda": [1, "infinity", 1, 1]}, r"lambda\[1\] = 'infinity'"),
         ({"lambda": [1, [2], 1, 1]}, r"lambda\[1\]"),
-        ({"lambda": [1, 10**400, 1, 1]}, r"lambda\[1\]"),
         ({"lambda": "inf"}, "lambda"),
         ({"lambda": [1, 1, 1]}, "lambda has 3 factors"),
         ({"rope_theta": "10000"}, "rope_theta"),

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PhiConfig
+
 from longrope import losses
 from longrope.losses import token_losses
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PhiConfig
 
 VOCABULARY = 101
 SMALL = {
@@ -43,13 +44,22 @@ def reference(model, tokens: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True}], ids=["own", "tied"])
-@pytest.mark.parametrize("config", [LlamaConfig, MistralConfig, PhiConfig])
+@pytest.mark.parametrize("config", [LlamaConfig, MistralConfig])
 def test_losses_are_those_of_the_models_own_logits(config, changes, rows):
     model = build(config, **changes)
     with torch.no_grad():
         found, expected = token_losses(model, TOKENS), reference(model, TOKENS)
     assert found.shape == (3, 33)
     assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_bias_of_a_head_is_part_of_its_logits():
+    """Phi-1, Phi-1.5 and Phi-2 have one."""
+    model = build(PhiConfig)
+    assert model.lm_head.bias.any()
+    with torch.no_grad():
+        found, expected = token_losses(model, TOKENS), reference(model, TOKENS)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 

@@ -1,5 +1,6 @@
 """The search: its space, its optimisers, a driver that can be killed, and the whole stage."""
 
+import itertools
 import json
 import math
 import random
@@ -7,9 +8,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from helpers import PAIRS, WINDOW, make_checkpoint, make_tokens, make_tuned
 from hypothesis import given
 from hypothesis import strategies as st
+
+from helpers import PAIRS, WINDOW, make_checkpoint, make_tokens, make_tuned
 from longrope.baselines import closed_form
 from longrope.config import Cma, Evolution, SearchSettings
 from longrope.corpus import TokenSplit
@@ -55,9 +57,13 @@ class Toy:
 def toy_search(settings, trace, evaluations=120, scorer=None, seed=1, say=print):
     """A search from PI, NTK and YaRN on the toy objective, 8x."""
     space = first_space(ROPE, 2048, getattr(settings, "monotone", True))
-    starts = [space.candidate(closed_form(form, ROPE, 2048)) for form in ("pi", "ntk", "yarn")]
-    optimiser = make_optimiser(settings, space, starts, np.random.default_rng(seed))
-    return run_search(optimiser, space, scorer or Toy(), evaluations, 1.0, trace, "toy", say)
+    starts = {
+        space.candidate(closed_form(form, ROPE, 2048)): form for form in ("pi", "ntk", "yarn")
+    }
+    optimiser = make_optimiser(settings, space, list(starts), np.random.default_rng(seed))
+    return run_search(
+        optimiser, space, starts, scorer or Toy(), evaluations, 1.0, trace, "toy", say
+    )
 
 
 def lines_of(trace) -> list[dict]:
@@ -146,7 +152,7 @@ def test_a_child_has_every_number_from_one_of_its_parents(first, second, seed):
 def test_without_the_constraint_mutants_and_children_may_fall():
     search, parent = evolution(monotone=False), Candidate(0, (500,) * PAIRS)
     mutants = [search.mutate(parent) for _ in range(20)]
-    children = [search.cross(*pair) for pair in zip(mutants, mutants[1:], strict=False)]
+    children = [search.cross(*pair) for pair in itertools.pairwise(mutants)]
     for made in (mutants, children):
         assert any(list(each.mu) != sorted(each.mu) for each in made)
         assert all(100 <= value <= 1000 for each in made for value in each.mu)
@@ -211,6 +217,16 @@ def test_the_budget_is_spent_exactly_and_nothing_is_scored_twice(settings, budge
 
 
 @BOTH
+def test_a_trace_names_the_starts_and_keeps_the_best_so_far(settings, tmp_path):
+    toy_search(settings, tmp_path / "trace.jsonl", 60)
+    lines = lines_of(tmp_path / "trace.jsonl")
+    assert [line["start"] for line in lines] == ["pi", "ntk", "yarn", *[None] * 57]
+    losses = np.array([line["loss"] for line in lines])
+    assert np.array_equal([line["best"] for line in lines], np.minimum.accumulate(losses))
+    assert np.allclose([line["perplexity"] for line in lines], np.exp(losses))
+
+
+@BOTH
 @pytest.mark.parametrize("evaluations", [0, 1, 3, 15, 16, 41, 99])
 def test_a_search_killed_after_any_evaluation_resumes_to_the_same_result(
     settings, evaluations, tmp_path
@@ -245,7 +261,7 @@ class Exhausted:
 
 def test_a_search_that_finds_nothing_new_stops_with_a_message(tmp_path):
     said, toy, space = [], Toy(), first_space(ROPE, 2048)
-    found = run_search(Exhausted(), space, toy, 50, 1.0, tmp_path / "t", "toy", said.append)
+    found = run_search(Exhausted(), space, {}, toy, 50, 1.0, tmp_path / "t", "toy", said.append)
     assert len(toy.scored) == found.evaluations == 3
     assert found.best.mu == (300,) * PAIRS
     assert len(said) == 1 and "converged after 3 of 50" in said[0]
@@ -342,7 +358,7 @@ def test_a_second_search_stays_on_multiples_of_the_tuned_factors(tuned, tokens, 
     hundredths = 100 * np.array(factors.lambda_) / before.lambda_
     assert np.allclose(hundredths, np.rint(hundredths), atol=1e-6)
     assert np.all(np.diff(hundredths) >= -1e-6)
-    assert 100 - 1e-6 <= hundredths.min() and hundredths.max() <= 250 + 1e-6  # 1.25 x 2
+    assert hundredths.min() >= 100 - 1e-6 and hundredths.max() <= 250 + 1e-6  # 1.25 x 2
     assert factors.provenance["multiplies"] == 128 and factors.provenance["weights"] == "tuned"
 
 

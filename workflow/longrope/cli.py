@@ -62,7 +62,7 @@ def _recorded(options: argparse.Namespace) -> None:
         return
     from longrope.tracking import RunRecord, write_record
 
-    run_id, began = uuid.uuid4().hex, time.monotonic()
+    began = time.monotonic()
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     outcome, tags, status = Outcome(), _tags(options), "failed"
     try:
@@ -73,7 +73,7 @@ def _recorded(options: argparse.Namespace) -> None:
         raise
     finally:
         record = RunRecord(
-            run_id=run_id,
+            run_id=options.run_id,
             stage=options.stage,
             name=str(options.log.with_suffix("")),
             status=status,
@@ -85,7 +85,17 @@ def _recorded(options: argparse.Namespace) -> None:
             artifacts=[str(path) for path in outcome.artifacts],
             tags=tags,
         )
-        write_record(options.log.with_suffix(".run.json"), record)
+        try:
+            write_record(options.log.with_suffix(".run.json"), record)
+        except OSError as error:  # tracking never fails a job
+            print(f"no run record: {error}", file=sys.stderr)
+
+
+def _live(options: argparse.Namespace):
+    """Where MLFLOW_TRACKING_URI is set, metrics go there as they come; else nowhere."""
+    from longrope.tracking import LiveRun
+
+    return LiveRun(options.run_id, str(options.log and options.log.with_suffix("")))
 
 
 def _params(options: argparse.Namespace) -> dict:
@@ -93,7 +103,7 @@ def _params(options: argparse.Namespace) -> dict:
     plain = {
         key: " ".join(map(str, value)) if isinstance(value, list) else str(value)
         for key, value in vars(options).items()
-        if key not in ("run", "stage", "tracked", "settings", "log")
+        if key not in ("run", "run_id", "stage", "tracked", "settings", "log")
     }
     return plain | {"settings": json.loads(options.settings) if "settings" in options else {}}
 
@@ -144,15 +154,17 @@ def _pretrain(options: argparse.Namespace) -> Outcome:
     from longrope.pretrain import pretrain
 
     stage = settings(PretrainStage, options.settings)
-    metrics = pretrain(
-        stage.model,
-        stage.corpus,
-        options.name,
-        stage.original_window,
-        stage.seed,
-        options.out,
-        options.state,
-    )
+    with _live(options) as live:
+        metrics = pretrain(
+            stage.model,
+            stage.corpus,
+            options.name,
+            stage.original_window,
+            stage.seed,
+            options.out,
+            options.state,
+            on_metrics=live.log,
+        )
     return Outcome(metrics, [options.state / "metrics.jsonl"], [options.out / "training.json"])
 
 
@@ -210,15 +222,17 @@ def _finetune(options: argparse.Namespace) -> Outcome:
     from longrope.config import TuningStage, settings
     from longrope.finetune import finetune
 
-    metrics = finetune(
-        settings(TuningStage, options.settings),
-        options.model,
-        options.factors,
-        options.tokens,
-        options.out,
-        options.metrics,
-        options.state,
-    )
+    with _live(options) as live:
+        metrics = finetune(
+            settings(TuningStage, options.settings),
+            options.model,
+            options.factors,
+            options.tokens,
+            options.out,
+            options.metrics,
+            options.state,
+            on_metrics=live.log,
+        )
     return Outcome(metrics, [options.metrics], [options.out / "longrope.json"])
 
 
@@ -312,7 +326,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"longrope {__version__}")
     parser.add_argument("--log", type=Path, help="also write what is printed to this file")
-    parser.set_defaults(stage=None)
+    parser.set_defaults(stage=None, run_id=uuid.uuid4().hex)
     stages = parser.add_subparsers(metavar="STAGE")
 
     stage = _stage(stages, "import-model", _import_model, "bring a checkpoint in")

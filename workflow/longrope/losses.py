@@ -25,12 +25,11 @@ def token_losses(model, tokens_BT: torch.Tensor) -> torch.Tensor:
     recompute = len(hidden_ND) > rows and torch.is_grad_enabled() and hidden_ND.requires_grad
     pieces = []
     for hidden, labels in zip(hidden_ND.split(rows), labels_N.split(rows), strict=True):
+        piece = (hidden, head.weight, head.bias, labels)
         if recompute:
-            pieces.append(
-                checkpoint(_piece, hidden, head.weight, head.bias, labels, use_reentrant=False)
-            )
+            pieces.append(checkpoint(_piece, *piece, use_reentrant=False))
         else:
-            pieces.append(_piece(hidden, head.weight, head.bias, labels))
+            pieces.append(_piece(*piece))
     return torch.cat(pieces).view(tokens_BT.shape[0], -1)
 
 

@@ -7,6 +7,7 @@ a model whose window really matters: blind beyond it, and able to retrieve withi
 
 import bisect
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def pretrain(
     seed: int,
     folder: Path,
     state: Path,
+    on_metrics: Callable[[dict], None] = lambda record: None,
 ) -> dict[str, float]:
     """Train a tokenizer and a model from nothing and save them as a bf16 checkpoint.
 
@@ -74,6 +76,7 @@ def pretrain(
         settings,
         state,
         describe=f"pre-training {name}",
+        on_metrics=on_metrics,
     )
     rope = Rope(name, settings.architecture.theta, model.config.head_dim, window, UNKNOWN)
     origin = {"kind": "pretrain", "corpus_sha256": split.manifest["sha256"]}

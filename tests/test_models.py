@@ -1,0 +1,435 @@
+"""Checkpoints: bringing them in from folders, the hub and GGUF; what is refused; fingerprints."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import gguf
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from helpers import PAIRS, WINDOW, make_tokenizer, make_tuned, save_llama
+from longrope.config import FolderModel, GgufModel, HubModel
+from longrope.errors import UserError
+from longrope.factors import RescaleFactors
+from longrope.models import (
+    import_model,
+    load_model,
+    load_tokenizer,
+    read_record,
+    rope_of_config,
+    save_model,
+    tuned_factors,
+)
+
+IDS = torch.arange(200)[None]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return save_llama(tmp_path_factory.mktemp("models") / "source")
+
+
+def bring_in(folder, out, window=WINDOW):
+    return import_model(FolderModel(kind="folder", path=str(folder)), "tiny", window, out)
+
+
+def altered(source, folder, drop=(), **changes):
+    """A copy of a checkpoint whose config.json lacks some keys and has others."""
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    kept = {key: value for key, value in config.items() if key not in drop}
+    (folder / "config.json").write_text(json.dumps(kept | changes))
+    return folder
+
+
+def logits(folder):
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(folder)(IDS).logits
+
+
+# --- folders --------------------------------------------------------------------------------
+
+
+def test_a_folder_is_brought_in_as_it_is_with_a_record_of_its_rope(source, tmp_path):
+    record = bring_in(source, tmp_path / "model")
+    assert record == read_record(tmp_path / "model")
+    rope = record.rope
+    assert (rope.model, rope.theta, rope.pairs, rope.original_window) == ("tiny", 1e4, PAIRS, 64)
+    assert record.weights == "base" and rope.fingerprint == record.fingerprint
+    assert record.source == {"kind": "folder", "path": str(source)} and record.changes == {}
+    assert torch.equal(logits(tmp_path / "model"), logits(source))
+    text = "The pass key is 12345."
+    assert load_tokenizer(tmp_path / "model").encode(text) == make_tokenizer().encode(text)
+
+
+def test_weights_are_linked_and_copied_where_that_fails(source, tmp_path, monkeypatch):
+    bring_in(source, tmp_path / "linked")
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("other device")))
+    bring_in(source, tmp_path / "copied")
+    paths = [folder / "model.safetensors" for folder in (source, *sorted(tmp_path.iterdir()))]
+    assert paths[0].samefile(paths[2]) and not paths[0].samefile(paths[1])
+    assert len({path.read_bytes() for path in paths}) == 1
+
+
+def test_a_folder_of_links_such_as_the_hubs_cache_becomes_files(source, tmp_path):
+    (tmp_path / "cache").mkdir()
+    for file in source.iterdir():
+        (tmp_path / "cache" / file.name).symlink_to(file)
+    bring_in(tmp_path / "cache", tmp_path / "model")
+    assert not any(file.is_symlink() for file in (tmp_path / "model").iterdir())
+    assert (tmp_path / "model/model.safetensors").read_bytes()
+
+
+def test_a_checkpoint_in_several_files_is_brought_in_whole(source, tmp_path):
+    save_llama(tmp_path / "shards", max_shard_size="40KB")
+    assert len([*(tmp_path / "shards").glob("*.safetensors")]) > 1
+    bring_in(tmp_path / "shards", tmp_path / "model")
+    assert torch.equal(logits(tmp_path / "model"), logits(source))
+
+
+def test_a_checkpoint_that_lacks_one_of_its_files_is_refused(tmp_path):
+    save_llama(tmp_path / "shards", max_shard_size="40KB")
+    missing = sorted((tmp_path / "shards").glob("*.safetensors"))[1]
+    missing.unlink()
+    with pytest.raises(UserError, match=missing.name):
+        bring_in(tmp_path / "shards", tmp_path / "model")
+
+
+def test_what_is_no_part_of_a_checkpoint_stays_behind(source, tmp_path):
+    folder = altered(source, tmp_path / "source")
+    for name in ("optimizer.pt", "README.md", "pytorch_model.bin"):
+        (folder / name).write_text("not needed")
+    bring_in(folder, tmp_path / "model")
+    expected = {file.name for file in source.iterdir()} | {"longrope.json"}
+    assert {file.name for file in (tmp_path / "model").iterdir()} == expected
+
+
+def test_a_checkpoint_brought_in_again_replaces_the_one_before(source, tmp_path):
+    first = bring_in(source, tmp_path / "model")
+    second = bring_in(save_llama(tmp_path / "other", seed=1), tmp_path / "model")
+    assert first.fingerprint != second.fingerprint == read_record(tmp_path / "model").fingerprint
+
+
+# --- what is refused ------------------------------------------------------------------------
+
+OLD = {"drop": ["rope_parameters"], "rope_theta": 1e4}  # the schema before transformers 5
+LAYERS = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}
+LAYERS |= {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (OLD | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "already rescaled .*'linear'"),
+        (OLD | {"rope_scaling": {"rope_type": "llama3"}}, "already rescaled .*'llama3'"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "already .*'yarn'"),
+        ({"rope_parameters": LAYERS}, "several RoPEs by layer"),
+        (OLD | {"rope_local_base_freq": 1e4}, "several RoPEs by layer"),
+        (OLD | {"attention_chunk_size": 32}, "several RoPEs by layer"),
+        ({"max_position_embeddings": 128}, "is 64 in the config.* max_position_embeddings is 128"),
+        ({"drop": ["max_position_embeddings"]}, "max_position_embeddings"),
+        ({"drop": ["num_attention_heads", "head_dim"]}, "num_attention_heads"),
+    ],
+    ids=["linear", "llama3", "yarn", "layers", "gemma3", "llama4", "window", "none", "heads"],
+)
+def test_a_rope_that_cannot_be_rescaled_is_refused_with_the_reason(changes, says, source, tmp_path):
+    folder = altered(source, tmp_path / "source", **changes)
+    with pytest.raises(UserError, match=says) as caught:
+        bring_in(folder, tmp_path / "model")
+    assert "\n" not in str(caught.value)
+    assert [each.name for each in tmp_path.iterdir()] == ["source"]
+
+
+def test_a_model_without_rope_is_refused(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=64, vocab_size=300)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "source")
+    with pytest.raises(UserError, match=r"gpt2.* no rotary position embedding"):
+        bring_in(tmp_path / "source", tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("missing", "says"), [("config.json", "no config.json"), ("model.safetensors", "no *.safete")]
+)
+def test_a_folder_that_lacks_a_file_is_refused_by_its_own_name(missing, says, source, tmp_path):
+    folder = altered(source, tmp_path / "source")
+    (folder / missing).unlink()
+    with pytest.raises(UserError) as caught:
+        bring_in(folder, tmp_path / "model")
+    assert says in str(caught.value) and str(folder) in str(caught.value)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint there"):
+        bring_in(tmp_path / "nowhere", tmp_path / "model")
+
+
+# --- configurations of well-known models ----------------------------------------------------
+
+LLAMA2 = {  # of meta-llama/Llama-2-7b-hf, shortened: it names no rope_theta
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 32,
+    "rope_scaling": None,
+    "transformers_version": "4.31.0.dev0",
+}
+MISTRAL = LLAMA2 | {"model_type": "mistral", "max_position_embeddings": 32768, "rope_theta": 1e4}
+QWEN3 = {"model_type": "qwen3", "hidden_size": 1024, "num_attention_heads": 16, "head_dim": 128}
+QWEN3 |= {"max_position_embeddings": 40960, "rope_theta": 1000000, "rope_scaling": None}
+PHI4 = {"model_type": "phi3", "hidden_size": 3072, "num_attention_heads": 24}
+PHI4 |= {"max_position_embeddings": 131072, "partial_rotary_factor": 0.75, "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(
+    ("config", "theta", "dim", "window"),
+    [
+        (LLAMA2, 1e4, 128, 4096),
+        (MISTRAL, 1e4, 128, 32768),
+        (QWEN3, 1e6, 128, 40960),
+        (PHI4, 1e4, 96, 131072),
+    ],
+    ids=["LLaMA2", "Mistral", "Qwen3", "Phi-4-mini"],
+)
+def test_the_rope_of_a_well_known_model_is_found(config, theta, dim, window):
+    rope = rope_of_config(config, "known")
+    assert (rope.theta, rope.rotary_dim, rope.original_window) == (theta, dim, window)
+
+
+def save_tiny(kind: str, folder: Path, **options) -> Path:
+    """A random model of another family."""
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=WINDOW,
+        vocab_size=384,
+        **options,
+    )
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    return folder
+
+
+def last(model, ids):
+    """The logits after the last token, without a cache, as this project runs models."""
+    return model(ids, use_cache=False).logits[0, -1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("Mistral", {}), ("Qwen2", {"use_sliding_window": True, "max_window_layers": 1})],
+    ids=["mistral", "qwen2"],
+)
+def test_a_sliding_window_is_switched_off_and_noted(kind, options, tmp_path):
+    folder = save_tiny(kind, tmp_path / "source", sliding_window=16, **options)
+    before = (folder / "config.json").read_text()
+    record = bring_in(folder, tmp_path / "model")
+    assert record.changes["sliding_window"] == {"was": 16, "is": None}
+    assert (folder / "config.json").read_text() == before
+    other = torch.cat([torch.tensor([[300]]), IDS[:, 1:]], dim=1)
+    model = load_model(tmp_path / "model")
+    with torch.no_grad():  # two layers of 16 tokens would not reach the last token from the first
+        assert not torch.equal(last(model, IDS), last(model, other))
+
+
+# --- the hub --------------------------------------------------------------------------------
+
+
+def test_the_hub_is_asked_for_the_pinned_revision_and_only_what_is_needed(
+    source, tmp_path, monkeypatch
+):
+    calls = []
+
+    def snapshot(name, revision, allow_patterns):
+        calls.append((name, revision))
+        assert "*.safetensors" in allow_patterns and "*.bin" not in allow_patterns
+        return str(source)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    model = HubModel(kind="hub", name="some/model", revision="abc123")
+    record = import_model(model, "tiny", WINDOW, tmp_path / "model")
+    assert calls == [("some/model", "abc123")]
+    assert record.source == {"kind": "hub", "name": "some/model", "revision": "abc123"}
+    assert record.fingerprint == bring_in(source, tmp_path / "folder").fingerprint
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(
+        UserError, match=r"'no/such' \(revision main\) cannot be .* local folder"
+    ) as e:
+        import_model(HubModel(kind="hub", name="no/such"), "tiny", WINDOW, tmp_path / "model")
+    assert "\n" not in str(e.value) and not (tmp_path / "model").exists()
+
+
+# --- GGUF -----------------------------------------------------------------------------------
+
+NAMES = {  # of tensors: transformers -> llama.cpp
+    "model.embed_tokens": "token_embd",
+    "model.layers": "blk",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "post_attention_layernorm": "ffn_norm",
+    "input_layernorm": "attn_norm",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.": "attn_",
+    "mlp.": "ffn_",
+    "_proj": "",
+}
+
+
+def write_gguf(source: Path, path: Path, extra=lambda writer: None) -> GgufModel:
+    """A checkpoint as llama.cpp's converter writes it, in float32."""
+    config = json.loads((source / "config.json").read_text())
+    bpe = json.loads((source / "tokenizer.json").read_text())["model"]
+    vocabulary = sorted(bpe["vocab"], key=bpe["vocab"].get)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(WINDOW)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(2 * PAIRS)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(vocabulary)
+    writer.add_token_types([gguf.TokenType.CONTROL, *[gguf.TokenType.NORMAL] * 383])
+    writer.add_token_merges([" ".join(pair) for pair in bpe["merges"]])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(0)
+    for name, tensor in load_file(source / "model.safetensors").items():
+        weights = tensor.numpy()
+        if "q_proj" in name or "k_proj" in name:  # llama.cpp turns neighbours, not halves
+            heads = config["num_attention_heads"]
+            halves = weights.reshape(heads, 2, weights.shape[0] // heads // 2, -1)
+            weights = halves.swapaxes(1, 2).reshape(weights.shape)
+        for ours, theirs in NAMES.items():
+            name = name.replace(ours, theirs)
+        writer.add_tensor(name, weights)
+    extra(writer)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return GgufModel(kind="gguf", path=str(path))
+
+
+def test_a_gguf_file_gives_the_weights_that_it_was_made_from(source, tmp_path):
+    model = write_gguf(source, tmp_path / "model.gguf")
+    record = import_model(model, "tiny", WINDOW, tmp_path / "model")
+    assert record.rope.theta == 1e4 and record.rope.rotary_dim == 2 * PAIRS
+    expected = load_file(source / "model.safetensors")
+    found = load_file(tmp_path / "model/model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():  # bfloat16 keeps 8 bits
+        assert torch.allclose(tensor.float(), expected[name], rtol=2**-8, atol=1e-6)
+    text = "The pass key is 12345. Naïve?"
+    ids = load_tokenizer(tmp_path / "model").encode(text, add_special_tokens=False)
+    assert ids == make_tokenizer().encode(text, add_special_tokens=False)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        lambda writer: (
+            writer.add_rope_scaling_type(gguf.RopeScalingType.YARN),
+            writer.add_rope_scaling_factor(4.0),
+            writer.add_rope_scaling_orig_ctx_len(16),
+        ),
+        lambda writer: writer.add_tensor("rope_freqs.weight", np.linspace(1, 8, PAIRS, dtype="f4")),
+    ],
+    ids=["yarn", "llama 3.1"],
+)
+def test_a_gguf_file_that_is_already_rescaled_is_refused(extra, source, tmp_path):
+    with pytest.raises(UserError, match="already rescaled"):
+        model = write_gguf(source, tmp_path / "model.gguf", extra)
+        import_model(model, "tiny", WINDOW, tmp_path / "model")
+
+
+@pytest.mark.parametrize("content", [None, "no GGUF"])
+def test_what_is_no_gguf_file_is_refused(content, tmp_path):
+    path = tmp_path / "model.gguf"
+    if content:
+        path.write_text(content)
+    with pytest.raises(UserError, match=r"model\.gguf: (no such|not a) GGUF file"):
+        import_model(GgufModel(kind="gguf", path=str(path)), "tiny", WINDOW, tmp_path / "model")
+
+
+# --- records and fingerprints ---------------------------------------------------------------
+
+
+def test_a_fingerprint_is_that_of_the_weights_alone(source, tmp_path):
+    same = altered(source, tmp_path / "same", use_cache=False)
+    other = altered(source, tmp_path / "other")
+    content = bytearray((other / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (other / "model.safetensors").write_bytes(content)
+    first, second, third = (
+        bring_in(folder, tmp_path / f"model-{number}").fingerprint
+        for number, folder in enumerate((source, same, other))
+    )
+    assert first == second != third
+
+
+def test_saved_weights_keep_the_base_and_get_their_own_fingerprint(source, tmp_path):
+    base = bring_in(source, tmp_path / "base")
+    model, tokenizer = load_model(tmp_path / "base"), load_tokenizer(tmp_path / "base")
+    with torch.no_grad():
+        model.model.norm.weight += 0.5
+    factors = RescaleFactors(base.rope, 128, "yarn", (1.0,) * PAIRS)
+    folder = tmp_path / "tuned"
+    save_model(model, tokenizer, folder, base.tuned_as("tuned"), "bfloat16", factors)
+    record = read_record(folder)
+    assert record.rope == base.rope and record.weights == "tuned"
+    assert record.fingerprint not in (base.fingerprint, "unknown")
+    assert tuned_factors(folder) == factors and tuned_factors(tmp_path / "base") is None
+    assert load_file(folder / "model.safetensors")["lm_head.weight"].dtype == torch.bfloat16
+    assert load_tokenizer(folder).get_vocab() == tokenizer.get_vocab()
+
+
+def test_tuned_factors_of_another_model_are_noticed(source, tmp_path):
+    base = bring_in(source, tmp_path / "base")
+    other = bring_in(save_llama(tmp_path / "other", seed=1), tmp_path / "other-base")
+    factors = RescaleFactors(other.rope, 128, "yarn", (1.0,) * PAIRS)
+    make_tuned(tmp_path / "tuned", tmp_path / "base", factors)
+    with pytest.raises(UserError, match="fingerprint of the pre-trained weights"):
+        tuned_factors(tmp_path / "tuned")
+    assert base.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "bring a checkpoint in with `longrope import-model` first"),
+        ("{}", "the key 'schema' is missing"),
+        ('{"schema": 99}', "schema 99, this version reads 1"),
+        ('{"schema": 1, "model": "a"}', "the key 'rope_theta' is missing"),
+        ("[]", "expected an object"),
+        ('{"sche', "not a readable JSON file"),
+    ],
+)
+def test_a_checkpoint_without_a_usable_record_says_what_to_do(content, says, tmp_path):
+    if content:
+        (tmp_path / "longrope.json").write_text(content)
+    with pytest.raises(UserError, match=says):
+        read_record(tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match="no usable tokenizer"):
+        load_tokenizer(tmp_path)
