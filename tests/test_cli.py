@@ -235,6 +235,7 @@ def search(model, tokens, folder) -> list[str]:
         "budget": {"evaluations": 6, "documents": 1},
         "optimiser": {"name": "cma"},
         "attention_factor": "none",
+        "needle_weight": 0,
         "seed": 1,
     }
     files = {
@@ -269,7 +270,7 @@ def study(tmp_path_factory):
     corpus |= {"splits": SPLIT}
     run("tokenize", {"corpus": corpus}, model=model, out=data)
     small = {"budget": {"evaluations": 5, "documents": 1}, "optimiser": {"name": "cma"}}
-    small |= {"attention_factor": "su", "seed": 1, "window": "128"}
+    small |= {"attention_factor": "su", "needle_weight": 0, "seed": 1, "window": "128"}
 
     def files(name: str) -> dict:
         kept = {"out": place / f"{name}.json", "trace": place / f"{name}.jsonl"}

@@ -323,6 +323,7 @@ def slices(config: Config) -> list:
             budget=small.search[1024],
             optimiser=small.optimiser,
             attention_factor=1.5,
+            needle_weight=0.5,
             seed=1,
         ),
         TuningStage(name="second", tuning=small.tunings["second"], seed=1),

@@ -446,7 +446,8 @@ def rigged(monkeypatch, tokenizer):
         def load(folder):
             model = load_model(folder)
 
-            def generate(input_ids, max_new_tokens, **_):
+            def generate(input_ids, generation_config, **_):
+                max_new_tokens = generation_config.max_new_tokens
                 (used,) = model.model.rotary_emb.factors
                 asked.append((input_ids.shape[1] + max_new_tokens, used.window))
                 keys = [re.search(r"key is (\d+)", tokenizer.decode(ids))[1] for ids in input_ids]

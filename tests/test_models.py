@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import gguf
@@ -66,6 +67,14 @@ def test_a_folder_is_brought_in_as_it_is_with_a_record_of_its_rope(source, tmp_p
     assert torch.equal(logits(tmp_path / "model"), logits(source))
     text = "The pass key is 12345."
     assert load_tokenizer(tmp_path / "model").encode(text) == make_tokenizer().encode(text)
+
+
+def test_a_folder_is_brought_in_and_loaded_without_the_network(source, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *_, **__: asked.append(host) or [])
+    bring_in(source, tmp_path / "model")
+    assert load_model(tmp_path / "model") and load_tokenizer(tmp_path / "model")
+    assert not asked
 
 
 def test_weights_are_linked_and_copied_where_that_fails(source, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Rescaled rotary embeddings against transformers' own, against mpmath and against hand work."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -24,7 +25,7 @@ from transformers import (
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, Tiers
 from longrope.factors import RescaleFactors, Rope
-from longrope.models import rope_of_config
+from longrope.models import complete_config, rope_of_config
 from longrope.rope import attention_factor, install, rescaled_cos_sin
 
 INF = math.inf
@@ -264,7 +265,7 @@ def test_an_interleaved_rotary_is_refused_or_stretched_rightly():
     torch.testing.assert_close(logits(model, tokens, step=2), before, rtol=0, atol=2e-3)
 
 
-def test_a_llama_config_that_leaves_theta_out_means_ten_thousand():
+def test_a_llama_config_that_leaves_theta_out_means_ten_thousand(tmp_path):
     """The config.json that meta-llama/Llama-2-7b-hf publishes; transformers reads it so."""
     published = {
         "architectures": ["LlamaForCausalLM"],
@@ -279,7 +280,8 @@ def test_a_llama_config_that_leaves_theta_out_means_ten_thousand():
         "vocab_size": 32000,
     }
     assert LlamaConfig(**published).rope_parameters["rope_theta"] == 10_000
-    rope = rope_of_config(published, "llama2-7b")
+    (tmp_path / "config.json").write_text(json.dumps(published))
+    rope = rope_of_config(complete_config(tmp_path), "llama2-7b")
     assert (rope.theta, rope.rotary_dim, rope.original_window) == (10_000, 128, 4096)
 
 

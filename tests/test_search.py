@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -17,11 +18,12 @@ from longrope.config import Cma, Evolution, SearchSettings
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, read_factors, write_factors
-from longrope.models import load_model, read_record
+from longrope.models import load_model, load_tokenizer, read_record
+from longrope.passkey import PasskeyWriter
 from longrope.search.driver import run_search
 from longrope.search.evolution import EvolutionSearch
 from longrope.search.optimisers import make_optimiser
-from longrope.search.scoring import LossScorer
+from longrope.search.scoring import LossScorer, Score
 from longrope.search.space import Candidate, first_space, recovery_space, second_space
 from longrope.search.stage import search_factors
 
@@ -51,7 +53,8 @@ class Toy:
             raise Killed
         self.scored.append((factors.n_hat, factors.lambda_))
         distance = np.log(factors.lambda_) - np.log(OPTIMUM)
-        return float(distance @ distance) + 0.001 * abs(factors.n_hat - 8)
+        loss = float(distance @ distance) + 0.001 * abs(factors.n_hat - 8)
+        return Score(fitness=loss, loss=loss)
 
 
 def toy_search(settings, trace, evaluations=120, scorer=None, seed=1, say=print):
@@ -174,7 +177,7 @@ def test_the_papers_numbers_ask_for_1344_candidates_in_41_generations():
     for _ in range(41):
         asked = search.ask()
         sizes.append(len(asked))
-        search.tell([(each, toy.score(space.factors(each, "", 1.0, {}))) for each in asked])
+        search.tell([(each, toy.score(space.factors(each, "", 1.0, {})).fitness) for each in asked])
     assert sizes == [64] + [32] * 40 and sum(sizes) == 1344
 
 
@@ -182,7 +185,7 @@ def test_the_papers_numbers_ask_for_1344_candidates_in_41_generations():
 def test_an_optimiser_comes_much_closer_to_the_optimum_than_its_starts(settings, tmp_path):
     found = toy_search(settings, tmp_path / "trace.jsonl", 400)
     losses = [line["loss"] for line in lines_of(tmp_path / "trace.jsonl")]
-    assert found.loss == min(losses) < 0.15 * min(losses[:3])
+    assert found.score.loss == min(losses) < 0.15 * min(losses[:3])
     assert np.abs(np.log(np.array(found.best.mu) / 100 / OPTIMUM)).max() < 0.5
 
 
@@ -221,8 +224,10 @@ def test_a_trace_names_the_starts_and_keeps_the_best_so_far(settings, tmp_path):
     toy_search(settings, tmp_path / "trace.jsonl", 60)
     lines = lines_of(tmp_path / "trace.jsonl")
     assert [line["start"] for line in lines] == ["pi", "ntk", "yarn", *[None] * 57]
-    losses = np.array([line["loss"] for line in lines])
-    assert np.array_equal([line["best"] for line in lines], np.minimum.accumulate(losses))
+    losses = np.array([line["fitness"] for line in lines])
+    best = np.minimum.accumulate(losses)
+    assert np.array_equal([line["best_fitness"] for line in lines], best)
+    assert np.allclose([line["best_perplexity"] for line in lines], np.exp(best))
     assert np.allclose([line["perplexity"] for line in lines], np.exp(losses))
 
 
@@ -290,11 +295,13 @@ def tuned(model, tmp_path_factory):
 
 def run_stage(model, tokens, folder, window=4 * WINDOW, evaluations=40, documents=2, **options):
     """Search in `folder` with CMA-ES; returns the factors."""
+    needles = options.pop("needles", 0)
     settings = SearchSettings(
         window=window,
-        budget={"evaluations": evaluations, "documents": documents},
+        budget={"evaluations": evaluations, "documents": documents, "needles": needles},
         optimiser=CMA,
         attention_factor="none",
+        needle_weight=0.25,
         seed=1,
     )
     paths = folder / "factors.json", folder / "trace.jsonl", folder / "state"
@@ -310,7 +317,48 @@ def test_the_fitness_is_the_loss_that_transformers_computes(model, tokens):
     ids = torch.tensor(document.tokens.astype(np.int64))[None]
     with torch.no_grad():
         expected = load_model(model)(input_ids=ids, labels=ids).loss.item()
-    assert scorer.score(closed_form("none", rope, length)) == pytest.approx(expected, rel=1e-5)
+    score = scorer.score(closed_form("none", rope, length))
+    assert score.fitness == score.loss == pytest.approx(expected, rel=1e-5)
+    assert score.needle_loss is None and scorer.tokens == length
+
+
+def test_needles_add_the_loss_of_their_keys_and_change_no_window(model, tokens):
+    made, rope = [], read_record(model).rope
+
+    class Writer(PasskeyWriter):
+        def write(self, *arguments):
+            made.append(super().write(*arguments))
+            return made[-1]
+
+    plain, scorer = (
+        LossScorer(load_model(model), rope, TokenSplit(tokens), 256, 2, np.random.default_rng(0))
+        for _ in range(2)
+    )
+    scorer.add_needles(Writer(load_tokenizer(model)), 3, 0.25)
+    losses = []
+    for needle in made:
+        ids = torch.tensor(np.concatenate([needle.prompt, needle.answer]))[None]
+        labels = ids.clone()
+        labels[:, : len(needle.prompt)] = -100  # the prompt is no target
+        with torch.no_grad():
+            losses.append(load_model(model)(input_ids=ids, labels=labels).loss.item())
+    factors = closed_form("none", rope, 256)
+    score, expected = scorer.score(factors), np.mean(losses)
+    assert score.loss == plain.score(factors).loss
+    assert score.needle_loss == pytest.approx(expected, rel=1e-5)
+    assert score.fitness == pytest.approx(score.loss + 0.25 * expected, rel=1e-5)
+    assert scorer.tokens == 5 * 256 and all(len(each.key) == 5 for each in made)
+
+
+def test_a_search_with_needles_minimises_both_losses(model, tokens, tmp_path):
+    factors = run_stage(model, tokens, tmp_path, needles=2, evaluations=15)
+    lines = lines_of(tmp_path / "trace.jsonl")
+    for line in lines:
+        both = line["loss"] + 0.25 * line["needle_loss"]
+        assert line["fitness"] == pytest.approx(both)
+    assert factors.lambda_ == tuple(min(lines, key=lambda line: line["fitness"])["mu"])
+    assert factors.provenance["needles"] == 2
+    assert run_stage(model, tokens, tmp_path / "again", needles=2, evaluations=15) == factors
 
 
 def test_a_first_search_writes_monotone_factors_with_their_provenance(model, tokens, tmp_path):
@@ -395,6 +443,15 @@ def test_a_search_that_cannot_be_made_says_why(weights, changes, says, request, 
     with pytest.raises(UserError, match=says):
         run_stage(checkpoint, tokens, tmp_path, **changes)
     assert not (tmp_path / "factors.json").exists()
+
+
+def test_tokens_of_another_tokenizer_are_refused(model, tokens, tmp_path):
+    shutil.copytree(tokens, tmp_path / "tokens")
+    manifest = json.loads((tmp_path / "tokens/manifest.json").read_text())
+    manifest["tokenizer"] = "0123456789abcdef"
+    (tmp_path / "tokens/manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="tokenizer"):
+        run_stage(model, tmp_path / "tokens", tmp_path)
 
 
 def test_warm_factors_of_another_model_are_refused(tuned, tokens, tmp_path):

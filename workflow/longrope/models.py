@@ -130,7 +130,7 @@ def import_model(
                 _dequantise(Path(path), draft)
         config = read_json(draft / "config.json")
         changes = _open_sliding_window(draft, config)
-        rope = rope_of_config(_with_defaults(draft, config), name)
+        rope = rope_of_config(complete_config(draft), name)
         if rope.original_window != original_window:
             raise UserError(
                 f"model {name!r}: original_window is {original_window} in the configuration, but"
@@ -140,6 +140,18 @@ def import_model(
         origin = source.model_dump(exclude_none=True)
         _write_record(draft, ModelRecord(rope, BASE, UNKNOWN, origin, changes))
     return read_record(folder)
+
+
+def complete_config(folder: Path) -> dict:
+    """A checkpoint's config.json with what transformers fills in, such as LLaMA's theta."""
+    from transformers import AutoConfig
+
+    path = Path(folder) / "config.json"
+    try:
+        return read_json(path) | AutoConfig.from_pretrained(folder).to_dict()
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: transformers cannot use it ({first})") from error
 
 
 def rope_of_config(config: dict, name: str, fingerprint: str = UNKNOWN) -> Rope:
@@ -250,19 +262,6 @@ def _check_head(model, folder: Path) -> None:
     for key in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(model.config, key, None) not in (None, 1, 1.0):
             raise UserError(f"{folder}: {key} in config.json changes the logits: not supported")
-
-
-def _with_defaults(folder: Path, config: dict) -> dict:
-    """A config.json with what transformers fills in, such as LLaMA's theta of 10,000."""
-    from transformers import AutoConfig
-
-    try:
-        return config | AutoConfig.from_pretrained(folder).to_dict()
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{folder / 'config.json'}: transformers cannot use it ({first})"
-        ) from error
 
 
 def _quiet() -> None:

@@ -92,8 +92,9 @@ def _batches(prompts: list[Prompt], size: int):
 def _answer(model, tokenizer, prompts: list[Prompt]) -> list[dict]:
     """Generate as many tokens as the longest key has, and compare."""
     ids_BT = torch.from_numpy(np.stack([each.prompt for each in prompts])).to(model.device)
-    # Not the checkpoint's own generation settings: they may hold a repetition penalty.
-    greedy = GenerationConfig(
+    # In place of the checkpoint's own settings, which `generate` would mix in: they may hold a
+    # repetition penalty.
+    model.generation_config = greedy = GenerationConfig(
         max_new_tokens=max(len(each.answer) for each in prompts),
         do_sample=False,
         eos_token_id=tokenizer.eos_token_id,
