@@ -19,6 +19,7 @@ from longrope.config import FolderModel, GgufModel, HubModel
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors
 from longrope.models import (
+    complete_config,
     import_model,
     load_model,
     load_tokenizer,
@@ -128,6 +129,8 @@ def test_a_checkpoint_brought_in_again_replaces_the_one_before(source, tmp_path)
 # --- what is refused ------------------------------------------------------------------------
 
 OLD = {"drop": ["rope_parameters"], "rope_theta": 1e4}  # the schema before transformers 5
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}
+GEMMA3 = {"model_type": "gemma3_text", "rope_local_base_freq": 1e4, "sliding_window_pattern": 6}
 LAYERS = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}
 LAYERS |= {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
 
@@ -136,22 +139,22 @@ LAYERS |= {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
     ("changes", "says"),
     [
         (OLD | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "already rescaled .*'linear'"),
-        (OLD | {"rope_scaling": {"rope_type": "llama3"}}, "already rescaled .*'llama3'"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "already .*'yarn'"),
+        (OLD | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "already .*'dynamic'"),
+        ({"rope_parameters": YARN}, "already rescaled .*'yarn'"),
         ({"rope_parameters": LAYERS}, "several RoPEs by layer"),
-        (OLD | {"rope_local_base_freq": 1e4}, "several RoPEs by layer"),
+        (OLD | GEMMA3, "several RoPEs by layer"),
         (OLD | {"attention_chunk_size": 32}, "several RoPEs by layer"),
         ({"max_position_embeddings": 128}, "is 64 in the config.* max_position_embeddings is 128"),
         ({"drop": ["max_position_embeddings"]}, "max_position_embeddings"),
-        ({"drop": ["num_attention_heads", "head_dim"]}, "num_attention_heads"),
+        ({"rope_parameters": "none"}, "rope_parameters"),
     ],
-    ids=["linear", "llama3", "yarn", "layers", "gemma3", "llama4", "window", "none", "heads"],
+    ids=["linear", "dynamic", "yarn", "layers", "gemma3", "llama4", "window", "none", "text"],
 )
 def test_a_rope_that_cannot_be_rescaled_is_refused_with_the_reason(changes, says, source, tmp_path):
     folder = altered(source, tmp_path / "source", **changes)
     with pytest.raises(UserError, match=says) as caught:
         bring_in(folder, tmp_path / "model")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and ".part" not in str(caught.value)
     assert [each.name for each in tmp_path.iterdir()] == ["source"]
 
 
@@ -208,8 +211,9 @@ PHI4 |= {"max_position_embeddings": 131072, "partial_rotary_factor": 0.75, "rope
     ],
     ids=["LLaMA2", "Mistral", "Qwen3", "Phi-4-mini"],
 )
-def test_the_rope_of_a_well_known_model_is_found(config, theta, dim, window):
-    rope = rope_of_config(config, "known")
+def test_the_rope_of_a_well_known_model_is_found(config, theta, dim, window, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    rope = rope_of_config(complete_config(tmp_path), "known")
     assert (rope.theta, rope.rotary_dim, rope.original_window) == (theta, dim, window)
 
 

@@ -35,6 +35,7 @@ def evaluate_passkey(
     writer = PasskeyWriter(tokenizer)
     prompts = {length: _prompts(writer, length, stage) for length in stage.prompts}
     model = load_model(model_folder)
+    model.config.max_position_embeddings = max(stage.prompts)  # else `generate` warns
     rotary = install(model, record.rope)
 
     def measure(length: int, factors: RescaleFactors) -> list[dict]:
