@@ -152,6 +152,14 @@ def test_a_child_has_every_number_from_one_of_its_parents(first, second, seed):
     assert child.n_hat in (first.n_hat, second.n_hat)
 
 
+def test_a_crossover_has_two_different_parents(monkeypatch):
+    search, pairs = evolution(parents=2, mutations=1, crossovers=30), []
+    search.tell([(Candidate(0, (mu,) * PAIRS), float(mu)) for mu in (100, 200, 300)])
+    monkeypatch.setattr(search, "cross", lambda *parents: pairs.append({p.mu[0] for p in parents}))
+    search.ask()
+    assert pairs == [{100, 200}] * 30  # and they are the best two
+
+
 def test_without_the_constraint_mutants_and_children_may_fall():
     search, parent = evolution(monotone=False), Candidate(0, (500,) * PAIRS)
     mutants = [search.mutate(parent) for _ in range(20)]

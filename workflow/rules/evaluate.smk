@@ -34,6 +34,7 @@ rule evaluate_passkey:
         "results/{model}/{weights}/evaluation/passkey/{method}.json",
     log:
         "logs/{model}/{weights}/evaluation/passkey-{method}.log",
+    priority: 5
     conda:
         ENVIRONMENT
     params:
