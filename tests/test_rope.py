@@ -126,7 +126,7 @@ def test_without_n_hat_it_agrees_with_transformers_longrope(theta, length):
     factors = stretched(
         rope_of(ours),
         LAMBDA if length > WINDOW else short,
-        attention_factor=attention_factor("su", 4.0, WINDOW),
+        attention_factor=attention_factor("su", ROPE, 4 * WINDOW),
     )
     install(ours, rope_of(ours)).use([factors])
     positions = torch.arange(length)

@@ -388,6 +388,7 @@ class Extension(Settings):
     """The long windows and the recovered short ones, on tuned weights, without training."""
 
     weights: Name  # the tuning that is extended
+    attention_factor: AttentionFactor | None = None  # instead of the model's own
     search: dict[Window, Budget] = {}  # windows beyond the tuned one; factors multiply the tuned
     recovery: dict[Window, Budget] = {}  # short windows; factors are absolute
 

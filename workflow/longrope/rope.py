@@ -125,18 +125,23 @@ def _check_layout(name: str, rotary: RescaledRotary, device: torch.device) -> No
             raise UserError(f"{name} lays out its rotary embedding in a way that is not supported")
 
 
-def attention_factor(setting: str | float, ratio: float, original_window: int) -> float:
+def attention_factor(
+    setting: str | float, rope: Rope, window: int, tuned: RescaleFactors | None = None
+) -> float:
     """What multiplies cos and sin of searched factors, by the configuration's setting.
 
     `none`: 1, as the paper's equations; `su`: sqrt(1 + ln s / ln L), as the authors' released
-    code and transformers' longrope; `yarn`: 0.1 ln s + 1 (Peng et al. 2023); or the number itself.
+    code and transformers' longrope; `yarn`: 0.1 ln s + 1 (Peng et al. 2023), with s = window / L
+    (1 below L) and L the original window. On tuned weights L is the tuned window, and the factor
+    multiplies the one that they were tuned with. A number is taken as it is.
     """
-    match setting:
-        case "none":
-            return 1.0
-        case "su":
-            return math.sqrt(1 + math.log(max(ratio, 1)) / math.log(original_window))
-        case "yarn":
-            return 0.1 * math.log(max(ratio, 1)) + 1
-        case _:
-            return float(setting)
+    if not isinstance(setting, str):
+        return float(setting)
+    origin = tuned.window if tuned else rope.original_window
+    log_ratio = math.log(max(window / origin, 1))
+    own = {
+        "none": 1.0,
+        "su": math.sqrt(1 + log_ratio / math.log(origin)),
+        "yarn": 0.1 * log_ratio + 1,
+    }[setting]
+    return own * (tuned.attention_factor if tuned else 1.0)

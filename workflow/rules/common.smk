@@ -105,8 +105,18 @@ def corpus_settings(wildcards):
 # --- searches ----------------------------------------------------------------------------------
 
 
-def budget_settings(wildcards, budgets):
+def budget_settings(wildcards, part):
+    """Settings of one search; `part` of the configuration holds its budget."""
     settings = model_settings(wildcards)
+    extension = settings.extension
+    budgets = {
+        "search": settings.search,
+        "extension": extension.search if extension else {},
+        "recovery": extension.recovery if extension else {},
+    }[part]
+    attention_factor = settings.attention_factor
+    if part != "search" and extension and extension.attention_factor is not None:
+        attention_factor = extension.attention_factor
     window = parse_window(wildcards.window)
     if window not in budgets:
         known = ", ".join(map(window_label, budgets)) or "none"
@@ -119,7 +129,7 @@ def budget_settings(wildcards, budgets):
             window=window,
             budget=budgets[window],
             optimiser=settings.optimiser,
-            attention_factor=settings.attention_factor,
+            attention_factor=attention_factor,
             needle_weight=settings.needle_weight,
             seed=STUDY.seed,
         )
@@ -127,13 +137,12 @@ def budget_settings(wildcards, budgets):
 
 
 def search_settings(wildcards):
-    settings = model_settings(wildcards)
-    base = wildcards.weights == typed.BASE
-    return budget_settings(wildcards, settings.search if base else settings.extension.search)
+    part = "search" if wildcards.weights == typed.BASE else "extension"
+    return budget_settings(wildcards, part)
 
 
 def recovery_settings(wildcards):
-    return budget_settings(wildcards, model_settings(wildcards).extension.recovery)
+    return budget_settings(wildcards, "recovery")
 
 
 def warm_factors(wildcards):

@@ -81,11 +81,7 @@ def search_factors(
     if settings.budget.needles:
         writer = PasskeyWriter(load_tokenizer(model_folder))
         scorer.add_needles(writer, settings.budget.needles, settings.needle_weight)
-    factor = attention_factor(
-        settings.attention_factor,
-        settings.window / record.rope.original_window,
-        record.rope.original_window,
-    )
+    factor = attention_factor(settings.attention_factor, record.rope, settings.window, tuned)
     method = "recovery" if recovery else "search"
     found = run_search(
         make_optimiser(optimiser_settings, space, list(starts), search_rng),
