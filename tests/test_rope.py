@@ -126,7 +126,7 @@ def test_without_n_hat_it_agrees_with_transformers_longrope(theta, length):
     factors = stretched(
         rope_of(ours),
         LAMBDA if length > WINDOW else short,
-        attention_factor=attention_factor("su", ROPE, 4 * WINDOW),
+        attention_factor=attention_factor("su", rope_of(ours), 4 * WINDOW),
     )
     install(ours, rope_of(ours)).use([factors])
     positions = torch.arange(length)
@@ -137,11 +137,22 @@ def test_without_n_hat_it_agrees_with_transformers_longrope(theta, length):
 
 
 def test_attention_factors_are_those_of_the_papers():
-    assert attention_factor("none", 16, 4096) == 1
-    assert attention_factor("su", 16, 4096) == pytest.approx(math.sqrt(1 + 4 / 12))
-    assert attention_factor("yarn", math.e**2, 4096) == pytest.approx(1.2)
-    assert attention_factor(1.25, 16, 4096) == 1.25
-    assert attention_factor("su", 0.5, 4096) == attention_factor("yarn", 0.5, 4096) == 1
+    rope = Rope("m", 10_000.0, 8, 4096, "abc")
+    assert attention_factor("none", rope, 65_536) == 1
+    assert attention_factor("su", rope, 65_536) == pytest.approx(math.sqrt(1 + 4 / 12))
+    assert attention_factor("yarn", rope, 65_536) == pytest.approx(1 + 0.1 * math.log(16))
+    assert attention_factor(1.25, rope, 65_536) == 1.25
+    assert attention_factor("su", rope, 2048) == attention_factor("yarn", rope, 2048) == 1
+
+
+def test_on_tuned_weights_the_attention_factor_multiplies_the_tuned_one():
+    rope = Rope("m", 10_000.0, 8, 1024, "abc")
+    tuned = stretched(rope, window=4096, attention_factor=1.1)
+    assert attention_factor("yarn", rope, 8192, tuned) == pytest.approx(
+        1.1 * (1 + 0.1 * math.log(2))
+    )
+    assert attention_factor("none", rope, 8192, tuned) == 1.1
+    assert attention_factor("yarn", rope, 1024, tuned) == 1.1
 
 
 # --- against hand work ----------------------------------------------------------------------

@@ -40,18 +40,27 @@ def main(arguments: list[str] | None = None) -> int:
     if options.stage is None:
         parser.print_help()
         return 2
-    with _logging_to(options.log):
-        try:
-            _recorded(options)
-        except UserError as error:
-            print(f"longrope {options.stage}: {error}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print(f"longrope {options.stage}: interrupted", file=sys.stderr)
-            return 130
-        except Exception:
-            traceback.print_exc()
-            return 70
+    try:
+        with _logging_to(options.log):
+            return _run(options)
+    except UserError as error:
+        print(f"longrope: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the stage; the exit code says whose turn it is."""
+    try:
+        _recorded(options)
+    except UserError as error:
+        print(f"longrope {options.stage}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"longrope {options.stage}: interrupted", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 70
     return 0
 
 
@@ -105,7 +114,10 @@ def _params(options: argparse.Namespace) -> dict:
         for key, value in vars(options).items()
         if key not in ("run", "run_id", "stage", "tracked", "settings", "log")
     }
-    return plain | {"settings": json.loads(options.settings) if "settings" in options else {}}
+    try:
+        return plain | {"settings": json.loads(getattr(options, "settings", "{}"))}
+    except json.JSONDecodeError:  # the stage has said so
+        return plain | {"settings": options.settings}
 
 
 def _tags(options: argparse.Namespace) -> dict[str, str]:
@@ -446,8 +458,12 @@ def _logging_to(path: Path | None):
     if path is None:
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as log:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--log {path}: cannot be written ({error})") from None
+    with opened as log:
         with (
             contextlib.redirect_stdout(_Tee(sys.stdout, log)),
             contextlib.redirect_stderr(_Tee(sys.stderr, log)),

@@ -10,6 +10,8 @@ configuration as one JSON string and reads it with `settings`.
 import difflib
 import hashlib
 import json
+import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -39,7 +41,7 @@ Window = Annotated[
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
@@ -63,7 +65,7 @@ class HubSource(Settings):
 
 
 class TextSource(Settings):
-    """Text files, one document each, named after the file; may be compressed (.gz, .xz, .zst)."""
+    """Text files, one document each, named after the file; may be compressed (.gz, .xz, .bz2)."""
 
     kind: Literal["text"]
     files: list[str] = Field(min_length=1)  # paths or globs, from the working directory
@@ -120,6 +122,12 @@ class Splits(Settings):
         lists = [value for value in (self.validation, self.test) if isinstance(value, list)]
         return {id_ for ids in lists for id_ in ids}
 
+    def used(self, split: str) -> bool:
+        """Whether any document can be in a split."""
+        if self.named:
+            return split in self.named
+        return split == "train" or bool(getattr(self, split))
+
     def of(self, id_: str) -> Literal["train", "validation", "test"]:
         """The split of a document, by its id."""
         if isinstance(self.validation, list) or isinstance(self.test, list):
@@ -143,6 +151,15 @@ class CorpusSettings(Settings):
     # Join documents until they have this many tokens; the manifest says which. For windows longer
     # than any document: perplexities over a joint are not those of one long text.
     join_to: Window | None = None
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.splits.named and self.source.kind != "hub":
+            raise ValueError(
+                f"a {self.source.kind} source has no splits of its own: give splits document ids"
+                " or shares"
+            )
+        return self
 
 
 class Need(Settings):
@@ -217,7 +234,7 @@ class PretrainSettings(LoopSettings):
     muon_rate: Positive = 0.02  # for matrices inside the layers
     adam_rate: Positive = 0.003  # for embeddings and norms
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warmup: int = 50  # steps
+    warmup: Annotated[int, Field(ge=0)] = 50  # steps
     hold: Share = 0.6  # the rate is constant up to this share of the steps, then falls linearly
     final: Share = 0.02  # to this share of itself
 
@@ -259,7 +276,11 @@ class Evolution(Settings):
     mutate_probability: Share = 0.3  # p
     parents: Annotated[int, Field(ge=2)] = 32  # k
     monotone: bool = True  # lambda does not decrease with the pair
-    starts: list[Name] = ["pi", "ntk", "yarn"]  # closed forms in the initial population
+    starts: Annotated[list[Name], Field(min_length=1)] = [
+        "pi",
+        "ntk",
+        "yarn",
+    ]  # closed forms in the initial population
 
     @model_validator(mode="after")
     def _check(self):
@@ -274,7 +295,12 @@ class Cma(Settings):
     name: Literal["cma"]
     population: Annotated[int, Field(ge=4)] = 12  # candidates a generation
     sigma: Positive = 0.08  # first step size, in nats of lambda
-    starts: list[Name] = ["pi", "ntk", "yarn", "mrrope-pro"]  # closed forms; it begins at the best
+    starts: Annotated[list[Name], Field(min_length=1)] = [
+        "pi",
+        "ntk",
+        "yarn",
+        "mrrope-pro",
+    ]  # closed forms; it begins at the best
 
 
 OptimiserSettings = Annotated[Evolution | Cma, Field(discriminator="name")]
@@ -305,13 +331,28 @@ class SearchSettings(Settings):
 # --- evaluation -----------------------------------------------------------------------------
 
 
+def _as_mapping(given: object) -> object:
+    """A list of methods as a mapping to no longest length; anything else is for pydantic."""
+    if isinstance(given, list) and all(isinstance(name, str) for name in given):
+        return dict.fromkeys(given)
+    return given
+
+
 # Weights -> methods to measure, each with the longest length at which it is (None: at all).
 # May be written as a list of methods, or as a mapping such as {none: 2k, yarn: 16k}.
 Methods = dict[
     Name,
     Annotated[
         dict[Name, Window | None],
-        BeforeValidator(lambda given: dict.fromkeys(given) if isinstance(given, list) else given),
+        BeforeValidator(_as_mapping),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "array", "items": {"type": "string"}},
+                    {"type": "object", "additionalProperties": {"type": ["string", "integer"]}},
+                ]
+            }
+        ),
     ],
 ]
 
@@ -485,11 +526,48 @@ def settings(type_: Any, text: str) -> Any:
 
 def parse(type_: Any, raw: object, where: str) -> Any:
     """Validate `raw` as `type_`; one UserError with a line for each thing that is wrong."""
+    if twice := list(_windows_twice(raw)):
+        raise UserError("\n  ".join([f"{where}:", *twice]))
     try:
         return TypeAdapter(type_).validate_python(raw)
     except ValidationError as error:
-        lines = dict.fromkeys(_explain(problem) for problem in error.errors())
+        told: dict[str, list[str]] = {}  # place -> what is wrong there; a union tries every kind
+        for problem in error.errors():
+            texts = told.setdefault(_place(problem["loc"], raw), [])
+            if (text := _explain(problem)) not in texts:
+                texts.append(text)
+        lines = [f"{place}: {'; or '.join(texts)}" for place, texts in told.items()]
         raise UserError("\n  ".join([f"{where}:", *lines])) from None
+
+
+def _windows_twice(raw: object, place: str = "") -> Iterator[str]:
+    """A line for every mapping in which two keys are the same window, such as 1k and 1024."""
+    if not isinstance(raw, dict):
+        return
+    seen: dict[int, object] = {}
+    for key, value in raw.items():
+        yield from _windows_twice(value, f"{place}.{key}".lstrip("."))
+        if isinstance(key, str | int) and re.fullmatch(PATTERN, str(key)):
+            other = seen.setdefault(parse_window(key), key)
+            if other is not key:
+                yield f"{place}: {other} and {key} are the same window; keep one"
+
+
+def _place(location: tuple, raw: object) -> str:
+    """The path of a key as it is written: pydantic adds the names of the kinds that it tried."""
+    parts = []
+    for number, part in enumerate(location):
+        if isinstance(raw, dict):
+            match = next((key for key in raw if str(key) == str(part)), None)
+            if match is None and number + 1 < len(location):
+                continue  # the name of a kind
+            if part != "[key]":
+                parts.append(str(part))
+            raw = raw.get(match)
+        elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):
+            parts.append(str(part))
+            raw = raw[part]
+    return ".".join(parts) or "top level"
 
 
 def json_schema() -> dict:
@@ -498,19 +576,18 @@ def json_schema() -> dict:
 
 
 def _explain(problem: dict) -> str:
-    """One line for one thing that is wrong: where, what, how to mend it."""
-    place = ".".join(str(part) for part in problem["loc"]) or "top level"
+    """What is wrong, and how to mend it."""
     match problem["type"]:
         case "extra_forbidden":
             near = difflib.get_close_matches(str(problem["loc"][-1]), sorted(_known_keys()), n=1)
             hint = f"did you mean {near[0]!r}?" if near else "config/README.md lists all keys"
-            return f"{place}: unknown key; {hint}"
+            return f"unknown key; {hint}"
         case "missing":
-            return f"{place}: missing, and has no default"
+            return "missing, and has no default"
         case _:
             message = problem["msg"].removeprefix("Value error, ")
-            found = json.dumps(problem["input"], default=str)
-            return f"{place}: {message}" + (f" (found {found})" if len(found) < 60 else "")
+            found = repr(problem["input"])
+            return message + (f" (found {found})" if len(found) < 60 else "")
 
 
 def _known_keys() -> set[str]:

@@ -52,12 +52,21 @@ def read_documents(settings: CorpusSettings) -> Iterator[Document]:
     split entries that name no document.
     """
     splits, seen, kept = settings.splits, set(), dict.fromkeys(SPLITS, 0)
-    limits = {split: splits.limits.get(split, 1 << 62) for split in SPLITS}
+    # How many more documents of a split are wanted; none of one that no document can be in.
+    limits = {
+        split: splits.limits.get(split, 1 << 62) if splits.used(split) else 0 for split in SPLITS
+    }
+    stopped = False
     for own, name in splits.named.items() or [(None, "train")]:
         for id_, text in _rows(settings, name):
             if id_ in seen:
                 raise UserError(f"corpus: document id {id_!r} appears twice; ids must be unique")
             seen.add(id_)
+            if not isinstance(text, str):
+                raise UserError(
+                    f"corpus: document {id_!r} is no text but {text!r}; mend the source, or name"
+                    " another text_column"
+                )
             if not text.strip():
                 raise UserError(f"corpus: document {id_!r} is empty; remove it from the source")
             split = own or splits.of(id_)
@@ -65,41 +74,37 @@ def read_documents(settings: CorpusSettings) -> Iterator[Document]:
                 kept[split] += 1
                 yield Document(id_, text, split)
             if all(kept[each] >= limits[each] for each in ([own] if own else SPLITS)):
+                stopped = True
                 break
-    if missing := settings.splits.listed - seen:
+    if not stopped and (missing := settings.splits.listed - seen):
         raise UserError(
             f"corpus: splits name documents that the source does not have:"
             f" {', '.join(sorted(missing))}; it has {', '.join(sorted(seen)[:10])}, ..."
         )
 
 
-def _rows(settings: CorpusSettings, split: str) -> Iterator[tuple[str, str]]:
+def _rows(settings: CorpusSettings, split: str) -> Iterator[tuple[str, object]]:
     """(id, text) of every row of one split of the source."""
     import datasets
 
     source = settings.source
-    # `datasets` shows a progress bar and warnings of its own; ours name the corpus.
-    datasets.disable_progress_bars()
+    datasets.disable_progress_bars()  # they hide what the stage says
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else even local files ask the network
     if source.kind in ("text", "package"):
         paths = _package_files(source) if source.kind == "package" else _files(source.files)
         # One file at a time: the text builder does not tell which file a row came from.
         for path in paths:
-            rows = datasets.load_dataset(
-                "text",
-                data_files=[str(path)],
-                split="train",
-                sample_by="document",
-                streaming=True,
-            )
-            for row in rows:
+            for row in _stream(str(path), "text", data_files=[str(path)], sample_by="document"):
                 yield path.name.split(".")[0], row["text"]
         return
     if source.kind == "hub":
-        rows = _hub(datasets, source, split)
+        where = f"the hub data set {source.name!r} (split {split!r})"
+        rows = _stream(where, source.name, source.subset, split=split, revision=source.revision)
     else:
         builder = "json" if source.kind == "jsonl" else "parquet"
         files = [str(path) for path in _files(source.files)]
-        rows = datasets.load_dataset(builder, data_files=files, split="train", streaming=True)
+        where = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        rows = _stream(where, builder, data_files=files)
     for number, row in enumerate(rows):
         for column in (source.text_column, *([source.id_column] if source.id_column else [])):
             if column not in row:
@@ -110,16 +115,18 @@ def _rows(settings: CorpusSettings, split: str) -> Iterator[tuple[str, str]]:
         yield id_, row[source.text_column]
 
 
-def _hub(datasets, source, split: str):
+def _stream(where: str, *arguments, split: str = "train", **options) -> Iterator[dict]:
+    """The rows of `datasets.load_dataset`, streamed; UserError, naming the source, if they fail."""
+    import datasets
+
     try:
-        return datasets.load_dataset(
-            source.name, source.subset, split=split, revision=source.revision, streaming=True
-        )
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(
-            f"corpus: the hub data set {source.name!r} (split {split!r}) cannot be read: {first}"
-        ) from error
+        yield from datasets.load_dataset(*arguments, split=split, streaming=True, **options)
+    except UserError:
+        raise
+    # What is wrong with a file shows as an error of the reader of its format, of any kind.
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"corpus: {where} cannot be read: {first}") from error
 
 
 def _files(patterns: Iterable[str]) -> list[Path]:
@@ -272,7 +279,16 @@ class TokenSplit:
         if not path.exists() or path.stat().st_size != self.manifest["tokens"] * dtype.itemsize:
             raise UserError(f"{path}: missing or cut short; tokenise the corpus again")
         empty = self.manifest["tokens"] == 0
+        self.tokenizer: str = self.manifest["tokenizer"]
         self._tokens = np.empty(0, dtype) if empty else np.memmap(path, dtype, mode="r")
+
+    def check_tokenizer(self, tokenizer) -> None:
+        """Raise UserError if these are the tokens of another tokenizer."""
+        if tokenizer_fingerprint(tokenizer) != self.tokenizer:
+            raise UserError(
+                f"{self.folder}: tokens of another tokenizer than this model's; tokenise the"
+                " corpus for this model"
+            )
 
     def __iter__(self) -> Iterator[TokenDocument]:
         for record in self.manifest["documents"]:

@@ -46,6 +46,7 @@ def finetune(
     split = TokenSplit(tokens_folder)
     say(f"tuning {record.rope.model}/{record.weights} as {stage.name} with {describe(factors)}")
     tokenizer = load_tokenizer(model_folder)
+    split.check_tokenizer(tokenizer)
     model = load_model(model_folder, for_training=True)
     install(model, record.rope).use([factors])
     maker = SequenceMaker(tokenizer, split)

@@ -53,7 +53,8 @@ class SequenceMaker:
     ) -> Batch:
         """The batch of one step: `sequences` sequences of `length` tokens, kinds drawn by share."""
         rng = np.random.default_rng([seed, step])
-        kinds = rng.choice(list(mixture), size=sequences, p=list(mixture.values()))
+        shares = np.array(list(mixture.values()))
+        kinds = rng.choice(list(mixture), size=sequences, p=shares / shares.sum())
         made = [self.sequence(str(kind), length, rng) for kind in kinds]
         return Batch(np.stack([ids for ids, _ in made]), np.stack([each for _, each in made]))
 
@@ -98,7 +99,7 @@ class SequenceMaker:
         return ids, np.ones(length, np.float32)
 
     def _copy(self, length: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        piece = self._segment(int(rng.integers(min(8, length), length // 2 + 1)), rng)
+        piece = self._segment(int(rng.integers(min(8, length // 2), length // 2 + 1)), rng)
         ids = np.resize(piece, length)
         weights = np.ones(length, np.float32)
         weights[: len(piece)] = OTHER_WEIGHT

@@ -125,7 +125,7 @@ def import_model(
             case FolderModel(path=path):
                 _take_over(_existing_folder(Path(path)), draft)
             case HubModel(name=repository, revision=revision):
-                _take_over(_download(repository, revision), draft)
+                _take_over(_existing_folder(_download(repository, revision)), draft)
             case GgufModel(path=path):
                 _dequantise(Path(path), draft)
         config = read_json(draft / "config.json")
@@ -144,14 +144,17 @@ def import_model(
 
 def complete_config(folder: Path) -> dict:
     """A checkpoint's config.json with what transformers fills in, such as LLaMA's theta."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     path = Path(folder) / "config.json"
     try:
         return read_json(path) | AutoConfig.from_pretrained(folder).to_dict()
-    except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: transformers cannot use it ({first})") from error
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        first = " ".join((str(error).strip() or type(error).__name__).split())
+        raise UserError(
+            f"the config.json of the checkpoint: transformers cannot use it ({first[:300]})"
+        ) from error
 
 
 def rope_of_config(config: dict, name: str, fingerprint: str = UNKNOWN) -> Rope:
@@ -161,6 +164,8 @@ def rope_of_config(config: dict, name: str, fingerprint: str = UNKNOWN) -> Rope:
     """
     kind = config.get("model_type", "unknown")
     block = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(block, dict):
+        raise UserError(f"model {name!r}: rope_parameters = {block!r} must be an object")
     theta = block.get("rope_theta", config.get("rope_theta"))
     if theta is None:
         raise UserError(
@@ -189,10 +194,7 @@ def rope_of_config(config: dict, name: str, fingerprint: str = UNKNOWN) -> Rope:
 
 def fingerprint_of(folder: Path) -> str:
     """A short hash of the weights in a folder."""
-    files = sorted(Path(folder).glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder}: no *.safetensors; convert the weights with save_pretrained")
-    return sha256_of(*files)[:16]
+    return sha256_of(*sorted(Path(folder).glob("*.safetensors")))[:16]
 
 
 def load_tokenizer(folder: Path):
@@ -272,8 +274,15 @@ def _quiet() -> None:
 
 
 def _existing_folder(path: Path) -> Path:
+    """The folder, if it holds a whole checkpoint; UserError names what it lacks."""
     if not (path / "config.json").exists():
         raise UserError(f"{path}: no checkpoint there (no config.json)")
+    if not any(path.glob("*.safetensors")):
+        raise UserError(f"{path}: no *.safetensors; convert the weights with save_pretrained")
+    index = path / "model.safetensors.index.json"
+    needed = set(read_json(index).get("weight_map", {}).values()) if index.exists() else set()
+    if missing := sorted(name for name in needed if not (path / name).exists()):
+        raise UserError(f"{path}: {missing[0]} is missing, which {index.name} names")
     return path
 
 
@@ -309,6 +318,11 @@ def _dequantise(path: Path, folder: Path) -> None:
     _quiet()
     if not path.is_file():
         raise UserError(f"{path}: no such GGUF file")
+    if scaling := _gguf_scaling(path):
+        raise UserError(
+            f"{path} is already rescaled ({scaling}), which transformers would drop: start from"
+            " the checkpoint in safetensors"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         loaded = AutoModelForCausalLM.from_pretrained(
@@ -326,10 +340,28 @@ def _dequantise(path: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def _gguf_scaling(path: Path) -> str:
+    """What rescales the RoPE of a GGUF file; empty if nothing does, or it cannot be read."""
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, OSError, IndexError):
+        return ""  # transformers says what is wrong with it
+    for name, field in reader.fields.items():
+        if name.endswith(".rope.scaling.type") and field.contents() != "none":
+            return f"{name} = {field.contents()}"
+    return next((tensor.name for tensor in reader.tensors if "rope_f" in tensor.name), "")
+
+
 def _open_sliding_window(folder: Path, config: dict) -> dict:
-    """Mistral's sliding window would hide what a long window adds: switch it off, and note it."""
+    """A sliding window would hide what a long window adds: switch it off, and note it."""
     if not config.get("sliding_window"):
         return {}
-    was = config["sliding_window"]
-    write_json(folder / "config.json", config | {"sliding_window": None})
-    return {"sliding_window": {"was": was, "is": None}}
+    opened = {"sliding_window": None}
+    if "use_sliding_window" in config:
+        opened["use_sliding_window"] = False
+    if layers := config.get("layer_types"):
+        opened["layer_types"] = ["full_attention"] * len(layers)
+    write_json(folder / "config.json", config | opened)
+    return {key: {"was": config[key], "is": value} for key, value in opened.items()}

@@ -6,6 +6,7 @@ a model whose window really matters: blind beyond it, and able to retrieve withi
 """
 
 import bisect
+import hashlib
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -43,15 +44,8 @@ def pretrain(
     Returns final metrics; writes `training.json` (steps, tokens, seconds, data hash) beside the
     weights.
     """
-    made_from = [
-        VERSIONS["pretrain"],
-        settings.model_dump(),
-        corpus.model_dump(),
-        name,
-        window,
-        seed,
-    ]
-    state = open_state(state, made_from)
+    settled = [settings.model_dump(), corpus.model_dump(), name, window, seed, _content(corpus)]
+    state = open_state(state, [VERSIONS["pretrain"], *settled])
     tokenizer = train_tokenizer(corpus, settings.architecture.vocabulary, state / "tokenizer")
     folders = {split: state / "data" / split for split in SPLITS}
     if not all((each / "manifest.json").exists() for each in folders.values()):
@@ -96,6 +90,14 @@ def pretrain(
     write_json(folder / "training.json", training)
     last = [each["loss"] for each in metrics[-100:]]
     return {"loss": float(np.mean(last)), "tokens": training["tokens"]}
+
+
+def _content(corpus: CorpusSettings) -> str:
+    """A hash of every document of a corpus."""
+    digest = hashlib.sha256()
+    for document in read_documents(corpus):
+        digest.update(repr((document.split, document.id, document.text)).encode())
+    return digest.hexdigest()
 
 
 def train_tokenizer(corpus: CorpusSettings, vocabulary: int, folder: Path):

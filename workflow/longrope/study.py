@@ -112,9 +112,9 @@ def factor_files(
 def needs(config: Config, model: str) -> list[Need]:
     """What the configured stages need of a model's corpus."""
     settings = config.models[model]
-    budgets = dict(settings.search)
+    budgets = list(settings.search.items())
     if settings.extension:
-        budgets |= settings.extension.search | settings.extension.recovery
+        budgets += [*settings.extension.search.items(), *settings.extension.recovery.items()]
     found = [
         Need(
             split="validation",
@@ -122,7 +122,7 @@ def needs(config: Config, model: str) -> list[Need]:
             tokens=window,
             reason=f"the search at {window_label(window)}",
         )
-        for window, budget in budgets.items()
+        for window, budget in budgets
     ]
     found += [
         Need(
@@ -168,6 +168,7 @@ def _problems(config: Config, settings: ModelSettings) -> list[str]:
         for window in settings.search
         if window <= original
     ]
+    problems += _start_problems(settings)
     for name, tuning in settings.tunings.items():
         problems += _tuning_problems(settings, name, tuning)
     if settings.extension:
@@ -182,12 +183,35 @@ def _problems(config: Config, settings: ModelSettings) -> list[str]:
                 problems.append(f"{place}: {unknown_name('weights', weights, known)}")
                 continue
             known = methods_of(settings, weights)
-            problems += [
-                f"{place}: {unknown_name('method', method, known)}"
-                for method in methods
-                if method not in known
-            ]
+            asked = getattr(settings.evaluation, task)
+            for method in methods:
+                if method not in known:
+                    problems.append(f"{place}: {unknown_name('method', method, known)}")
+                elif not lengths_of(settings, weights, method, asked):
+                    problems.append(
+                        f"{place}: {method!r} has factors at none of the lengths measured there;"
+                        " add one, or leave the method out"
+                    )
     return problems
+
+
+def _start_problems(settings: ModelSettings) -> list[str]:
+    """What is wrong with the closed forms that searches start from."""
+    optimisers = {"optimiser": settings.optimiser}
+    parts = {"search": settings.search}
+    if settings.extension:
+        parts["extension.search"] = settings.extension.search
+        parts["extension.recovery"] = settings.extension.recovery
+    for part, budgets in parts.items():
+        for window, budget in budgets.items():
+            if budget.optimiser:
+                optimisers[f"{part}.{window_label(window)}.optimiser"] = budget.optimiser
+    return [
+        f"{place}.starts: {unknown_name('closed form', form, CLOSED_FORMS)}"
+        for place, optimiser in optimisers.items()
+        for form in optimiser.starts
+        if form not in CLOSED_FORMS
+    ]
 
 
 def methods_of(settings: ModelSettings, weights: str) -> list[str]:
@@ -198,7 +222,7 @@ def methods_of(settings: ModelSettings, weights: str) -> list[str]:
     if weights != BASE:
         methods += ["tuned", *[f"{form}{ON_TUNED}" for form in CLOSED_FORMS if form != "none"]]
     if settings.extension and settings.extension.weights == weights:
-        methods += OF_EXTENDED
+        methods += OF_EXTENDED if settings.extension.search else OF_EXTENDED[:1]
     return methods
 
 

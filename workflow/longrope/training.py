@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from longrope.config import LoopSettings
@@ -37,7 +38,7 @@ class Rate:
     def at(self, step: int) -> float:
         """What the rate is multiplied with at a step, counted from 0."""
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        held = self.hold * self.steps
+        held = max(self.hold * self.steps, self.warmup)
         if step < held:
             return rise
         fallen = (step - held) / max(1.0, self.steps - held)
@@ -74,6 +75,7 @@ def train(
     learning rates of the optimisers are those of `rate` = 1. Metrics and checkpoints are kept in
     `state`, from where an interrupted run goes on.
     """
+    AcceleratorState._reset_state()  # else one process keeps the precision of its first training
     accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bfloat16" else "no")
     model.train()
     prepared, *optimisers = accelerator.prepare(WeightedLoss(model), *optimisers)

@@ -20,7 +20,7 @@ from longrope.errors import UserError
 from longrope.evaluate.records import evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.losses import token_losses
-from longrope.models import load_model, read_record
+from longrope.models import load_model, load_tokenizer, read_record
 from longrope.rope import install
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
@@ -45,6 +45,7 @@ def evaluate_perplexity(
     """Score a checkpoint with a method's factors; returns the perplexity at each length."""
     record = read_record(model_folder)
     split = TokenSplit(tokens_folder)
+    split.check_tokenizer(load_tokenizer(model_folder))
     tiers = tiers_of(factors, record)
     plans = {length: plan(split, length, stage) for length in stage.windows}
     model = load_model(model_folder)

@@ -54,7 +54,8 @@ def search_factors(
     """
     record = read_record(model_folder)
     tuned = tuned_factors(model_folder)
-    split = TokenSplit(tokens_folder)
+    split, tokenizer = TokenSplit(tokens_folder), load_tokenizer(model_folder)
+    split.check_tokenizer(tokenizer)
     warm_factors = read_factors(warm, record.rope) if warm else None
     optimiser_settings = settings.budget.optimiser or settings.optimiser
     space = _space(record.rope, tuned, settings.window, recovery, optimiser_settings)
@@ -79,7 +80,7 @@ def search_factors(
         data_rng,
     )
     if settings.budget.needles:
-        writer = PasskeyWriter(load_tokenizer(model_folder))
+        writer = PasskeyWriter(tokenizer)
         scorer.add_needles(writer, settings.budget.needles, settings.needle_weight)
     factor = attention_factor(settings.attention_factor, record.rope, settings.window, tuned)
     method = "recovery" if recovery else "search"
