@@ -141,7 +141,11 @@ MISTAKES = {  # what is changed, then what the message must hold: place, rule, r
     ),
     "fraction": ({f"{FIRST}/batch": 1.5}, "tunings.first.batch: ", "fractional"),
     "negative": ({f"{FIRST}/learning_rate": -1}, "first.learning_rate: ", "greater than 0"),
-    "no number": ({f"{FIRST}/learning_rate": float("nan")}, "first.learning_rate: ", "finite number"),
+    "no number": (
+        {f"{FIRST}/learning_rate": float("nan")},
+        "first.learning_rate: ",
+        "finite number",
+    ),
     "window": ({f"{SMALL}/original_window": "1m"}, "original_window: ", "such as 256, 4k or 2048k"),
     "name": ({"corpora/a b": {}}, "corpora.a b", "pattern"),
     "choice": ({f"{FIRST}/schedule": "cosine"}, "first.schedule: ", "'linear' or 'constant'"),

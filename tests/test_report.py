@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from longrope.config import load_config
 from longrope.errors import UserError
 from longrope.report.drawing import spread
 from longrope.report.figures import plot
@@ -19,6 +18,7 @@ from longrope.report.load import accuracies, perplexities, read_evaluations, row
 from longrope.report.statistics import compare, wilson
 from longrope.report.summary import summarise, write_summary
 from longrope.report.tables import make_tables
+from longrope.study import load_config
 
 STUDY = """
 seed: 1

@@ -23,6 +23,8 @@ from pathlib import Path
 from longrope import __version__
 from longrope.errors import UserError
 
+OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -54,6 +56,16 @@ def _run(options: argparse.Namespace) -> int:
         _recorded(options)
     except UserError as error:
         print(f"longrope {options.stage}: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            traceback.print_exc()
+            return 70
+        print(
+            f"longrope {options.stage}: this needs the package {error.name!r}:"
+            ' pip install "longrope[workflow]"',
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print(f"longrope {options.stage}: interrupted", file=sys.stderr)
@@ -121,7 +133,9 @@ def _params(options: argparse.Namespace) -> dict:
 
 
 def _tags(options: argparse.Namespace) -> dict[str, str]:
+    place = options.log.parts[1:3] if options.log.parts[0] == "logs" else ()
     return {
+        **dict(zip(("model", "weights"), place, strict=False)),
         "stage": options.stage,
         "longrope": __version__,
         "commit": _commit(),
@@ -131,10 +145,18 @@ def _tags(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit of the working directory, `+` if it has changes; empty outside a checkout."""
+    """The commit of this package, `+` if it has changes; empty outside a checkout."""
     try:
         answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            [
+                "git",
+                "-C",
+                Path(__file__).parent,
+                "describe",
+                "--always",
+                "--dirty=+",
+                "--abbrev=12",
+            ],
             capture_output=True,
             text=True,
             timeout=10,
@@ -148,10 +170,11 @@ def _commit() -> str:
 
 
 def _import_model(options: argparse.Namespace) -> Outcome:
-    from longrope.config import ImportStage, settings
+    from longrope.config import ImportStage
     from longrope.models import import_model
+    from longrope.reading import read_settings
 
-    stage = settings(ImportStage, options.settings)
+    stage = read_settings(ImportStage, options.settings)
     record = import_model(stage.source, options.name, stage.original_window, options.out)
     rope = record.rope
     print(
@@ -162,10 +185,11 @@ def _import_model(options: argparse.Namespace) -> Outcome:
 
 
 def _pretrain(options: argparse.Namespace) -> Outcome:
-    from longrope.config import PretrainStage, settings
+    from longrope.config import PretrainStage
     from longrope.pretrain import pretrain
+    from longrope.reading import read_settings
 
-    stage = settings(PretrainStage, options.settings)
+    stage = read_settings(PretrainStage, options.settings)
     with _live(options) as live:
         metrics = pretrain(
             stage.model,
@@ -188,11 +212,12 @@ def _card(options: argparse.Namespace) -> Outcome:
 
 
 def _tokenize(options: argparse.Namespace) -> Outcome:
-    from longrope.config import TokenizeSettings, settings
+    from longrope.config import TokenizeSettings
     from longrope.corpus import SPLITS, tokenize_corpus
     from longrope.models import load_tokenizer
+    from longrope.reading import read_settings
 
-    stage = settings(TokenizeSettings, options.settings)
+    stage = read_settings(TokenizeSettings, options.settings)
     folders = {split: options.out / split for split in SPLITS}
     tokenize_corpus(stage, load_tokenizer(options.model), folders)
     return Outcome(artifacts=[folder / "manifest.json" for folder in folders.values()])
@@ -214,11 +239,12 @@ def _derive(options: argparse.Namespace) -> Outcome:
 
 
 def _search(options: argparse.Namespace) -> Outcome:
-    from longrope.config import SearchSettings, settings
+    from longrope.config import SearchSettings
+    from longrope.reading import read_settings
     from longrope.search.stage import search_factors
 
     metrics = search_factors(
-        settings(SearchSettings, options.settings),
+        read_settings(SearchSettings, options.settings),
         options.model,
         options.tokens,
         options.out,
@@ -231,12 +257,13 @@ def _search(options: argparse.Namespace) -> Outcome:
 
 
 def _finetune(options: argparse.Namespace) -> Outcome:
-    from longrope.config import TuningStage, settings
+    from longrope.config import TuningStage
     from longrope.finetune import finetune
+    from longrope.reading import read_settings
 
     with _live(options) as live:
         metrics = finetune(
-            settings(TuningStage, options.settings),
+            read_settings(TuningStage, options.settings),
             options.model,
             options.factors,
             options.tokens,
@@ -262,10 +289,11 @@ def _assemble(options: argparse.Namespace) -> Outcome:
 
 
 def _evaluate_perplexity(options: argparse.Namespace) -> Outcome:
-    from longrope.config import PerplexityStage, settings
+    from longrope.config import PerplexityStage
     from longrope.evaluate.perplexity import evaluate_perplexity
+    from longrope.reading import read_settings
 
-    stage = settings(PerplexityStage, options.settings)
+    stage = read_settings(PerplexityStage, options.settings)
     metrics = evaluate_perplexity(
         stage, options.model, options.tokens, options.factors, options.out, options.state
     )
@@ -273,20 +301,22 @@ def _evaluate_perplexity(options: argparse.Namespace) -> Outcome:
 
 
 def _evaluate_passkey(options: argparse.Namespace) -> Outcome:
-    from longrope.config import PasskeyStage, settings
+    from longrope.config import PasskeyStage
     from longrope.evaluate.passkey import evaluate_passkey
+    from longrope.reading import read_settings
 
-    stage = settings(PasskeyStage, options.settings)
+    stage = read_settings(PasskeyStage, options.settings)
     metrics = evaluate_passkey(stage, options.model, options.factors, options.out, options.state)
     return Outcome(metrics, artifacts=[options.out])
 
 
 def _tabulate(options: argparse.Namespace) -> Outcome:
-    from longrope.config import Config, settings
+    from longrope.config import Config
+    from longrope.reading import read_settings
     from longrope.report.summary import write_summary
     from longrope.report.tables import make_tables
 
-    config = settings(Config, options.settings)
+    config = read_settings(Config, options.settings)
     make_tables(config, options.perplexity, options.passkey, options.paper, options.out)
     summary = options.out / "summary.json"
     write_summary(config, options.perplexity, options.passkey, summary, summary.with_suffix(".md"))
@@ -294,10 +324,11 @@ def _tabulate(options: argparse.Namespace) -> Outcome:
 
 
 def _plot(options: argparse.Namespace) -> Outcome:
-    from longrope.config import Config, settings
+    from longrope.config import Config
+    from longrope.reading import read_settings
     from longrope.report.figures import plot
 
-    plot(options.figure, settings(Config, options.settings), options.records, options.out)
+    plot(options.figure, read_settings(Config, options.settings), options.records, options.out)
     return Outcome(artifacts=[options.out.with_suffix(".png")])
 
 

@@ -1,18 +1,13 @@
 """
 The configuration, typed: what every key means, what it may hold, and what must fit together.
 
-`load_config` turns the plain dictionary that Snakemake read into a `Config` or raises one
-`UserError` that names every wrong key. The JSON schema for editors
-(`workflow/schemas/config.schema.json`) is generated from here. A stage gets its slice of the
-configuration as one JSON string and reads it with `settings`.
+The JSON schema for editors (`workflow/schemas/config.schema.json`) is generated from here. A stage
+gets its slice of the configuration as one JSON string. `reading.py` turns what a user wrote into
+these types, `study.py` checks what must fit together.
 """
 
-import difflib
 import hashlib
-import json
-import re
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -20,13 +15,10 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    TypeAdapter,
-    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 
-from longrope.errors import UserError
 from longrope.windows import PATTERN, parse_window, window_label
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # names of models, corpora and tunings: parts of paths
@@ -169,6 +161,7 @@ class Need(Settings):
     documents: int
     tokens: int  # the least length of each
     reason: str
+    windows: int = 1  # so many of that length must fit in all of them, without overlap
 
 
 class TokenizeSettings(Settings):
@@ -246,8 +239,8 @@ class TuningSettings(LoopSettings):
     method: Name  # whose factors: search, or a closed form such as yarn
     window: Window
     steps: Count
-    batch: Count  # sequences a step, over all devices
-    micro_batch: Count = 1  # sequences that one device holds at a time
+    batch: Count  # sequences a step
+    micro_batch: Count = 1  # sequences that are held at a time
     learning_rate: Positive
     schedule: Literal["linear", "constant"] = "linear"  # linear decay to zero, or none
     warmup: int = Field(default=0, ge=0)  # steps
@@ -276,11 +269,9 @@ class Evolution(Settings):
     mutate_probability: Share = 0.3  # p
     parents: Annotated[int, Field(ge=2)] = 32  # k
     monotone: bool = True  # lambda does not decrease with the pair
-    starts: Annotated[list[Name], Field(min_length=1)] = [
-        "pi",
-        "ntk",
-        "yarn",
-    ]  # closed forms in the initial population
+    # Closed forms in the initial population.
+    starts: Annotated[list[Name], Field(min_length=1)] = ["pi", "ntk", "yarn"]
+    warm: bool = False  # let them stretch the factors of the window before: not in the paper
 
     @model_validator(mode="after")
     def _check(self):
@@ -295,12 +286,9 @@ class Cma(Settings):
     name: Literal["cma"]
     population: Annotated[int, Field(ge=4)] = 12  # candidates a generation
     sigma: Positive = 0.08  # first step size, in nats of lambda
-    starts: Annotated[list[Name], Field(min_length=1)] = [
-        "pi",
-        "ntk",
-        "yarn",
-        "mrrope-pro",
-    ]  # closed forms; it begins at the best
+    # Closed forms; it begins at the best of them.
+    starts: Annotated[list[Name], Field(min_length=1)] = ["pi", "ntk", "yarn", "mrrope-pro"]
+    warm: bool = True  # let them stretch the factors of the window before, where there are any
 
 
 OptimiserSettings = Annotated[Evolution | Cma, Field(discriminator="name")]
@@ -503,95 +491,6 @@ class Config(Settings):
     models: dict[Name, ModelSettings] = Field(min_length=1)
 
 
-# --- reading --------------------------------------------------------------------------------
-
-
-def load_config(raw: dict) -> Config:
-    """Check a configuration; raises one UserError that names every wrong key and its remedy."""
-    from longrope.study import check_config
-
-    config = parse(Config, raw, "configuration")
-    check_config(config)
-    return config
-
-
-def settings(type_: Any, text: str) -> Any:
-    """A stage's settings from the JSON string that its rule hands over."""
-    try:
-        raw = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"--settings: not JSON ({error})") from None
-    return parse(type_, raw, "--settings")
-
-
-def parse(type_: Any, raw: object, where: str) -> Any:
-    """Validate `raw` as `type_`; one UserError with a line for each thing that is wrong."""
-    if twice := list(_windows_twice(raw)):
-        raise UserError("\n  ".join([f"{where}:", *twice]))
-    try:
-        return TypeAdapter(type_).validate_python(raw)
-    except ValidationError as error:
-        told: dict[str, list[str]] = {}  # place -> what is wrong there; a union tries every kind
-        for problem in error.errors():
-            texts = told.setdefault(_place(problem["loc"], raw), [])
-            if (text := _explain(problem)) not in texts:
-                texts.append(text)
-        lines = [f"{place}: {'; or '.join(texts)}" for place, texts in told.items()]
-        raise UserError("\n  ".join([f"{where}:", *lines])) from None
-
-
-def _windows_twice(raw: object, place: str = "") -> Iterator[str]:
-    """A line for every mapping in which two keys are the same window, such as 1k and 1024."""
-    if not isinstance(raw, dict):
-        return
-    seen: dict[int, object] = {}
-    for key, value in raw.items():
-        yield from _windows_twice(value, f"{place}.{key}".lstrip("."))
-        if isinstance(key, str | int) and re.fullmatch(PATTERN, str(key)):
-            other = seen.setdefault(parse_window(key), key)
-            if other is not key:
-                yield f"{place}: {other} and {key} are the same window; keep one"
-
-
-def _place(location: tuple, raw: object) -> str:
-    """The path of a key as it is written: pydantic adds the names of the kinds that it tried."""
-    parts = []
-    for number, part in enumerate(location):
-        if isinstance(raw, dict):
-            match = next((key for key in raw if str(key) == str(part)), None)
-            if match is None and number + 1 < len(location):
-                continue  # the name of a kind
-            if part != "[key]":
-                parts.append(str(part))
-            raw = raw.get(match)
-        elif isinstance(raw, list) and isinstance(part, int) and part < len(raw):
-            parts.append(str(part))
-            raw = raw[part]
-    return ".".join(parts) or "top level"
-
-
 def json_schema() -> dict:
     """The JSON schema of a configuration file."""
     return Config.model_json_schema()
-
-
-def _explain(problem: dict) -> str:
-    """What is wrong, and how to mend it."""
-    match problem["type"]:
-        case "extra_forbidden":
-            near = difflib.get_close_matches(str(problem["loc"][-1]), sorted(_known_keys()), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "config/README.md lists all keys"
-            return f"unknown key; {hint}"
-        case "missing":
-            return "missing, and has no default"
-        case _:
-            message = problem["msg"].removeprefix("Value error, ")
-            found = repr(problem["input"])
-            return message + (f" (found {found})" if len(found) < 60 else "")
-
-
-def _known_keys() -> set[str]:
-    kinds = [Settings]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    return {key for kind in kinds for key in kind.model_fields}

@@ -259,6 +259,12 @@ def _check_needs(split: str, manifest: dict, needs: list[Need]) -> None:
                 f" {', '.join(f'{length:,}' for length in lengths[:3]) or 'none'}): add longer"
                 f" documents, move some into {split!r}, or set join_to"
             )
+        room = sum(length // need.tokens for length in lengths)
+        if room < need.windows:
+            raise UserError(
+                f"corpus: {need.reason} wants {need.windows} windows of {split} documents that do"
+                f" not overlap, there are {room}: ask for fewer, or add {split} documents"
+            )
 
 
 # --- reading tokens back --------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, check_same_model, read_factors, write_factors
-from longrope.files import read_json, replacing, write_json
+from longrope.files import read_json, write_json
 from longrope.windows import window_label
 
 SCHEMA = 1  # of extended.json
@@ -59,24 +59,22 @@ def make_tiers(factors: list[RescaleFactors]) -> Tiers:
 
 def write_extended(folder: Path, tiers: Tiers, weights: Path) -> None:
     """Write the deliverable: `extended.json`, and the factors of every tier beside it."""
-    with replacing(folder) as draft:
-        draft.mkdir()
-        entries = []
-        for each in tiers.factors:
-            name = f"{window_label(each.window)}.json"
-            write_factors(draft / name, each)
-            entries.append({"max_length": each.window, "method": each.method, "factors": name})
-        write_json(
-            draft / "extended.json",
-            {
-                "schema": SCHEMA,
-                "model": tiers.rope.model,
-                "base_fingerprint": tiers.rope.fingerprint,
-                "original_window": tiers.rope.original_window,
-                "weights": str(weights),  # a checkpoint, from the working directory
-                "tiers": entries,
-            },
-        )
+    entries = []
+    for each in tiers.factors:
+        name = f"{window_label(each.window)}.json"
+        write_factors(folder / name, each)
+        entries.append({"max_length": each.window, "method": each.method, "factors": name})
+    write_json(
+        folder / "extended.json",
+        {
+            "schema": SCHEMA,
+            "model": tiers.rope.model,
+            "base_fingerprint": tiers.rope.fingerprint,
+            "original_window": tiers.rope.original_window,
+            "weights": str(weights),  # a checkpoint, from the working directory
+            "tiers": entries,
+        },
+    )
 
 
 def read_tiers(path: Path, rope: Rope | None = None) -> Tiers:

@@ -35,11 +35,11 @@ class Progress:
             f"{self._title}: {done}/{self._total} [{_clock(spent)} < {_clock(left)}]"
             f"{' ' + note if note else ''}"
         )
+        bar = f"[{'#' * round(20 * done / self._total):<20}]"
         if self._live:
-            bar = "#" * round(24 * done / self._total)
-            print(f"\r\x1b[K[{bar:<24}] {text}", end="", file=sys.stderr, flush=True)
+            print(f"\r\x1b[K{bar} {text}", end="", file=sys.stderr, flush=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            print(f"{bar} {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the line of the bar."""

@@ -14,6 +14,8 @@ The methods of an evaluation:
     longest                    the factors of its longest window, at lengths up to the tuned one
 """
 
+from glob import glob
+
 from longrope.baselines import CLOSED_FORMS
 from longrope.config import (
     BASE,
@@ -24,6 +26,7 @@ from longrope.config import (
     PerplexitySettings,
 )
 from longrope.errors import UserError, unknown_name
+from longrope.reading import parse
 from longrope.windows import window_label
 
 ON_TUNED = "-on-tuned"
@@ -50,9 +53,11 @@ def searched(settings: ModelSettings, weights: str) -> list[int]:
 
 
 def warm_window(settings: ModelSettings, weights: str, window: int) -> int | None:
-    """The window whose factors a search starts from: the one before, if there is one."""
+    """The window whose factors a search starts from: the one before, if it wants and has one."""
+    budgets = settings.search if weights == BASE else settings.extension.search
+    optimiser = budgets[window].optimiser or settings.optimiser
     before = [each for each in searched(settings, weights) if each < window]
-    return max(before, default=None)
+    return max(before, default=None) if optimiser.warm else None
 
 
 def tiers(model: str, settings: ModelSettings) -> list[str]:
@@ -109,6 +114,18 @@ def factor_files(
     return [factors_path(model, weights, method, length) for length in lengths]
 
 
+def source_files(source) -> list[str]:
+    """The local files that a corpus or a model comes from, as far as they exist."""
+    match source.kind:
+        case "text" | "jsonl" | "parquet":
+            return sorted(path for pattern in source.files for path in glob(pattern))
+        case "folder":
+            return sorted(glob(f"{source.path}/*.json") + glob(f"{source.path}/*.safetensors"))
+        case "gguf":
+            return glob(source.path)
+    return []
+
+
 def needs(config: Config, model: str) -> list[Need]:
     """What the configured stages need of a model's corpus."""
     settings = config.models[model]
@@ -134,16 +151,24 @@ def needs(config: Config, model: str) -> list[Need]:
         for name, tuning in settings.tunings.items()
     ]
     if settings.evaluation.perplexity.methods:
-        longest = max(settings.evaluation.perplexity.windows)
-        found.append(
+        found += [
             Need(
                 split="test",
                 documents=1,
-                tokens=longest,
-                reason=f"perplexity at {window_label(longest)}",
+                tokens=length,
+                reason=f"perplexity at {window_label(length)}",
+                windows=windows,
             )
-        )
+            for length, windows in settings.evaluation.perplexity.windows.items()
+        ]
     return found
+
+
+def load_config(raw: dict) -> Config:
+    """Check a configuration as Snakemake read it; one UserError names all that is wrong."""
+    config = parse(Config, raw, "configuration")
+    check_config(config)
+    return config
 
 
 def check_config(config: Config) -> None:

@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from longrope.config import LoopSettings
+from longrope.errors import UserError
 from longrope.files import append_line, replacing, resume_lines, write_lines
 from longrope.losses import token_losses
 from longrope.mixture import Batch
@@ -77,6 +78,11 @@ def train(
     """
     AcceleratorState._reset_state()  # else one process keeps the precision of its first training
     accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bfloat16" else "no")
+    if accelerator.num_processes > 1:
+        raise UserError(
+            f"training runs in one process so far, this is one of {accelerator.num_processes}:"
+            " start it without torchrun or accelerate launch"
+        )
     model.train()
     prepared, *optimisers = accelerator.prepare(WeightedLoss(model), *optimisers)
     forward = torch.compile(prepared) if settings.compile else prepared

@@ -17,4 +17,7 @@ VERSIONS = {
     "assemble": 1,
     "evaluate-perplexity": 1,
     "evaluate-passkey": 1,
+    "card": 1,
+    "tabulate": 1,
+    "plot": 1,
 }

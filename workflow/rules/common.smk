@@ -7,9 +7,9 @@ in workflow/longrope/study.py; here it only meets wildcards.
 import re
 
 from longrope.baselines import CLOSED_FORMS
-from longrope.config import NAME, load_config
+from longrope.config import NAME
 from longrope.errors import UserError
-from longrope.study import ON_TUNED
+from longrope.study import ON_TUNED, load_config
 from longrope.versions import VERSIONS
 from longrope.windows import PATTERN, parse_window, window_label
 from longrope import config as typed
@@ -71,6 +71,10 @@ def either(names):
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+def model_files(wildcards):
+    return study.source_files(model_settings(wildcards).source)
+
+
 def import_settings(wildcards):
     settings = model_settings(wildcards)
     return as_json(
@@ -91,6 +95,14 @@ def pretrain_settings(wildcards):
 
 
 # --- corpora -----------------------------------------------------------------------------------
+
+
+def corpus_files(wildcards):
+    return study.source_files(STUDY.corpora[wildcards.corpus].source)
+
+
+def model_corpus_files(wildcards):
+    return study.source_files(STUDY.corpora[model_settings(wildcards).corpus].source)
 
 
 def corpus_settings(wildcards):

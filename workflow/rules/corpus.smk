@@ -4,6 +4,7 @@
 rule tokenize_corpus:
     """Split a corpus by document and tokenise it for one model."""
     input:
+        files=corpus_files,
         model="results/{model}/base/model",
     output:
         train=directory("results/{model}/data/{corpus}/train"),

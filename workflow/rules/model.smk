@@ -3,6 +3,8 @@
 
 rule import_model:
     """Bring a checkpoint in from a folder, the hub or a GGUF file."""
+    input:
+        model_files,
     output:
         directory("results/{model}/base/model"),
     log:
@@ -23,6 +25,8 @@ rule import_model:
 
 rule pretrain_model:
     """Train a small model and its tokenizer from nothing."""
+    input:
+        model_corpus_files,
     output:
         directory("results/{model}/base/model"),
     log:
@@ -58,6 +62,8 @@ rule write_card:
     localrule: True
     conda:
         ENVIRONMENT
+    params:
+        version=VERSIONS["card"],
     message:
         "Writing the card of {wildcards.model}"
     shell:

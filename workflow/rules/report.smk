@@ -32,6 +32,7 @@ rule make_tables:
     params:
         settings=as_json(STUDY),
         folder=subpath(output.summary, parent=True),
+        version=VERSIONS["tabulate"],
     message:
         "Making the tables"
     shell:
@@ -60,6 +61,7 @@ rule plot_figure:
     params:
         settings=as_json(STUDY),
         stem=subpath(output.png, strip_suffix=".png"),
+        version=VERSIONS["plot"],
     message:
         "Drawing {wildcards.figure}"
     shell:

@@ -207,7 +207,7 @@ def figure6(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
         place = _placed(path, config, "model/weights/factors/method/window/trace.jsonl")
         line = pd.DataFrame(_records(path)).assign(**dict(zip(keys, place, strict=True)))
         starts = line[line.start.notna()]
-        best, start = line.perplexity.min(), starts.perplexity.min()
+        best, start = line.best_perplexity.iloc[-1], starts.perplexity.min()
         reach = max(0.03 * best, SEARCH_REACH * (start - best))
         axes.set_ylim(best - 0.06 * reach, best + reach)
         line["above_axis"] = line.perplexity > axes.get_ylim()[1]

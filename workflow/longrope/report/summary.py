@@ -27,10 +27,10 @@ from longrope.windows import window_label
 
 SCHEMA = 1  # of summary.json
 GROUPS = {  # of claims, in the order of the method
-    "first search": "Searched factors beat every closed form, without tuning",
-    "second search": "Beyond the tuned window, the extended model beats other factors and tunings",
-    "tuned window": "At the tuned windows, the extended model beats what was tuned otherwise",
-    "recovery": "At short windows, recovered factors beat those of longer windows",
+    "first search": "Do searched factors beat the closed forms, without tuning?",
+    "second search": "Beyond the tuned window, does the extended model beat other factors?",
+    "tuned window": "At the tuned windows, does the extended model beat what was tuned otherwise?",
+    "recovery": "At short windows, do recovered factors beat those of longer windows?",
 }
 NOTE = """# What the study bears out
 
@@ -137,6 +137,7 @@ def _tested(model: str, settings: ModelSettings, claim: Claim) -> dict:
         "interval": list(found.interval) if found.interval else None,
         "windows": found.windows,
         "documents": found.documents,
+        "document_ids": sorted({each["document"] for each in better.at(claim.length)}),
         "outcome": found.outcome,
     }
 

@@ -42,7 +42,7 @@ class EvolutionSearch:
         mutants = [self.mutate(self._pick(parents)) for _ in range(settings.mutations)]
         children = []
         for _ in range(settings.crossovers):
-            first, second = self._rng.choice(len(parents), size=2, replace=False)
+            first, second = self._rng.choice(len(parents), size=2, replace=len(parents) < 2)
             children.append(self.cross(parents[first], parents[second]))
         return mutants + children
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from longrope.corpus import TokenSplit
+from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope
 from longrope.losses import token_losses
 from longrope.passkey import PasskeyWriter, random_key
@@ -80,6 +81,11 @@ class LossScorer:
         """The mean losses under `factors`."""
         self._rotary.use([factors])
         loss = np.mean([self._loss(window) for window in self._windows])
+        if not np.isfinite(loss):
+            raise UserError(
+                f"the model's loss is {loss} at {self._window} tokens: its weights or its precision"
+                " do not carry so far"
+            )
         if not self._needles:
             return Score(float(loss), float(loss))
         needle = np.mean([self._loss(document, answer) for document, answer in self._needles])

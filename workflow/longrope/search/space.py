@@ -85,6 +85,6 @@ def second_space(tuned: RescaleFactors, window: int, monotone: bool = True) -> S
 
 def recovery_space(tuned: RescaleFactors, window: int, monotone: bool = True) -> SearchSpace:
     """Absolute factors up to the largest tuned lambda, for a short window of a tuned model."""
-    largest = max(value for value in tuned.lambda_ if math.isfinite(value))
+    largest = max((value for value in tuned.lambda_ if math.isfinite(value)), default=1.0)
     upper = max(STEP, round(largest * STEP))
     return SearchSpace(tuned.rope, window, upper, (1.0,) * tuned.rope.pairs, monotone)

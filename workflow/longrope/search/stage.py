@@ -102,6 +102,7 @@ def search_factors(
         "multiplies": tuned.window if tuned and not recovery else None,
         "optimiser": optimiser_settings.model_dump(),
         "evaluations": found.evaluations,
+        "best_is_start": starts.get(found.best),  # null: a candidate that the optimiser made
         "tokens_forwarded": sum(line["tokens"] for line in lines),
         "seconds": round(sum(line["seconds"] for line in lines), 1),
         "fitness": found.score.fitness,
@@ -116,12 +117,13 @@ def search_factors(
     factors = space.factors(found.best, method, factor, provenance)
     write_lines(trace, lines)
     write_factors(out, factors)
-    say(describe(factors))
+    say(describe(factors) + (f", the start {start!r}" if (start := starts.get(found.best)) else ""))
     return {
         "fitness": found.score.fitness,
         "loss": found.score.loss,
         "perplexity": float(np.exp(found.score.loss)),
         "evaluations": found.evaluations,
+        "best_is_start": starts.get(found.best),  # null: a candidate that the optimiser made
         "tokens_forwarded": provenance["tokens_forwarded"],
     }
 
@@ -167,11 +169,11 @@ def _starts(
             mu = [value**power for value in tuned.lambda_]
             named.append((space.snap(mu, tuned.n_hat), f"tuned^{power:g}"))
     else:
-        for on in (tuned, warm) if warm else (tuned,):
-            origin = f" from {window_label(on.window)}" if on else ""
-            for form in forms:
-                factors = closed_form(form, space.rope, space.window, on=on)
-                named.append((space.candidate(factors), f"{form}{origin}"))
+        on = warm or tuned
+        origin = f" from {window_label(on.window)}" if on else ""
+        for form in forms:
+            factors = closed_form(form, space.rope, space.window, on=on)
+            named.append((space.candidate(factors), f"{form}{origin}"))
     starts: dict[Candidate, str] = {}
     for candidate, name in named:
         starts.setdefault(candidate, name)
