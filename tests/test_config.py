@@ -20,11 +20,10 @@ from longrope.config import (
     TokenizeSettings,
     TuningStage,
     json_schema,
-    load_config,
-    settings,
 )
 from longrope.errors import UserError
-from longrope.study import factor_files, lengths_of, needs
+from longrope.reading import read_settings
+from longrope.study import factor_files, lengths_of, load_config, needs
 from longrope.windows import window_label
 
 STUDY = """
@@ -299,6 +298,8 @@ def test_a_corpus_must_serve_the_search_that_needs_most_documents():
         ("validation", 2048): 5,
         ("train", 512): 1,
         ("train", 1024): 1,
+        ("test", 256): 1,
+        ("test", 1024): 1,
         ("test", 2048): 1,
     }
 
@@ -340,7 +341,7 @@ def slices(config: Config) -> list:
 @pytest.mark.parametrize("number", range(6))
 def test_settings_survive_the_way_through_a_command_line(number):
     stage = slices(load_config(study()))[number]
-    assert settings(type(stage), stage.model_dump_json()) == stage
+    assert read_settings(type(stage), stage.model_dump_json()) == stage
 
 
 def test_windows_are_labels_in_json():
@@ -351,7 +352,7 @@ def test_windows_are_labels_in_json():
 @given(st.dictionaries(st.integers(1, 2**24), st.integers(1, 99), min_size=1))
 def test_any_window_survives_the_way_through_json(windows):
     stage = PerplexityStage(method="none", windows=windows)
-    assert settings(PerplexityStage, stage.model_dump_json()).windows == windows
+    assert read_settings(PerplexityStage, stage.model_dump_json()).windows == windows
     labels = [window_label(window) for window in sorted(windows)]
     assert all(first != second for first, second in pairwise(labels))
 
@@ -367,4 +368,4 @@ def test_any_window_survives_the_way_through_json(windows):
 )
 def test_settings_that_are_wrong_are_one_clear_error(text, says):
     with pytest.raises(UserError, match=says):
-        settings(PerplexityStage, text)
+        read_settings(PerplexityStage, text)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Ll
 
 from conftest import BOOKS, WINDOW
 from longrope.config import FolderModel, PasskeyStage, PerplexityStage
-from longrope.corpus import TokenSplit
+from longrope.corpus import TokenSplit, tokenizer_fingerprint
 from longrope.errors import UserError
 from longrope.evaluate import passkey, perplexity
 from longrope.evaluate.passkey import evaluate_passkey
@@ -70,7 +70,7 @@ def documents_of(folder) -> dict[str, torch.Tensor]:
     return {each.id: torch.from_numpy(each.tokens.astype(np.int64)) for each in TokenSplit(folder)}
 
 
-def write_split(folder, documents: list[list[int]]):
+def write_split(folder, documents: list[list[int]], tokenizer: str):
     """A split of a tokenised corpus by hand."""
     folder.mkdir(parents=True)
     np.concatenate(documents).astype(np.uint16).tofile(folder / "tokens.bin")
@@ -81,6 +81,7 @@ def write_split(folder, documents: list[list[int]]):
         "sha256": sha256_of(folder / "tokens.bin"),
         "tokens": offsets[-1],
         "dtype": "uint16",
+        "tokenizer": tokenizer,
         "documents": [
             {"id": f"document-{number}", "offset": offset, "tokens": len(tokens)}
             for number, (offset, tokens) in enumerate(zip(offsets, documents, strict=False))
@@ -172,7 +173,7 @@ def test_perplexity_with_a_stride_is_that_of_a_plain_loop_in_float64(
     length, count, stride, measure, model_folder, tokens, factors, tmp_path
 ):
     document = documents_of(tokens["test"])["hamlet"][:500].tolist()
-    split = write_split(tmp_path / "split", [document])
+    split = write_split(tmp_path / "split", [document], TokenSplit(tokens["test"]).tokenizer)
     found = measure({length: count}, stride, [factors(2, length)], split)["records"]
     model, losses = in_float64(model_folder, 2.0), []
     first = (500 - count * length) // 2
@@ -215,7 +216,7 @@ def test_every_length_runs_with_its_own_tier_and_beyond_the_last_with_the_last(
 @pytest.mark.parametrize(
     ("step", "near"), [(1, True), (0, False), (2, False), (-1, False)], ids="+1 0 +2 -1".split()
 )
-def test_a_shift_of_one_token_would_be_noticed(step, near, measure, factors, rope, tmp_path):
+def test_a_shift_of_one_token_would_be_noticed(step, near, measure, tokenizer, tmp_path):
     """A model that is certain that 18 follows 17, and no more: of each token it sees only that."""
     size = 32
     config = LlamaConfig(
@@ -234,10 +235,12 @@ def test_a_shift_of_one_token_would_be_noticed(step, near, measure, factors, rop
         model.model.embed_tokens.weight.copy_(torch.eye(size))
         model.lm_head.weight.copy_(5 * torch.eye(size).roll(1, 0))
     model.save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    own = tokenizer_fingerprint(tokenizer)
     source = FolderModel(kind="folder", path=str(tmp_path / "saved"))
     record = import_model(source, "counter", WINDOW, tmp_path / "counter")
     write_factors(tmp_path / "own.json", RescaleFactors(record.rope, WINDOW, "none", (1.0,) * 4))
-    split = write_split(tmp_path / "split", [[(step * n) % size for n in range(1000)]])
+    split = write_split(tmp_path / "split", [[(step * n) % size for n in range(1000)]], own)
     for stride in (None, 16):
         found = measure(
             {WINDOW: 5}, stride, [tmp_path / "own.json"], split, f"{stride}", tmp_path / "counter"
@@ -322,8 +325,9 @@ def test_what_would_change_a_value_is_measured_again(measure, passes, tokens, fa
 def test_the_same_tokens_in_other_documents_are_measured_again(measure, tokens, tmp_path):
     """As after a change of join_to: the tokens of the split stay, where documents end does not."""
     ids = documents_of(tokens["test"])["hamlet"][:900].tolist()
-    apart = write_split(tmp_path / "apart", [ids[:400], ids[400:]])
-    joined = write_split(tmp_path / "joined", [ids])
+    own = TokenSplit(tokens["test"]).tokenizer
+    apart = write_split(tmp_path / "apart", [ids[:400], ids[400:]], own)
+    joined = write_split(tmp_path / "joined", [ids], own)
     measure({128: 2}, split=apart)
     assert measure({128: 2}, split=joined) == measure({128: 2}, split=joined, state="fresh")
 

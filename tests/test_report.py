@@ -404,6 +404,7 @@ def test_figure_6_names_what_the_search_started_from(tmp_path):
         {
             "step": step + 1,
             "generation": step // 4,
+            "start": dict(enumerate(["pi", "ntk", "yarn", "mrrope-pro from 512"])).get(step),
             "perplexity": score,
             "best_perplexity": min(scores[: step + 1]),
         }
@@ -412,7 +413,7 @@ def test_figure_6_names_what_the_search_started_from(tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     plot("figure6", config_of(), [path], tmp_path / "figure6")
     drawn = pd.read_csv(tmp_path / "figure6.csv", keep_default_na=False)
-    assert drawn.start.tolist() == ["PI", "NTK", "YaRN", "MrRoPE-Pro", ""]
+    assert drawn.start.tolist() == ["pi", "ntk", "yarn", "mrrope-pro from 512", ""]
     assert drawn.best_perplexity.tolist() == [90, 40, 35, 35, 34]
     with pytest.raises(UserError, match="expected a path that ends like"):
         plot("figure6", config_of(), [tmp_path / "trace.jsonl"], tmp_path / "figure6")

@@ -431,8 +431,10 @@ def test_a_second_search_can_start_from_factors_of_a_shorter_window(tuned, token
     warm = tmp_path / "192/factors.json"
     run_stage(tuned, tokens, tmp_path / "warm", warm=warm, evaluations=12)
     run_stage(tuned, tokens, tmp_path / "cold", evaluations=12)
-    firsts = [lines_of(tmp_path / name / "trace.jsonl")[:5] for name in ("warm", "cold")]
-    assert firsts[0] != firsts[1] and firsts[0][:3] == firsts[1][:3]
+    for name, origin in (("warm", "192"), ("cold", "128")):
+        starts = [line["start"] for line in lines_of(tmp_path / name / "trace.jsonl")]
+        assert starts[0] == f"pi from {origin}"
+        assert {start.split(" from ")[1] for start in starts if start} == {origin}
 
 
 @pytest.mark.parametrize(
