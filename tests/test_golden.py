@@ -1,0 +1,91 @@
+"""
+Numbers that must not move unnoticed: small results of every stage that Snakemake cannot see change.
+
+If one of these fails after a wanted change, raise the stage's number in longrope/versions.py, so
+that existing studies run that stage again, and put the new value here.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from longrope.baselines import closed_form
+from longrope.config import (
+    Cma,
+    CorpusSettings,
+    FolderModel,
+    PasskeyStage,
+    PerplexityStage,
+    SearchSettings,
+    TokenizeSettings,
+)
+from longrope.corpus import SPLITS, tokenize_corpus
+from longrope.evaluate.passkey import evaluate_passkey
+from longrope.evaluate.perplexity import evaluate_perplexity
+from longrope.factors import write_factors
+from longrope.models import import_model, load_tokenizer
+from longrope.search.stage import search_factors
+
+ROOT = Path(__file__).parent.parent
+TOKENS = "7c431f6e49b5ad6b"
+LOSS = 2.63419  # nats a token
+TRIALS = [["42416", 0.75], ["62031", 0.375], ["72911", 0.25], ["67557", 0.75]]
+TRACE = [4.07048, 3.24416, 3.26789, 3.247, 3.25228, 3.24093, 3.30949, 3.36811]  # nats a token
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The carried model, two books as its tokens, YaRN's factors for 512."""
+    place = tmp_path_factory.mktemp("golden")
+    source = FolderModel(kind="folder", path=str(ROOT / "resources/models/tiny"))
+    record = import_model(source, "tiny", 256, place / "model")
+    write_factors(place / "yarn.json", closed_form("yarn", record.rope, 512))
+    corpus = CorpusSettings(
+        source={
+            "kind": "text",
+            "files": [
+                str(ROOT / f"resources/books/{book}.txt.xz") for book in ("macbeth", "othello")
+            ],
+        },
+        splits={"validation": ["othello"], "test": ["macbeth"]},
+    )
+    folders = {split: place / split for split in SPLITS}
+    tokenize_corpus(TokenizeSettings(corpus=corpus), load_tokenizer(place / "model"), folders)
+    return place
+
+
+def test_tokenize_gives_the_tokens_of_version_1(place):
+    manifest = json.loads((place / "test/manifest.json").read_text())
+    assert manifest["sha256"][:16] == TOKENS
+
+
+def test_evaluate_perplexity_gives_the_number_of_version_1(place):
+    stage = PerplexityStage(method="yarn", windows={512: 8})
+    paths = (place / "model", place / "test", [place / "yarn.json"])
+    found = evaluate_perplexity(stage, *paths, place / "p.json", place / "state/p")
+    assert math.log(found["perplexity_512"]) == pytest.approx(LOSS, abs=1e-4)
+
+
+def test_evaluate_passkey_gives_the_prompts_of_version_1(place):
+    stage = PasskeyStage(method="yarn", prompts={512: 4}, key="digits-5", seed=1)
+    paths = (place / "model", [place / "yarn.json"])
+    evaluate_passkey(stage, *paths, place / "k.json", place / "state/k")
+    trials = json.loads((place / "k.json").read_text())["records"][0]["trials"]
+    assert [[trial["key"], trial["depth"]] for trial in trials] == TRIALS
+
+
+def test_search_gives_the_trace_of_version_1(place):
+    settings = SearchSettings(
+        window=512,
+        budget={"evaluations": 8, "documents": 1},
+        optimiser=Cma(name="cma"),
+        attention_factor="none",
+        needle_weight=0.1,
+        seed=1,
+    )
+    paths = (place / "f.json", place / "t.jsonl", place / "state/s")
+    search_factors(settings, place / "model", place / "validation", *paths)
+    lines = [json.loads(line) for line in (place / "t.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == pytest.approx(TRACE, abs=1e-3)
