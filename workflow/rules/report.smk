@@ -11,18 +11,20 @@ rule make_tables:
         expand(
             "results/tables/{table}.{kind}",
             table=["table06", "table09", "table10", "passkey"],
-            kind=["csv", "tex"],
+            kind=["csv", "md", "tex"],
         ),
         report(
             expand(
-                "results/tables/{table}.md", table=["table06", "table09", "table10", "passkey"]
+                "results/tables/{table}.html",
+                table=["table06", "table09", "table10", "passkey"],
             ),
             caption="../report/tables.rst",
             category="Tables",
         ),
         summary="results/tables/summary.json",
-        claims=report(
-            "results/tables/summary.md", caption="../report/summary.rst", category="Tables"
+        claims="results/tables/summary.md",
+        page=report(
+            "results/tables/summary.html", caption="../report/summary.rst", category="Tables"
         ),
     log:
         "logs/tables.log",

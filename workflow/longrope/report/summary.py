@@ -22,6 +22,7 @@ from longrope.report.load import (
     read_evaluations,
     row_label,
 )
+from longrope.report.page import page_of
 from longrope.report.statistics import compare
 from longrope.windows import window_label
 
@@ -39,7 +40,7 @@ documents: how much lower the mean loss of the row claimed better is, with a 95%
 over documents. **win**: the interval is above 0. **loss**: it is below 0, the claim does not hold
 here. **tie**: it contains 0. **undecided**: a single document, no interval. Intervals are not
 corrected for the number of comparisons, and are too narrow where there are fewer than six
-documents."""
+documents. All of it is perplexity: what each method retrieves is in `passkey.md`."""
 OUTCOMES = ("win", "loss", "tie", "undecided")
 Key = tuple[str, str]  # weights, method
 
@@ -60,7 +61,9 @@ def write_summary(
     """Write `summary.json`, and the same for people to read."""
     summary = summarise(config, perplexity, passkey)
     write_json(out_json, summary)
-    write_text(out_md, _markdown(config, summary))
+    markdown = _markdown(config, summary)
+    write_text(out_md, markdown)
+    write_text(out_md.with_suffix(".html"), page_of(markdown))
 
 
 def summarise(config: Config, perplexity: list[Path], passkey: list[Path]) -> dict:

@@ -1,5 +1,5 @@
 """
-The paper's tables for whatever was configured, each as csv, md and tex with the same cells.
+The paper's tables for whatever was configured, each as csv, md, html and tex with the same cells.
 
 A table says by itself how its numbers came about: the caption gives the protocol, every row its
 attention factor, the last row of a model how much was scored. The paper's own numbers appear only
@@ -25,6 +25,7 @@ from longrope.report.load import (
     read_evaluations,
     row_label,
 )
+from longrope.report.page import page_of
 from longrope.report.statistics import compare
 from longrope.windows import window_label
 
@@ -251,9 +252,11 @@ def _finished(name: str, caption: str, rows: list[dict], bold=(), rules=()) -> T
 
 
 def write_table(table: Table, stem: Path) -> None:
-    """Write `stem` with the endings .csv, .md and .tex."""
+    """Write `stem` with the endings .csv, .md, .html and .tex."""
+    markdown = _markdown(table)
     write_text(stem.with_suffix(".csv"), table.frame.to_csv(index=False))
-    write_text(stem.with_suffix(".md"), _markdown(table))
+    write_text(stem.with_suffix(".md"), markdown)
+    write_text(stem.with_suffix(".html"), page_of(markdown))
     write_text(stem.with_suffix(".tex"), _latex(table))
 
 
