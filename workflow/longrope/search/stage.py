@@ -123,7 +123,6 @@ def search_factors(
         "loss": found.score.loss,
         "perplexity": float(np.exp(found.score.loss)),
         "evaluations": found.evaluations,
-        "best_is_start": starts.get(found.best),  # null: a candidate that the optimiser made
         "tokens_forwarded": provenance["tokens_forwarded"],
     }
 
