@@ -8,7 +8,7 @@ nothing heavy.
 """
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from longrope.errors import UserError
@@ -83,10 +83,6 @@ class RescaleFactors:
     def is_identity(self) -> bool:
         """Whether they leave the model exactly as it is."""
         return self.attention_factor == 1 and all(value == 1 for value in self.lambda_)
-
-    def on_window(self, window: int, method: str) -> "RescaleFactors":
-        """The same factors, declared for another window."""
-        return replace(self, window=window, method=method)
 
 
 def read_factors(path: Path, rope: Rope | None = None) -> RescaleFactors:
