@@ -67,7 +67,6 @@ def agrees(factors: RescaleFactors, reference) -> bool:
         ("none", (1, 1, 1, 1)),
         ("pi", (8, 8, 8, 8)),
         ("ntk", (1, 2, 4, 8)),
-        ("theta", (1, 2, 4, 8)),
         ("drope", (INF, INF, INF, INF)),
     ],
 )
@@ -80,6 +79,16 @@ def test_the_simplest_forms_give_the_numbers_that_a_hand_gives(method, expected)
 def test_a_base_raised_sixteen_times_stretches_the_pairs_by_its_powers():
     factors = closed_form("theta", rope_of(dim=8), 1024, theta_new=160_000)
     assert factors.lambda_ == pytest.approx((1, 2, 4, 8))
+
+
+@pytest.mark.parametrize(("theta", "dim", "window"), MODELS)
+@pytest.mark.parametrize("ratio", [1.5, 4, 32])
+def test_a_base_by_itself_keeps_the_turns_of_the_critical_dimension(theta, dim, window, ratio):
+    turn, target = 2 * math.pi, int(ratio * window)
+    base = theta ** (math.log(target / turn) / math.log(window / turn))  # Liu et al., theorem 2
+    rope = rope_of(theta, dim, window)
+    expected = closed_form("theta", rope, target, theta_new=base)
+    assert closed_form("theta", rope, target).lambda_ == pytest.approx(expected.lambda_)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -112,6 +112,14 @@ def theoretical_critical_pair(rope: Rope, on: RescaleFactors | None = None) -> i
     return _critical_pair(_stretch(rope, start, on))
 
 
+def turns_within(rope: Rope, on: RescaleFactors | None = None) -> np.ndarray:
+    """How often every pair (pairs,) turns within the window that is stretched.
+
+    That is the original window, or with `on` the tuned one, at the tuned frequencies.
+    """
+    return _stretch(rope, rope.original_window if on is None else on.window, on).turns
+
+
 def _form(method: str, source: str) -> Callable:
     """Enter the decorated function as the closed form `method`."""
 
@@ -143,16 +151,17 @@ def ntk(stretch: Stretch) -> Form:
     return stretch.ratio ** (2 * stretch.pairs / _dimensions_but_two(stretch)), 1.0
 
 
-@_form("theta", "Xiong et al. 2023, arXiv 2309.16039")
+@_form("theta", "Xiong et al. 2023, arXiv 2309.16039; Liu et al. 2023, arXiv 2310.05209")
 def raised_base(stretch: Stretch, *, theta_new: float | None = None) -> Form:
     """lambda = (theta_new / theta)^(2i/d).
 
-    Without `theta_new` it is theta s^(d/(d-2)), which is NTK by another name: whoever wants to
-    compare a raised base says which. A given base stays the same at any window.
+    Without `theta_new` the base is theta^(ln(target / 2 pi) / ln(L / 2 pi)): what completed one
+    turn within L completes one within the target (Liu et al., theorem 2), lambda = s^(i/c) for the
+    pair c, as a fraction, that did (at least 1). A given base stays the same at any window.
     """
     theta, dim = stretch.rope.theta, stretch.rope.rotary_dim
     if theta_new is None:
-        theta_new = theta * stretch.ratio ** (dim / _dimensions_but_two(stretch))
+        return stretch.ratio ** (stretch.pairs / max(1.0, stretch.pair_that_turns(1))), 1.0
     _require_rising(theta_new=theta_new)
     if theta_new < theta:
         raise UserError(f"theta_new = {theta_new}: must not be below the model's theta, {theta}")
