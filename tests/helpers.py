@@ -1,21 +1,29 @@
 """
 Small real things for tests: excerpts of the books, a tokenizer trained on them, a random Llama of
-two layers as a checkpoint on disk, and the excerpts as its tokens.
+two layers as a checkpoint on disk, and the excerpts as its tokens. And a search without a model.
 """
 
 import functools
+import json
 import lzma
+import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from longrope.config import FolderModel, TokenizeSettings
+from longrope.baselines import closed_form
+from longrope.config import FolderModel, PaperSpace, TokenizeSettings
 from longrope.corpus import SPLITS, tokenize_corpus
-from longrope.factors import RescaleFactors
+from longrope.factors import RescaleFactors, Rope
 from longrope.models import import_model, load_model, load_tokenizer, read_record, save_model
 from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT
+from longrope.search.driver import run_search
+from longrope.search.optimisers import make_optimiser
+from longrope.search.scoring import Score
+from longrope.search.space import first_space
 
 ROOT = Path(__file__).parents[1]
 WINDOW = 64  # tokens that the checkpoint is made for
@@ -111,3 +119,56 @@ def make_tuned(folder: Path, base: Path, factors: RescaleFactors) -> Path:
     record = read_record(base).tuned_as("tuned")
     save_model(load_model(base), load_tokenizer(base), folder, record, "float32", factors)
     return folder
+
+
+# --- a search without a model ---------------------------------------------------------------
+
+TOY_ROPE = Rope("toy", 10000.0, 2 * PAIRS, 256, "?")
+OPTIMUM = (1, 1, 1.3, 2, 3.5, 6, 7, 8.5)  # of the convex objective: lambda, for 8x
+
+
+class Killed(Exception):
+    """What a kill looks like from inside."""
+
+
+def convex(logs: np.ndarray, sample: int, n_hat: int) -> float:
+    """A loss with its optimum, 0, at OPTIMUM and n_hat = 8."""
+    distance = logs - np.log(OPTIMUM)
+    return distance @ distance + 0.001 * abs(n_hat - 8)
+
+
+class Toy:
+    """A scorer without a model: a function of log lambda, sample and n_hat; may be killed."""
+
+    tokens, tokens_before = 100, 7
+
+    def __init__(self, loss=convex, samples: int = 3, dies_after: float = math.inf) -> None:
+        self.loss, self.samples, self.dies_after = loss, samples, dies_after
+        self.scored = []
+
+    def score(self, factors: RescaleFactors, sample: int) -> Score:
+        if len(self.scored) == self.dies_after:
+            raise Killed
+        self.scored.append((factors.lambda_, factors.n_hat, factors.attention_factor, sample))
+        loss = float(self.loss(np.log(factors.lambda_), sample, factors.n_hat))
+        return Score(loss, {"perplexity": loss})
+
+
+def toy_search(settings, trace, scores=360, toy=None, *, seed=1, **options):
+    """A search at 8x from PI, NTK and YaRN, of so many scores on one sample."""
+    space = options.get("space") or PaperSpace()
+    toy, attention = toy or Toy(), options.get("attention", 1.0)
+    space = first_space(TOY_ROPE, 2048, space, attention_factor=attention)
+    starts = {
+        space.candidate(closed_form(form, TOY_ROPE, 2048)): form
+        for form in options.get("forms", ("pi", "ntk", "yarn"))
+    }
+    rng = np.random.default_rng(seed)
+    optimiser = make_optimiser(settings, space, list(starts), toy.samples, scores, rng)
+    say = options.get("say", print)
+    return run_search(optimiser, space, starts, toy, scores, trace, "toy", say)
+
+
+def lines_of(trace: Path) -> list[dict]:
+    """A trace but for how long each score took."""
+    return [json.loads(line) | {"seconds": 0} for line in trace.read_text().splitlines()]

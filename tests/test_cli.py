@@ -235,7 +235,6 @@ def search(model, tokens, folder) -> list[str]:
         "budget": {"evaluations": 6, "documents": 1},
         "optimiser": {"name": "cma"},
         "attention_factor": "none",
-        "needle_weight": 0,
         "seed": 1,
     }
     files = {
@@ -270,7 +269,7 @@ def study(tmp_path_factory):
     corpus |= {"splits": SPLIT}
     run("tokenize", {"corpus": corpus}, model=model, out=data)
     small = {"budget": {"evaluations": 5, "documents": 1}, "optimiser": {"name": "cma"}}
-    small |= {"attention_factor": "su", "needle_weight": 0, "seed": 1, "window": "128"}
+    small |= {"attention_factor": "su", "seed": 1, "window": "128"}
 
     def files(name: str) -> dict:
         kept = {"out": place / f"{name}.json", "trace": place / f"{name}.jsonl"}
@@ -316,7 +315,7 @@ def test_every_stage_leaves_its_log_and_a_finished_record(study):
     tuning = records["finetune.run.json"]
     assert tuning["params"]["settings"]["tuning"]["window"] == "128"
     assert tuning["metrics"]["tokens"] == 2 * 128
-    assert records["search.run.json"]["metrics"]["evaluations"] == 5
+    assert records["search.run.json"]["metrics"]["candidates"] == 5
 
 
 def test_a_question_leaves_no_record(tmp_path, capsys):

@@ -42,8 +42,7 @@ def jobs(output: str) -> dict[str, int]:
 
 def test_the_default_study_asks_for_every_stage(place):
     counts = jobs(snakemake("--dry-run", cwd=place).stdout)
-    assert counts["search_factors"] == 5
-    assert counts["recover_factors"] == 2
+    assert counts["search_factors"] == 7  # recoveries too
     assert counts["finetune_model"] == 4
     assert counts["evaluate_perplexity"] == 14
     assert counts["evaluate_passkey"] == 6
@@ -140,7 +139,7 @@ def test_the_cluster_profile_says_what_each_job_needs(tmp_path):
     asked = dict(re.findall(r"rule (\w+):\n(?:    .*\n)*?    resources: (.*)", result.stdout))
     submitted = [rule for rule in jobs(result.stdout) if rule not in (*LOCAL, "total")]
     assert sorted(submitted) == sorted(set(asked) - set(LOCAL))
-    for rule in ("search_factors", "recover_factors", "finetune_model", "evaluate_perplexity"):
+    for rule in ("search_factors", "finetune_model", "evaluate_perplexity"):
         assert "gres=gpu:1" in asked[rule] and "slurm_partition=gpu" in asked[rule]
     for rule in ("import_model", "tokenize_corpus", "derive_factors", "assemble_extended"):
         assert "gres" not in asked[rule] and "slurm_partition=cpu" in asked[rule]

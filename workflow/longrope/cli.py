@@ -243,6 +243,8 @@ def _search(options: argparse.Namespace) -> Outcome:
     from longrope.reading import read_settings
     from longrope.search.stage import search_factors
 
+    if options.plot:  # before hours of search, if a package is missing
+        from longrope.report.search import plot_search
     metrics = search_factors(
         read_settings(SearchSettings, options.settings),
         options.model,
@@ -253,7 +255,11 @@ def _search(options: argparse.Namespace) -> Outcome:
         recovery=options.recovery,
         warm=options.warm,
     )
-    return Outcome(metrics, [options.trace], [options.out])
+    artifacts = [options.out]
+    if options.plot:
+        plot_search(options.out, options.trace, options.plot)
+        artifacts.append(options.plot)
+    return Outcome(metrics, [options.trace], artifacts)
 
 
 def _finetune(options: argparse.Namespace) -> Outcome:
@@ -313,13 +319,16 @@ def _evaluate_passkey(options: argparse.Namespace) -> Outcome:
 def _tabulate(options: argparse.Namespace) -> Outcome:
     from longrope.config import Config
     from longrope.reading import read_settings
+    from longrope.report.fitness import write_search_tables
     from longrope.report.summary import write_summary
     from longrope.report.tables import make_tables
 
     config = read_settings(Config, options.settings)
-    make_tables(config, options.perplexity, options.passkey, options.paper, options.out)
+    records = options.perplexity, options.passkey
+    make_tables(config, *records, options.paper, options.out)
+    write_search_tables(config, *records, options.traces, options.out)
     summary = options.out / "summary.json"
-    write_summary(config, options.perplexity, options.passkey, summary, summary.with_suffix(".md"))
+    write_summary(config, *records, summary, summary.with_suffix(".md"))
     return Outcome(artifacts=[summary])
 
 
@@ -400,6 +409,7 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument(
         "--warm", type=Path, nargs="?", help="factors of a shorter window to start from"
     )
+    stage.add_argument("--plot", type=Path, help="draw factors and progress to this file")
     _settings(stage)
 
     stage = _stage(stages, "finetune", _finetune, "fine-tune with the factors of one window")
@@ -424,7 +434,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     stage = _stage(stages, "tabulate", _tabulate, "tables of what was evaluated")
     _files(stage, "--paper", "--out")
-    _many(stage, "--perplexity", "--passkey")
+    _many(stage, "--perplexity", "--passkey", "--traces")
     _settings(stage)
 
     stage = _stage(stages, "plot", _plot, "one figure of what was measured")

@@ -259,7 +259,15 @@ class TuningSettings(LoopSettings):
 # --- search ---------------------------------------------------------------------------------
 
 
-class Evolution(Settings):
+class Starting(Settings):
+    """What every optimiser is told of where to begin."""
+
+    # Closed forms to begin from.
+    starts: list[Name] = ["pi", "ntk", "yarn", "mrrope-pro", "llama3"]
+    warm: bool = True  # also let them stretch the factors of the window before, where there are any
+
+
+class Evolution(Starting):
     """The paper's search (Algorithm 1), with the paper's numbers (Table 4)."""
 
     name: Literal["evolution"]
@@ -268,10 +276,10 @@ class Evolution(Settings):
     crossovers: Count = 16  # N2, a generation
     mutate_probability: Share = 0.3  # p
     parents: Annotated[int, Field(ge=2)] = 32  # k
-    monotone: bool = True  # lambda does not decrease with the pair
-    # Closed forms in the initial population.
-    starts: Annotated[list[Name], Field(min_length=1)] = ["pi", "ntk", "yarn"]
-    warm: bool = False  # let them stretch the factors of the window before: not in the paper
+    # Closed forms in the initial population; without any it is drawn at random.
+    starts: list[Name] = ["pi", "ntk", "yarn"]
+    warm: bool = False  # not in the paper
+    racing: bool = False  # drop candidates that are clearly worse on the first documents
 
     @model_validator(mode="after")
     def _check(self):
@@ -280,29 +288,102 @@ class Evolution(Settings):
         return self
 
 
-class Cma(Settings):
+class Cma(Starting):
     """CMA-ES over the logarithms of lambda's increments, started from the best closed form."""
 
     name: Literal["cma"]
     population: Annotated[int, Field(ge=4)] = 12  # candidates a generation
     sigma: Positive = 0.08  # first step size, in nats of lambda
-    # Closed forms; it begins at the best of them.
-    starts: Annotated[list[Name], Field(min_length=1)] = ["pi", "ntk", "yarn", "mrrope-pro"]
-    warm: bool = True  # let them stretch the factors of the window before, where there are any
 
 
-OptimiserSettings = Annotated[Evolution | Cma, Field(discriminator="name")]
+class Bayesian(Starting):
+    """A Gaussian process over scores on single documents, around the best candidate."""
+
+    name: Literal["bayesian"]
+    sigma: Positive = 0.08  # size of a step, in nats of lambda
+    batch: Count = 4  # candidates a generation
+    ramps: Annotated[int, Field(ge=0)] = 24  # random smooth candidates beside the starts
+    check_every: Annotated[int, Field(ge=2)] = 8  # generations between two scores on all documents
+    finalists: Count = 3  # candidates that are scored on all documents at the end
+
+
+OptimiserSettings = Annotated[Evolution | Cma | Bayesian, Field(discriminator="name")]
+
+
+class PaperSpace(Settings):
+    """Table 4 of the paper: every pair in [1, 1.25 s], n_hat of a list."""
+
+    kind: Literal["paper"] = "paper"
+    monotone: bool = True  # lambda does not decrease with the pair
+    # What is searched; without n_hat it stays as it is (0, or the tuned one), without lambda every
+    # n_hat is tried on every start.
+    vary: list[Literal["lambda", "n_hat"]] = Field(default=["lambda", "n_hat"], min_length=1)
+
+
+class CriticalSpace(Settings):
+    """LongRoPE2's space: pairs from the critical one up in [s, 2 s], those below derived."""
+
+    kind: Literal["critical"]
+    pair: Literal["searched", "theoretical"] | Count = "searched"  # or its number, from 0
+    monotone: Literal[True] = True
+    vary: list[Literal["lambda", "n_hat"]] = Field(default=["lambda"], min_length=1)
+
+
+SpaceSettings = Annotated[PaperSpace | CriticalSpace, Field(discriminator="kind")]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Fitness(Settings):
+    """What a search minimises: a weighted sum of mean losses, each in nats a token."""
+
+    perplexity: Weight = 1.0  # of all tokens of the validation documents (the paper's fitness)
+    needle: Weight = 0.0  # of the answers to passkeys hidden in documents of the same length
+    long_tokens: Weight = 0.0  # of the tokens that the long context helps
+    needles: Count = 1  # passkey documents to every validation document
+    helped_by: Positive = 1.0  # nats that the long context must spare a token that it helps
+    long_with: Name = "yarn"  # the closed form whose factors choose those tokens, once
+
+    @model_validator(mode="after")
+    def _check(self):
+        if not self.perplexity + self.needle + self.long_tokens:
+            raise ValueError("a fitness needs a weight above 0")
+        return self
+
+    def without_long_tokens(self) -> "Fitness":
+        """The same for short windows; perplexity if nothing else is left."""
+        perplexity = self.perplexity or float(not self.needle)
+        return self.model_copy(update={"long_tokens": 0.0, "perplexity": perplexity})
+
+
 AttentionFactor = Literal["none", "su", "yarn"] | Positive
+SearchedAttention = Literal["none", "su", "yarn", "search"] | Positive
 
 
 class Budget(Settings):
     """What one window's search may spend."""
 
-    evaluations: Count  # candidates scored, at most; none is scored twice
+    # Scores on all documents, at most; an optimiser that scores on single documents makes as many
+    # candidates more of it. No candidate is scored twice on a document.
+    evaluations: Count
     documents: Count = 5  # validation documents a candidate is scored on, one window each
-    # Passkey documents it is scored on as well (0: the paper's fitness, perplexity alone).
-    needles: Annotated[int, Field(ge=0)] = 0
     optimiser: OptimiserSettings | None = None  # instead of the model's own
+
+    @property
+    def scores(self) -> int:
+        """The budget in scores on one document."""
+        return self.evaluations * self.documents
+
+
+class Variant(Settings):
+    """The searches of a model once more, with something changed; to compare, or to tune with."""
+
+    windows: list[Window] | None = None  # of search and extension.search; null: those of search
+    seeds: list[int] = []  # with several, one search each, called NAME-seed1, ...
+    budget: Budget | None = None  # instead of the windows' own, and so on
+    optimiser: OptimiserSettings | None = None
+    space: SpaceSettings | None = None
+    fitness: Fitness | None = None
+    attention_factor: SearchedAttention | None = None
 
 
 class SearchSettings(Settings):
@@ -311,8 +392,9 @@ class SearchSettings(Settings):
     window: Window
     budget: Budget
     optimiser: OptimiserSettings
-    attention_factor: AttentionFactor
-    needle_weight: Annotated[float, Field(ge=0)]
+    space: SpaceSettings = PaperSpace()
+    fitness: Fitness = Fitness()
+    attention_factor: SearchedAttention = "none"
     seed: int
 
 
@@ -417,7 +499,9 @@ class Extension(Settings):
     """The long windows and the recovered short ones, on tuned weights, without training."""
 
     weights: Name  # the tuning that is extended
-    attention_factor: AttentionFactor | None = None  # instead of the model's own
+    optimiser: OptimiserSettings | None = None  # instead of the model's own, and so on
+    fitness: Fitness | None = None
+    attention_factor: SearchedAttention | None = None
     search: dict[Window, Budget] = {}  # windows beyond the tuned one; factors multiply the tuned
     recovery: dict[Window, Budget] = {}  # short windows; factors are absolute
 
@@ -430,13 +514,15 @@ class ModelSettings(Settings):
     ]
     original_window: Window  # tokens it was pre-trained for; checked against the checkpoint
     corpus: Name
-    optimiser: OptimiserSettings = Cma(name="cma")
+    optimiser: OptimiserSettings = Bayesian(name="bayesian")
     # Multiplies cos and sin of searched factors: none (the paper's equations), su (the authors'
     # released code: sqrt(1 + ln s / ln L)), yarn (0.1 ln s + 1), or a number.
-    attention_factor: AttentionFactor = "none"
-    # Fitness = loss + needle_weight * loss of the keys of a budget's needles, in nats a token.
-    needle_weight: Annotated[float, Field(ge=0)] = 0.1
+    # or `search`: one more number that is searched.
+    attention_factor: SearchedAttention = "none"
+    fitness: Fitness = Fitness()
+    space: SpaceSettings = PaperSpace()
     search: dict[Window, Budget] = {}  # on the pre-trained model
+    variants: dict[Annotated[str, Field(pattern=f"^search-{NAME}$")], Variant] = {}
     tunings: dict[Name, TuningSettings] = {}
     extension: Extension | None = None
     evaluation: Evaluation

@@ -19,11 +19,15 @@ from glob import glob
 from longrope.baselines import CLOSED_FORMS
 from longrope.config import (
     BASE,
+    Budget,
     Config,
     ModelSettings,
     Need,
+    PaperSpace,
     PasskeySettings,
     PerplexitySettings,
+    SearchSettings,
+    Variant,
 )
 from longrope.errors import UserError, unknown_name
 from longrope.reading import parse
@@ -44,20 +48,86 @@ def tuned_path(model: str, settings: ModelSettings, weights: str) -> str:
     return factors_path(model, BASE, tuning.method, tuning.window)
 
 
-def searched(settings: ModelSettings, weights: str) -> list[int]:
-    """The windows that are searched on some weights, rising."""
-    windows = list(settings.search) if weights == BASE else []
+def searches(settings: ModelSettings) -> dict[str, tuple[Variant, int | None]]:
+    """Method -> what it changes, and its seed where that is its own: `search` and its variants."""
+    found: dict[str, tuple[Variant, int | None]] = {"search": (Variant(), None)}
+    for name, variant in settings.variants.items():
+        found |= {f"{name}-seed{seed}": (variant, seed) for seed in variant.seeds}
+        if not variant.seeds:
+            found[name] = (variant, None)
+    return found
+
+
+def budgets_of(settings: ModelSettings, weights: str) -> dict[int, Budget]:
+    """The windows that are searched on some weights, and what each may spend."""
+    budgets = dict(settings.search) if weights == BASE else {}
     if settings.extension and settings.extension.weights == weights:
-        windows += list(settings.extension.search)
+        budgets |= settings.extension.search
+    return budgets
+
+
+def searched(settings: ModelSettings, weights: str, method: str = "search") -> list[int]:
+    """The windows that a search is run for on some weights, rising."""
+    variant, _ = searches(settings)[method]
+    windows = list(budgets_of(settings, weights))
+    if variant.windows is not None:
+        windows = [each for each in windows if each in variant.windows]
+    elif method != "search" and weights != BASE:
+        windows = []
     return sorted(windows)
 
 
-def warm_window(settings: ModelSettings, weights: str, window: int) -> int | None:
+def search_settings(
+    config: Config, model: str, weights: str, method: str, window: int
+) -> SearchSettings:
+    """Settings of one search or recovery; UserError if it is not configured."""
+    settings = config.models[model]
+    extension = settings.extension
+    variant, seed = searches(settings).get(method, (Variant(), None))
+    if method == "recovery":
+        budgets = extension.recovery if extension and extension.weights == weights else {}
+    elif method in searches(settings):
+        windows = searched(settings, weights, method)
+        budgets = {each: budgets_of(settings, weights)[each] for each in windows}
+    else:
+        raise UserError(f"{model}: {unknown_name('search', method, searches(settings))}")
+    if window not in budgets:
+        known = ", ".join(map(window_label, budgets)) or "none"
+        raise UserError(
+            f"{model}, {weights}: no {method} is configured at {window_label(window)}; configured"
+            f" are {known}"
+        )
+    budget = variant.budget or budgets[window]
+    if variant.optimiser:
+        budget = budget.model_copy(update={"optimiser": variant.optimiser})
+    layers = [variant, extension, settings] if weights != BASE else [variant, settings]
+
+    def first_of(key: str):
+        return next(found for each in layers if (found := getattr(each, key, None)) is not None)
+
+    space, fitness = first_of("space"), first_of("fitness")
+    if method == "recovery":  # what is made for stretching does not apply
+        space = space if space.kind == "paper" else PaperSpace()
+        fitness = fitness.without_long_tokens()
+    return SearchSettings(
+        window=window,
+        budget=budget,
+        optimiser=first_of("optimiser"),
+        space=space,
+        fitness=fitness,
+        attention_factor=first_of("attention_factor"),
+        seed=config.seed if seed is None else seed,
+    )
+
+
+def warm_window(config: Config, model: str, weights: str, method: str, window: int) -> int | None:
     """The window whose factors a search starts from: the one before, if it wants and has one."""
-    budgets = settings.search if weights == BASE else settings.extension.search
-    optimiser = budgets[window].optimiser or settings.optimiser
-    before = [each for each in searched(settings, weights) if each < window]
-    return max(before, default=None) if optimiser.warm else None
+    search = search_settings(config, model, weights, method, window)
+    optimiser = search.budget.optimiser or search.optimiser
+    if method == "recovery" or search.space.kind == "critical" or not optimiser.warm:
+        return None
+    windows = searched(config.models[model], weights, method)
+    return max([each for each in windows if each < window], default=None)
 
 
 def tiers(model: str, settings: ModelSettings) -> list[str]:
@@ -93,7 +163,7 @@ def lengths_of(
         longest = max([settings.tunings[weights].window, *settings.extension.search])
         chosen = [length for length in amounts if length <= longest]
     else:
-        chosen = [length for length in amounts if length in searched(settings, weights)]
+        chosen = [length for length in amounts if length in searched(settings, weights, method)]
     return {length: amounts[length] for length in chosen}
 
 
@@ -129,9 +199,14 @@ def source_files(source) -> list[str]:
 def needs(config: Config, model: str) -> list[Need]:
     """What the configured stages need of a model's corpus."""
     settings = config.models[model]
-    budgets = list(settings.search.items())
+    budgets = []
+    for weights in [BASE, *settings.tunings]:
+        for method, (variant, _) in searches(settings).items():
+            known = budgets_of(settings, weights)
+            windows = searched(settings, weights, method)
+            budgets += [(window, variant.budget or known[window]) for window in windows]
     if settings.extension:
-        budgets += [*settings.extension.search.items(), *settings.extension.recovery.items()]
+        budgets += settings.extension.recovery.items()
     found = [
         Need(
             split="validation",
@@ -193,7 +268,7 @@ def _problems(config: Config, settings: ModelSettings) -> list[str]:
         for window in settings.search
         if window <= original
     ]
-    problems += _start_problems(settings)
+    problems += _start_problems(settings) + _variant_problems(settings)
     for name, tuning in settings.tunings.items():
         problems += _tuning_problems(settings, name, tuning)
     if settings.extension:
@@ -221,29 +296,73 @@ def _problems(config: Config, settings: ModelSettings) -> list[str]:
 
 
 def _start_problems(settings: ModelSettings) -> list[str]:
-    """What is wrong with the closed forms that searches start from."""
-    optimisers = {"optimiser": settings.optimiser}
+    """What is wrong with the closed forms that searches start from, or choose tokens with."""
+    optimisers, fitness = {"optimiser": settings.optimiser}, {"fitness": settings.fitness}
     parts = {"search": settings.search}
     if settings.extension:
+        optimisers["extension.optimiser"] = settings.extension.optimiser
+        fitness["extension.fitness"] = settings.extension.fitness
         parts["extension.search"] = settings.extension.search
         parts["extension.recovery"] = settings.extension.recovery
     for part, budgets in parts.items():
         for window, budget in budgets.items():
-            if budget.optimiser:
-                optimisers[f"{part}.{window_label(window)}.optimiser"] = budget.optimiser
-    return [
-        f"{place}.starts: {unknown_name('closed form', form, CLOSED_FORMS)}"
+            optimisers[f"{part}.{window_label(window)}.optimiser"] = budget.optimiser
+    for name, variant in settings.variants.items():
+        optimisers[f"variants.{name}.optimiser"] = variant.optimiser
+        if variant.budget:
+            optimisers[f"variants.{name}.budget.optimiser"] = variant.budget.optimiser
+        fitness[f"variants.{name}.fitness"] = variant.fitness
+    named = [
+        (f"{place}.starts", form)
         for place, optimiser in optimisers.items()
-        for form in optimiser.starts
+        for form in (optimiser.starts if optimiser else [])
+    ]
+    named += [(f"{place}.long_with", each.long_with) for place, each in fitness.items() if each]
+    problems = [
+        f"{place}: {unknown_name('closed form', form, CLOSED_FORMS)}"
+        for place, form in named
         if form not in CLOSED_FORMS
     ]
+    return problems + [
+        f"{place}.starts: only the paper's evolution searches without a start"
+        for place, optimiser in optimisers.items()
+        if optimiser and not optimiser.starts and optimiser.name != "evolution"
+    ]
+
+
+def _variant_problems(settings: ModelSettings) -> list[str]:
+    """What is wrong with the variants of the search."""
+    problems, taken = [], {"search"}
+    known = {*settings.search, *(settings.extension.search if settings.extension else {})}
+    for name, variant in settings.variants.items():
+        place = f"variants.{name}"
+        names = [f"{name}-seed{seed}" for seed in variant.seeds] or [name]
+        problems += [f"{place}: {each} is there twice" for each in names if each in taken]
+        problems += [f"{place}.seeds: {variant.seeds} has one twice"] * (
+            len(set(variant.seeds)) < len(variant.seeds)
+        )
+        taken |= set(names)
+        problems += [
+            f"{place}.windows: {window_label(window)} is not searched; add it to search"
+            for window in variant.windows or []
+            if window not in known
+        ]
+    for place, space, optimiser in [
+        ("space", settings.space, settings.optimiser),
+        *(
+            (f"variants.{name}.space", each.space, each.optimiser or settings.optimiser)
+            for name, each in settings.variants.items()
+        ),
+    ]:
+        if space and "lambda" not in space.vary and not optimiser.starts:
+            problems.append(f"{place}.vary: n_hat alone is tried on starts; the optimiser has none")
+    return problems
 
 
 def methods_of(settings: ModelSettings, weights: str) -> list[str]:
     """The methods that can be measured on some weights."""
     methods = list(CLOSED_FORMS)
-    if searched(settings, weights):
-        methods.append("search")
+    methods += [each for each in searches(settings) if searched(settings, weights, each)]
     if weights != BASE:
         methods += ["tuned", *[f"{form}{ON_TUNED}" for form in CLOSED_FORMS if form != "none"]]
     if settings.extension and settings.extension.weights == weights:
@@ -271,14 +390,14 @@ def _tuning_problems(settings: ModelSettings, name: str, tuning) -> list[str]:
             break
         seen.add(start)
         start = settings.tunings[start].start
-    if tuning.method == "search":
-        if tuning.window not in settings.search:
+    if tuning.method in searches(settings):
+        if tuning.window not in searched(settings, BASE, tuning.method):
             problems.append(
-                f"{place}.method: factors for {window_label(tuning.window)} are not searched;"
-                " add that window to search"
+                f"{place}.method: factors for {window_label(tuning.window)} are not searched by"
+                f" {tuning.method}; add that window to search"
             )
     elif tuning.method not in CLOSED_FORMS:
-        known = ["search", *CLOSED_FORMS]
+        known = [*searches(settings), *CLOSED_FORMS]
         problems.append(f"{place}.method: {unknown_name('method', tuning.method, known)}")
     return problems
 
@@ -310,10 +429,11 @@ def _extension_problems(settings: ModelSettings) -> list[str]:
 def search_files(config: Config) -> list[str]:
     """The factors of every search on pre-trained and tuned weights."""
     return [
-        factors_path(model, weights, "search", window)
+        factors_path(model, weights, method, window)
         for model, settings in config.models.items()
         for weights in [BASE, *settings.tunings]
-        for window in searched(settings, weights)
+        for method in searches(settings)
+        for window in searched(settings, weights, method)
     ]
 
 

@@ -27,6 +27,7 @@ wildcard_constraints:
     weights=NAME,
     corpus=NAME,
     window=PATTERN,
+    search=f"search(-{NAME})?|recovery",
     form="|".join([*CLOSED_FORMS, *[f"{each}{ON_TUNED}" for each in CLOSED_FORMS]]),
 
 
@@ -117,53 +118,32 @@ def corpus_settings(wildcards):
 # --- searches ----------------------------------------------------------------------------------
 
 
-def budget_settings(wildcards, part):
-    """Settings of one search; `part` of the configuration holds its budget."""
-    settings = model_settings(wildcards)
-    extension = settings.extension
-    budgets = {
-        "search": settings.search,
-        "extension": extension.search if extension else {},
-        "recovery": extension.recovery if extension else {},
-    }[part]
-    attention_factor = settings.attention_factor
-    if part != "search" and extension and extension.attention_factor is not None:
-        attention_factor = extension.attention_factor
-    window = parse_window(wildcards.window)
-    if window not in budgets:
-        known = ", ".join(map(window_label, budgets)) or "none"
-        raise WorkflowError(
-            f"{wildcards.model}, {wildcards.weights}: no search is configured at"
-            f" {wildcards.window}; configured are {known}"
-        )
-    return as_json(
-        typed.SearchSettings(
-            window=window,
-            budget=budgets[window],
-            optimiser=settings.optimiser,
-            attention_factor=attention_factor,
-            needle_weight=settings.needle_weight,
-            seed=STUDY.seed,
-        )
-    )
-
-
 def search_settings(wildcards):
-    part = "search" if wildcards.weights == typed.BASE else "extension"
-    return budget_settings(wildcards, part)
+    window = parse_window(wildcards.window)
+    try:
+        return as_json(
+            study.search_settings(
+                STUDY, wildcards.model, wildcards.weights, wildcards.search, window
+            )
+        )
+    except UserError as error:
+        raise WorkflowError(str(error))
 
 
-def recovery_settings(wildcards):
-    return budget_settings(wildcards, "recovery")
+def recovery_flag(wildcards):
+    return "--recovery" if wildcards.search == "recovery" else ""
 
 
 def warm_factors(wildcards):
     """The factors that a search starts from, if a shorter window is searched before it."""
-    settings, window = model_settings(wildcards), parse_window(wildcards.window)
-    before = study.warm_window(settings, wildcards.weights, window)
-    if before is None:
-        return []
-    return study.factors_path(wildcards.model, wildcards.weights, "search", before)
+    model_settings(wildcards)
+    window = parse_window(wildcards.window)
+    place = wildcards.model, wildcards.weights, wildcards.search
+    try:
+        before = study.warm_window(STUDY, *place, window)
+    except UserError as error:
+        raise WorkflowError(str(error))
+    return [] if before is None else study.factors_path(*place, before)
 
 
 # --- fine-tunings ------------------------------------------------------------------------------

@@ -21,54 +21,32 @@ rule derive_factors:
 
 
 rule search_factors:
-    """Search factors for one window; on tuned weights, on top of the tuned factors."""
+    """Search factors for one window: from nothing, on top of tuned ones, or for a short window."""
     input:
         model="results/{model}/{weights}/model",
         tokens=tokens_of("validation"),
         warm=warm_factors,
     output:
-        factors="results/{model}/{weights}/factors/search/{window}/factors.json",
-        trace="results/{model}/{weights}/factors/search/{window}/trace.jsonl",
+        factors="results/{model}/{weights}/factors/{search}/{window}/factors.json",
+        trace="results/{model}/{weights}/factors/{search}/{window}/trace.jsonl",
+        plot="results/{model}/{weights}/factors/{search}/{window}/search.png",
     log:
-        "logs/{model}/{weights}/factors/search-{window}.log",
+        "logs/{model}/{weights}/factors/{search}-{window}.log",
     priority: 10  # the longest chain of the study goes first
     conda:
         ENVIRONMENT
     params:
         settings=search_settings,
-        state="results/state/{model}/{weights}/search/{window}",
+        recovery=recovery_flag,
+        state="results/state/{model}/{weights}/{search}/{window}",
         version=VERSIONS["search"],
     message:
-        "Searching factors of {wildcards.model}, {wildcards.weights}, for {wildcards.window}"
+        "Searching {wildcards.search} of {wildcards.model}/{wildcards.weights} for {wildcards.window}"
     shell:
-        "exec longrope --log {log:q} search --model {input.model:q} --tokens {input.tokens:q}"
-        " --warm {input.warm:q} --out {output.factors:q} --trace {output.trace:q}"
-        " --state {params.state:q} --settings {params.settings:q}"
-
-
-rule recover_factors:
-    """Search factors of tuned weights for a window shorter than the tuned one."""
-    input:
-        model="results/{model}/{weights}/model",
-        tokens=tokens_of("validation"),
-    output:
-        factors="results/{model}/{weights}/factors/recovery/{window}/factors.json",
-        trace="results/{model}/{weights}/factors/recovery/{window}/trace.jsonl",
-    log:
-        "logs/{model}/{weights}/factors/recovery-{window}.log",
-    priority: 10  # the longest chain of the study goes first
-    conda:
-        ENVIRONMENT
-    params:
-        settings=recovery_settings,
-        state="results/state/{model}/{weights}/recovery/{window}",
-        version=VERSIONS["search"],
-    message:
-        "Recovering {wildcards.window} of {wildcards.model}, {wildcards.weights}"
-    shell:
-        "exec longrope --log {log:q} search --recovery --model {input.model:q}"
-        " --tokens {input.tokens:q} --out {output.factors:q} --trace {output.trace:q}"
-        " --state {params.state:q} --settings {params.settings:q}"
+        "exec longrope --log {log:q} search {params.recovery} --model {input.model:q}"
+        " --tokens {input.tokens:q} --warm {input.warm:q} --out {output.factors:q}"
+        " --trace {output.trace:q} --plot {output.plot:q} --state {params.state:q}"
+        " --settings {params.settings:q}"
 
 
 rule search:

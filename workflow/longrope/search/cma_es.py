@@ -1,8 +1,7 @@
 """
-CMA-ES (Hansen 2016, package `cma`) over factors: fewer evaluations than the paper's evolution.
+CMA-ES (Hansen 2016, package `cma`) over factors.
 
-The coordinates make the constraint disappear: log mu_i = sum over j <= i of max(u_j, 0), so that
-every point is monotone. One more coordinate, rounded, is the index of n_hat. The first generation
+It works on the vectors of the space, where the constraint holds everywhere. The first generation
 scores the starts; the search begins at the best of them.
 """
 
@@ -12,9 +11,10 @@ import cma
 import numpy as np
 
 from longrope.config import Cma
-from longrope.search.space import N_HATS, STEP, Candidate, SearchSpace
+from longrope.search.optimisers import Told, Trial
+from longrope.search.space import Candidate, SearchSpace
 
-N_HAT_SCALE = 10.0  # steps of n_hat's list to one unit of its coordinate
+WORST = 1e3  # a fitness that is not finite, for the strategy
 
 
 class CmaSearch:
@@ -25,25 +25,28 @@ class CmaSearch:
         settings: Cma,
         space: SearchSpace,
         starts: list[Candidate],
+        samples: int,
         rng: np.random.Generator,
     ) -> None:
         self._settings, self._space, self._starts, self._rng = settings, space, starts, rng
+        self._samples = tuple(range(samples))
         self._strategy: cma.CMAEvolutionStrategy | None = None
         self._points: list[np.ndarray] = []
 
-    def ask(self) -> list[Candidate]:
+    def ask(self) -> list[Trial]:
         """The starts first, then one generation of the strategy."""
-        if self._strategy is None:
-            return list(self._starts)
-        self._points = self._strategy.ask()
-        return [self.decode(point) for point in self._points]
+        made = self._starts
+        if self._strategy is not None:
+            self._points = self._strategy.ask()
+            made = self._space.decode(np.array(self._points))
+        return [Trial(candidate, self._samples) for candidate in made]
 
-    def tell(self, scored: list[tuple[Candidate, float]]) -> None:
+    def tell(self, told: list[Told]) -> None:
         """Begin at the best start, then move with the generations."""
         if self._strategy is None:
-            best, _ = min(scored, key=lambda each: each[1])
+            best = min(told, key=lambda each: each.mean).candidate
             self._strategy = cma.CMAEvolutionStrategy(
-                self.encode(best),
+                self._space.encode([best])[0],
                 self._settings.sigma,
                 {
                     "popsize": self._settings.population,
@@ -54,16 +57,4 @@ class CmaSearch:
                 },
             )
             return
-        self._strategy.tell(self._points, [score for _, score in scored])
-
-    def encode(self, candidate: Candidate) -> np.ndarray:
-        """The coordinates of a candidate (one a pair, and n_hat)."""
-        logs = np.log(np.maximum.accumulate(np.array(candidate.mu)) / STEP)
-        n_hat = N_HATS.index(candidate.n_hat) / N_HAT_SCALE
-        return np.append(np.diff(logs, prepend=0.0), n_hat)
-
-    def decode(self, point: np.ndarray) -> Candidate:
-        """The candidate at a point."""
-        mu = np.exp(np.cumsum(np.maximum(point[:-1], 0.0)))
-        index = int(np.clip(round(point[-1] * N_HAT_SCALE), 0, len(N_HATS) - 1))
-        return self._space.snap(mu, N_HATS[index])
+        self._strategy.tell(self._points, [min(each.mean, WORST) for each in told])

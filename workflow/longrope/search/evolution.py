@@ -9,12 +9,17 @@ What the paper leaves open, and the choice made here:
 - Crossover: two parents of the top k; pair after pair takes the value of either, drawn evenly. If
   that value is below the one before it, the other parent's is not, and is taken.
 - A candidate that was met before is not scored again, and still counts among the generation.
+- Without starts the initial population is drawn uniformly from the space (the paper's baseline).
+
+In LongRoPE2's space only the pairs from the critical one up mutate, and the critical pair is
+inherited. An attention factor that is searched mutates like n_hat, and is inherited with it.
 """
 
 import numpy as np
 
 from longrope.config import Evolution
-from longrope.search.space import N_HATS, STEP, Candidate, SearchSpace
+from longrope.search.optimisers import Told, Trial
+from longrope.search.space import ATTENTION, STEP, Candidate, SearchSpace
 
 
 class EvolutionSearch:
@@ -25,64 +30,83 @@ class EvolutionSearch:
         settings: Evolution,
         space: SearchSpace,
         starts: list[Candidate],
+        samples: int,
         rng: np.random.Generator,
     ) -> None:
         self._settings, self._space, self._starts, self._rng = settings, space, starts, rng
+        self._samples = tuple(range(samples))
         self._top: list[tuple[float, Candidate]] = []  # the k best so far, best first
 
-    def ask(self) -> list[Candidate]:
+    def ask(self) -> list[Trial]:
         """The initial population, then N1 mutations and N2 crossovers of the top k."""
-        settings = self._settings
-        if not self._top:
-            mutants = settings.population - len(self._starts)
-            return self._starts + [
-                self.mutate(self._starts[index % len(self._starts)]) for index in range(mutants)
-            ]
+        made = self._next() if self._top else self._population()
+        return [Trial(candidate, self._samples) for candidate in made]
+
+    def tell(self, told: list[Told]) -> None:
+        """Update the top k; equal scores keep the earlier candidate."""
+        known = {candidate for _, candidate in self._top}
+        for each in told:
+            if each.candidate not in known:
+                known.add(each.candidate)
+                self._top.append((each.mean, each.candidate))
+        self._top.sort(key=lambda each: each[0])
+        del self._top[self._settings.parents :]
+
+    def _population(self) -> list[Candidate]:
+        missing = self._settings.population - len(self._starts)
+        if not self._starts:
+            return [self._space.random(self._rng) for _ in range(missing)]
+        return self._starts + [
+            self.mutate(self._starts[index % len(self._starts)]) for index in range(missing)
+        ]
+
+    def _next(self) -> list[Candidate]:
         parents = [candidate for _, candidate in self._top]
-        mutants = [self.mutate(self._pick(parents)) for _ in range(settings.mutations)]
+        mutants = [self.mutate(self._pick(parents)) for _ in range(self._settings.mutations)]
         children = []
-        for _ in range(settings.crossovers):
+        for _ in range(self._settings.crossovers):
             first, second = self._rng.choice(len(parents), size=2, replace=len(parents) < 2)
             children.append(self.cross(parents[first], parents[second]))
         return mutants + children
 
-    def tell(self, scored: list[tuple[Candidate, float]]) -> None:
-        """Update the top k; equal scores keep the earlier candidate."""
-        known = {candidate for _, candidate in self._top}
-        for candidate, score in scored:
-            if candidate not in known:
-                known.add(candidate)
-                self._top.append((score, candidate))
-        self._top.sort(key=lambda each: each[0])
-        del self._top[self._settings.parents :]
-
     def mutate(self, parent: Candidate) -> Candidate:
-        """A copy in which each factor and n_hat changed with probability p."""
-        chance = self._settings.mutate_probability
+        """A copy in which each free factor, and n_hat, changed with probability p."""
+        chance, space = self._settings.mutate_probability, self._space
+        bottom, top = space.bounds(parent.critical)
         mu = list(parent.mu)
-        for pair in range(len(mu)):
+        for pair in range(parent.critical, len(mu)):
             if self._rng.random() >= chance:
                 continue
-            low, high = STEP, self._space.upper
-            if self._space.monotone:
-                low = mu[pair - 1] if pair else low
+            low, high = bottom, top
+            if space.monotone:
+                low = mu[pair - 1] if pair > parent.critical else low
                 high = mu[pair + 1] if pair + 1 < len(mu) else high
             mu[pair] = int(self._rng.integers(low, high + 1))
-        n_hat = parent.n_hat
+        n_hat, attention = parent.n_hat, parent.attention
         if self._rng.random() < chance:
-            n_hat = int(self._rng.choice(N_HATS))
-        return Candidate(n_hat, tuple(mu))
+            n_hat = int(self._rng.choice(space.n_hats))
+        if attention is not None and self._rng.random() < chance:
+            attention = int(self._rng.integers(ATTENTION[0], ATTENTION[1] + 1))
+        return self._snap(mu, n_hat, attention, parent.critical)
 
     def cross(self, first: Candidate, second: Candidate) -> Candidate:
-        """A child that has each factor, and n_hat, of one parent or the other."""
-        parents = (first, second)
-        mu: list[int] = []
-        for pair, choice in enumerate(self._rng.integers(0, 2, size=len(first.mu))):
-            value = parents[choice].mu[pair]
-            if self._space.monotone and mu and value < mu[-1]:
-                value = parents[1 - choice].mu[pair]
-            mu.append(value)
-        return Candidate(parents[int(self._rng.integers(0, 2))].n_hat, tuple(mu))
+        """A child that has each free factor, n_hat and the rest of one parent or the other."""
+        parents, critical = (first, second), first.critical
+        low, high = self._space.bounds(critical)
+        mu = list(first.mu)
+        for pair, choice in enumerate(self._rng.integers(0, 2, size=len(mu))):
+            if pair < critical:
+                continue
+            least = mu[pair - 1] if self._space.monotone and pair > critical else low
+            value, other = parents[choice].mu[pair], parents[1 - choice].mu[pair]
+            mu[pair] = value if least <= value <= high else max(least, other)
+        rest = parents[int(self._rng.integers(0, 2))]
+        return self._snap(mu, rest.n_hat, rest.attention, critical)
+
+    def _snap(self, mu: list[int], n_hat: int, attention: int | None, critical: int) -> Candidate:
+        """The candidate of these numbers; those below the critical pair are derived again."""
+        plain = None if attention is None else attention / STEP
+        return self._space.snap(np.array(mu) / STEP, n_hat, plain, critical)
 
     def _pick(self, candidates: list[Candidate]) -> Candidate:
         return candidates[int(self._rng.integers(0, len(candidates)))]

@@ -1,18 +1,29 @@
 """
-The fitness of factors: the model's loss at the target length on validation documents.
+The fitness of factors: losses of the model at the target length, on validation documents.
 
-One window of a document each, teacher-forced, every token scored; the mean over tokens, in nats
-(its exponential is the perplexity that the paper minimises). Perplexity alone hardly sees whether
-a model still retrieves, so passkey documents of the same length may be added: their keys' loss,
-times a weight. All windows and keys are drawn once.
+A sample is one window of one validation document, teacher-forced, and the passkey documents that
+go with it. Of a sample three losses can be taken, each a mean over tokens in nats:
+
+    perplexity   every token of the window (the fitness of the paper)
+    needle       the answers' tokens of passkeys hidden in documents of the same length, and no
+                 other token (as LongRoPE2 means it); half of them are hidden in text
+    long_tokens  the window's tokens that long context helps (Fang et al. 2024, LongPPL)
+
+The fitness is their weighted sum. Windows and keys are drawn once. So are the tokens that long
+context helps, with fixed factors, so that no candidate picks its own test: those whose loss after
+the whole window is lower, by a given number of nats, than after as much context as the weights
+were made for.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from longrope.baselines import closed_form
+from longrope.config import Fitness
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope
@@ -25,25 +36,45 @@ KEY = "digits-5"  # the kind of key in a needle
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What factors are worth; lower is better."""
+    """What factors are worth on one sample, or on several by `mean_score`; lower is better."""
 
-    fitness: float  # what the search minimises
-    loss: float  # nats a token of text
-    needle_loss: float | None = None  # nats a token of the keys
+    fitness: float  # what the search minimises; inf where the model's loss is not finite
+    losses: dict[str, float]  # measure -> nats a token; those with a weight, and perplexity
+
+
+def mean_score(scores: list[Score]) -> Score:
+    """The means over samples."""
+    fitness = sum(score.fitness for score in scores) / len(scores)
+    measures = scores[0].losses.keys() if scores else ()
+    losses = {
+        measure: sum(score.losses[measure] for score in scores) / len(scores)
+        for measure in measures
+    }
+    return Score(fitness, losses)
 
 
 class Scorer(Protocol):
     """Gives factors a score."""
 
-    tokens: int  # tokens that one score takes
+    samples: int  # how many there are
+    tokens: int  # tokens forwarded for one score
+    tokens_before: int  # and once, before the first
 
-    def score(self, factors: RescaleFactors) -> Score:
-        """The worth of factors."""
+    def score(self, factors: RescaleFactors, sample: int) -> Score:
+        """The worth of factors on one sample."""
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Needle:
+    """A passkey document."""
+
+    tokens: torch.Tensor  # (1, T)
+    answer: int  # its last so many tokens are the key
+
+
 class LossScorer:
-    """Mean loss over one window of each of some documents, and of keys hidden in some others."""
+    """Losses on windows of validation documents, one document a sample."""
 
     def __init__(
         self,
@@ -52,50 +83,105 @@ class LossScorer:
         split: TokenSplit,
         window: int,
         documents: int,
+        fitness: Fitness,
         rng: np.random.Generator,
+        writer: PasskeyWriter | None = None,
+        tuned: RescaleFactors | None = None,
     ) -> None:
-        self._model = model
-        self._rotary = install(model, rope)
-        self._rng = rng
-        self._window = window
-        self._found = split.at_least(window, documents, f"a search at {window} tokens")
-        self._windows = [self._draw(document.tokens) for document in self._found]
-        self._needles: list[tuple[torch.Tensor, int]] = []  # document, tokens of its key
-        self._weight = 0.0
-        self.documents = [document.id for document in self._found]
-        self.tokens = window * documents
+        """`writer` writes the needles, if the fitness has any; `tuned` are the weights' factors.
 
-    def add_needles(self, writer: PasskeyWriter, count: int, weight: float) -> None:
-        """Score `count` passkey documents too; every second has text instead of the filler."""
-        for number in range(count):
-            tokens = self._found[number // 2 % len(self._found)].tokens
-            filler = self._draw(tokens)[0].cpu().numpy() if number % 2 else None
-            made = writer.write(self._window, random_key(KEY, self._rng), self._rng, filler)
-            ids = torch.from_numpy(np.concatenate([made.prompt, made.answer]))[None]
-            self._needles.append((ids.to(self._model.device), len(made.answer)))
-        self._weight = weight
-        self.tokens += self._window * count
+        Raises UserError if the split has too few documents of that length, or if long context
+        helps none of their tokens where they are part of the fitness.
+        """
+        self._model, self._rotary = model, install(model, rope)
+        self._window, self._rng, self._fitness = window, rng, fitness
+        found = split.at_least(window, documents, f"a search at {window} tokens")
+        self._texts = [self._draw(document.tokens) for document in found]
+        self.documents = [document.id for document in found]
+        self.samples = documents
+        self.tokens = window
+        self.tokens_before = 0  # tokens forwarded once, before any score
+        self._needles: list[list[Needle]] = []
+        self._helped: list[torch.Tensor] = []
+        if fitness.needle:
+            self._needles = [
+                [
+                    self._hide(writer, document.tokens, sample, number)
+                    for number in range(fitness.needles)
+                ]
+                for sample, document in enumerate(found)
+            ]
+            self.tokens += window * fitness.needles
+        if fitness.long_tokens:
+            self._helped = self._choose_long_tokens(rope, tuned)
 
     @torch.no_grad()
-    def score(self, factors: RescaleFactors) -> Score:
-        """The mean losses under `factors`."""
+    def score(self, factors: RescaleFactors, sample: int) -> Score:
+        """The losses under `factors` on one sample."""
         self._rotary.use([factors])
-        loss = np.mean([self._loss(window) for window in self._windows])
-        if not np.isfinite(loss):
-            raise UserError(
-                f"the model's loss is {loss} at {self._window} tokens: its weights or its precision"
-                " do not carry so far"
-            )
-        if not self._needles:
-            return Score(float(loss), float(loss))
-        needle = np.mean([self._loss(document, answer) for document, answer in self._needles])
-        return Score(float(loss + self._weight * needle), float(loss), float(needle))
+        fitness, losses = self._fitness, {}
+        text = token_losses(self._model, self._texts[sample])[0].double()
+        losses["perplexity"] = text.mean().item()
+        if fitness.needle:
+            answers = [self._answer_loss(needle) for needle in self._needles[sample]]
+            losses["needle"] = sum(answers) / len(answers)
+        if fitness.long_tokens:
+            losses["long_tokens"] = text[self._helped[sample]].mean().item()
+        worth = sum(getattr(fitness, measure) * loss for measure, loss in losses.items())
+        return Score(worth if math.isfinite(worth) else math.inf, losses)
 
-    def _loss(self, tokens_1T: torch.Tensor, last: int | None = None) -> float:
-        losses_T = token_losses(self._model, tokens_1T)[0]
-        return losses_T[-last:].double().mean().item() if last else losses_T.double().mean().item()
+    def _answer_loss(self, needle: Needle) -> float:
+        losses = token_losses(self._model, needle.tokens)[0, -needle.answer :]
+        return losses.double().mean().item()
 
     def _draw(self, tokens: np.ndarray) -> torch.Tensor:
         start = int(self._rng.integers(0, len(tokens) - self._window + 1))
         ids = np.asarray(tokens[start : start + self._window], dtype=np.int64)
         return torch.from_numpy(ids)[None].to(self._model.device)
+
+    def _hide(self, writer: PasskeyWriter, tokens: np.ndarray, sample: int, number: int) -> Needle:
+        """The needle `number` of a sample; together the needles of all samples cover all depths,
+        one in each of as many equal parts: most failures of bad factors are far from the question.
+        """
+        place = (number * self.samples + sample + self._rng.random()) / (
+            self.samples * self._fitness.needles
+        )
+        filler = self._draw(tokens)[0].cpu().numpy() if (number + sample) % 2 else None
+        key = random_key(KEY, self._rng)
+        made = writer.write(self._window, key, self._rng, filler, depth=place)
+        ids = torch.from_numpy(np.concatenate([made.prompt, made.answer]))[None]
+        return Needle(ids.to(self._model.device), len(made.answer))
+
+    @torch.no_grad()
+    def _choose_long_tokens(self, rope: Rope, tuned: RescaleFactors | None) -> list[torch.Tensor]:
+        """Which targets (T-1,) of every text the long context helps; none of the first window's.
+
+        The short context is the window that the weights were made for, slid by half of itself.
+        """
+        short = tuned.window if tuned else rope.original_window
+        if self._window <= short:
+            raise UserError(
+                f"fitness.long_tokens: {self._window} tokens are no longer context than the"
+                f" {short} of the weights; leave it out of this search's fitness"
+            )
+        fixed = closed_form(self._fitness.long_with, rope, self._window, on=tuned)
+        plain = tuned or closed_form("none", rope, short)
+        chosen, step = [], max(1, short // 2)
+        for text in self._texts:
+            self._rotary.use([fixed])
+            gain = -token_losses(self._model, text)[0]
+            self.tokens_before += self._window
+            self._rotary.use([plain])
+            gain[: short - 1] = -math.inf
+            for done in range(short, self._window, step):
+                end = min(done + step, self._window)
+                losses = token_losses(self._model, text[:, end - short : end])[0]
+                gain[done - 1 : end - 1] += losses[done - end :]
+                self.tokens_before += short
+            chosen.append(gain >= self._fitness.helped_by)
+        if not all(each.any() for each in chosen):
+            raise UserError(
+                f"fitness.long_tokens: {self._window} tokens of context help no token of a"
+                f" validation window by {self._fitness.helped_by:g} nats: lower fitness.helped_by"
+            )
+        return chosen

@@ -1,0 +1,189 @@
+"""
+One search by its trace: what it tried, the factors that it found, and what finding them cost.
+
+A line of a trace scores one candidate on one validation document, and documents differ by more
+than candidates do. So a candidate that was scored on some documents only is set beside the one
+that was found, on those documents; what lies between them is taken for all documents.
+"""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+from longrope.config import BASE
+from longrope.errors import UserError
+from longrope.factors import RescaleFactors, read_factors
+from longrope.files import read_lines, replacing
+from longrope.report.drawing import SEARCHED, End, colour, name_ends, note_above, panels, styled
+from longrope.report.load import NAMES
+from longrope.windows import window_label
+
+DASHES = (0, (4, 1.5))  # of a start
+MOST = 5  # starts that are drawn, one a closed form
+FIRST = ("pi", "ntk", "yarn", "llama3", "mrrope-pro")  # whom people compare with
+LEAST = 0.01  # of the best perplexity: the axis reaches at least so far above it
+LARGEST = 700  # nats whose exponential is still a number
+
+
+def plot_search(factors: Path, trace: Path, out: Path) -> None:
+    """Draw the factors of a search beside its starts, and its progress by tokens, as one PNG.
+
+    Raises UserError if the two files are not of the same search.
+    """
+    found, tried = read_factors(factors), read_trace(trace)
+    winner = tried[tried.found].iloc[0]
+    alone = found.provenance.get("multiplies") is None  # lambda = mu
+    if winner.n_hat != found.n_hat or (alone and not np.allclose(winner.mu, found.lambda_)):
+        raise UserError(f"{trace}: its best candidate is not {factors}; take both from one search")
+    with styled():
+        figure, (left, right) = panels(
+            [[""], progress_names(tried)], columns=2, width=3.3, height=2.7
+        )
+        _draw_factors(left, found, tried)
+        draw_progress(right, tried)
+        right.set_title("Best perplexity on all validation documents")
+        weights = found.provenance.get("weights", BASE)
+        place = found.rope.model if weights == BASE else f"{found.rope.model}, {weights},"
+        heading = (
+            f"{place} {window_label(found.window)}: perplexity {winner.perplexity:.4g} after"
+            f" {tried.tokens.iloc[-1] / 1e6:.2f}M tokens; n_hat {found.n_hat},"
+            f" attention factor {found.attention_factor:.4g}"
+        )
+        figure.text(left.get_position().x0, 1, heading, fontsize=10.5, fontweight="bold")
+        FigureCanvasAgg(figure)
+        with replacing(out) as draft:
+            figure.savefig(draft, format="png", metadata={"Software": None}, bbox_inches="tight")
+
+
+def read_trace(path: Path) -> pd.DataFrame:
+    """One row per candidate, in the order of their last scores, and what was known by then.
+
+    `perplexity` is over all documents; estimated for a candidate that was scored on `documents` of
+    them only. `best_perplexity` is that of the best candidate scored on all, NaN before there is
+    one. The row that was `found` is true.
+    """
+    losses: dict[tuple, dict[int, float]] = {}
+    last: dict[tuple, dict] = {}
+    winner, best = None, None
+    for line in read_lines(path):
+        candidate = (line["n_hat"], tuple(line["mu"]), line["attention"], line["critical"])
+        loss = line["losses"]["perplexity"]
+        losses.setdefault(candidate, {})[line["sample"]] = math.inf if loss is None else loss
+        last[candidate] = line
+        if line["best_fitness"] != best:
+            winner, best = candidate, line["best_fitness"]
+    if winner is None:
+        raise UserError(f"{path}: no candidate has a finite loss on every document; search longer")
+    ahead = losses[winner]
+    rows = [
+        {
+            **{key: line[key] for key in ("step", "generation", "tokens", "start", "n_hat")},
+            "mu": np.array(line["mu"]),
+            "documents": len(losses[candidate]),
+            "perplexity": _estimate(losses[candidate], ahead),
+            "best_perplexity": line["best_perplexity"],
+            "found": candidate == winner,
+        }
+        for candidate, line in last.items()
+    ]
+    frame = pd.DataFrame(rows).sort_values("step", ignore_index=True)
+    return frame.astype({"best_perplexity": float})
+
+
+def _estimate(losses: dict[int, float], ahead: dict[int, float]) -> float:
+    """Perplexity on all documents of `ahead` from losses on some: as far from it as on those."""
+    behind = sum(loss - ahead[sample] for sample, loss in losses.items()) / len(losses)
+    loss = sum(ahead.values()) / len(ahead) + behind
+    return math.exp(loss) if loss < LARGEST else math.inf
+
+
+def shown_starts(tried: pd.DataFrame) -> pd.DataFrame:
+    """The starts to draw: of every closed form its best, and the best of the forms."""
+    starts = tried[tried.start.notna()].copy()
+    starts["form"] = [start_label(name)[1] for name in starts.start]
+    starts = starts.sort_values("perplexity", kind="stable").drop_duplicates("form")
+    starts["rest"] = ~starts.form.isin(FIRST)
+    return starts.sort_values(["rest", "perplexity"], kind="stable").head(MOST)
+
+
+def start_label(name: str) -> tuple[str, str]:
+    """Label and form of a start's name in a trace, such as `yarn from 2k, tempered`."""
+    if name.startswith("tuned^"):
+        return {"tuned^0": "original RoPE", "tuned^1": "as tuned"}.get(name, name), name
+    form = re.match(r"[^ ,]+", name).group()
+    return NAMES.get(form, form) + name.removeprefix(form), form
+
+
+def _start_colour(form: str) -> str:
+    """A closed form's own; greys for powers of tuned factors, darker towards them."""
+    if form in NAMES:
+        return colour(form, NAMES)
+    power = float(form.removeprefix("tuned^")) if form.startswith("tuned^") else 0.5
+    return str(round(0.65 - 0.4 * power, 3))
+
+
+def progress_names(tried: pd.DataFrame) -> list[str]:
+    """What `draw_progress` writes beside its lines, for the room that it takes."""
+    return [end.label for end in _ends(tried, math.inf)]
+
+
+def draw_progress(axes: Axes, tried: pd.DataFrame) -> None:
+    """The best perplexity by tokens forwarded, and what the search began with; dots are the
+    candidates that were scored on all documents. The axis ends above the nearest start, at
+    about twice the best at most.
+    """
+    best, starts = tried.best_perplexity.iloc[-1], shown_starts(tried).perplexity
+    nearest = min(starts[starts > best], default=tried.best_perplexity.max())
+    reach = float(np.clip(nearest - best, LEAST * best, best))
+    lowest = min([tried.best_perplexity.min(), *starts])  # below the last where needles count too
+    axes.set_ylim(lowest - 0.06 * reach, best + 1.15 * reach)
+    axes.set_xlim(0, tried.tokens.iloc[-1])
+    whole = tried[tried.documents == tried.documents.max()]
+    axes.scatter(whole.tokens, whole.perplexity, s=7, color="#aaaaaa", linewidth=0, zorder=2)
+    look = {"where": "post", "color": SEARCHED, "linewidth": 2, "zorder": 4}
+    axes.step(tried.tokens, tried.best_perplexity, **look)
+    ends = _ends(tried, axes.get_ylim()[1])
+    for end in ends[1:]:
+        axes.axhline(end.y, color=end.colour, linewidth=0.9, linestyle=DASHES, zorder=1)
+    name_ends(axes, ends)
+    note_above(axes, whole.perplexity, "candidate")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.set(xlabel="tokens forwarded", ylabel="validation perplexity")
+    if any("≈" in end.label for end in ends):
+        text, look = "≈ from some documents", {"fontsize": 6, "color": "#777777"}
+        axes.text(1.05, -0.08, text, transform=axes.transAxes, va="top", **look)
+
+
+def _ends(tried: pd.DataFrame, top: float) -> list[End]:
+    """The line of what was found and those of the starts; what ends above `top` is only named."""
+    last, best = tried.tokens.iloc[-1], tried.best_perplexity.iloc[-1]
+    ends = [End(f"found {best:.4g}", last, best, SEARCHED, bold=True)]
+    for start in shown_starts(tried).itertuples():
+        (label, form), value = start_label(start.start), start.perplexity
+        label += " ≈" if start.documents < tried.documents.max() else ""
+        label += f" {value:.4g}" if value <= top else ""  # else `name_ends` writes it
+        ends.append(End(label, last, value, _start_colour(form)))
+    return ends
+
+
+def _draw_factors(axes: Axes, found: RescaleFactors, tried: pd.DataFrame) -> None:
+    lambda_, pairs = np.array(found.lambda_), range(len(found.lambda_))
+    base = lambda_ / tried[tried.found].iloc[0].mu  # ones, or the factors that it multiplies
+    axes.set_yscale("log", base=2)
+    axes.plot(pairs, lambda_, "o-", color=SEARCHED, linewidth=2.2, zorder=5, label="found")
+    for start in shown_starts(tried).itertuples():
+        look = {"color": _start_colour(start.form), "linewidth": 1.1, "alpha": 0.75}
+        axes.plot(pairs, base * start.mu, label=start_label(start.start)[0], **look)
+    axes.set_xlim(-0.5, len(pairs) - 0.5)  # also where lambda is infinite: that is not drawn
+    axes.yaxis.set_major_locator(LogLocator(2))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="RoPE pair, fastest first", ylabel="lambda (log scale)")
+    axes.set_title("Rescale factors")
+    axes.legend(fontsize=7, frameon=False)
