@@ -44,7 +44,7 @@ def test_every_stage_leaves_its_result(study):
     for name in ("figure1", "figure4", "figure5", "figure6"):
         assert (results / f"figures/{name}.png").stat().st_size > 5_000
         assert len(pd.read_csv(results / f"figures/{name}.csv")) > 0
-    for name in ("table06", "table09", "table10", "passkey"):
+    for name in ("table06", "table09", "table10", "passkey", "searches", "fitness"):
         assert (results / f"tables/{name}.md").read_text().strip()
     assert json.loads((results / "tables/summary.json").read_text())
 
@@ -63,7 +63,9 @@ def test_every_stage_is_a_run_in_mlflow(study, monkeypatch):
     stages = {each.data.tags["stage"] for each in runs}
     assert {"pretrain", "tokenize", "search", "finetune", "evaluate-perplexity"} <= stages
     search = next(each for each in runs if each.data.tags["stage"] == "search")
-    assert len(client.get_metric_history(search.info.run_id, "loss")) > 1
+    assert len(client.get_metric_history(search.info.run_id, "best_perplexity")) > 1
+    files = [each.path for each in client.list_artifacts(search.info.run_id)]
+    assert any("search.png" in each for each in files), files
 
 
 def test_the_report_is_one_file_with_the_figures(study):

@@ -10,11 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from longrope.errors import UserError
+from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.report.drawing import spread
 from longrope.report.figures import plot
 from longrope.report.load import accuracies, perplexities, read_evaluations, row_label
+from longrope.report.search import plot_search, read_trace
 from longrope.report.statistics import compare, wilson
 from longrope.report.summary import summarise, write_summary
 from longrope.report.tables import make_tables
@@ -396,27 +399,117 @@ def test_a_figure_draws_the_same_bytes_twice_and_its_csv_says_what(tmp_path):
         assert first == second
 
 
-def test_figure_6_names_what_the_search_started_from(tmp_path):
-    path = tmp_path / "results/toy/base/factors/search/1k/trace.jsonl"
-    path.parent.mkdir(parents=True)
-    scores = [90.0, 40.0, 35.0, 36.0, 34.0]
-    lines = [
-        {
-            "step": step + 1,
-            "generation": step // 4,
-            "start": dict(enumerate(["pi", "ntk", "yarn", "mrrope-pro from 512"])).get(step),
-            "perplexity": score,
-            "best_perplexity": min(scores[: step + 1]),
-        }
-        for step, score in enumerate(scores)
-    ]
+def write_trace(folder: Path, *scores: tuple) -> Path:
+    """A trace of (start or None, mu, document, loss, best perplexity so far or None); 10 tokens
+    forwarded for each.
+    """
+    lines = []
+    for step, (start, mu, document, loss, best) in enumerate(scores, 1):
+        line = {"step": step, "generation": step // 4, "start": start, "n_hat": 0, "mu": mu}
+        line |= {"attention": None, "critical": 0, "sample": document, "fitness": loss}
+        line |= {"losses": {"perplexity": loss}, "best_fitness": best and math.log(best)}
+        lines.append(line | {"best_perplexity": best, "tokens": 10 * step, "seconds": 0.1})
+    path = folder / "results/toy/base/factors/search/1k/trace.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_figure_6_draws_the_best_so_far_by_tokens_and_names_what_the_search_started_from(tmp_path):
+    perplexity = [90.0, 40.0, 35.0, 36.0, 34.0]
+    starts = ["pi", "ntk", "yarn", "mrrope-pro from 512, tempered", None]
+    path = write_trace(
+        tmp_path,
+        *[
+            (start, [1.0 + step], 0, math.log(perplexity[step]), min(perplexity[: step + 1]))
+            for step, start in enumerate(starts)
+        ],
+    )
     plot("figure6", config_of(), [path], tmp_path / "figure6")
     drawn = pd.read_csv(tmp_path / "figure6.csv", keep_default_na=False)
-    assert drawn.start.tolist() == ["pi", "ntk", "yarn", "mrrope-pro from 512", ""]
+    assert drawn.start.tolist() == [start or "" for start in starts]
+    assert drawn.tokens.tolist() == [10, 20, 30, 40, 50]
+    assert drawn.perplexity.tolist() == pytest.approx(perplexity)
     assert drawn.best_perplexity.tolist() == [90, 40, 35, 35, 34]
+    assert drawn.above_axis.tolist() == [True, True, False, True, False]
     with pytest.raises(UserError, match="expected a path that ends like"):
         plot("figure6", config_of(), [tmp_path / "trace.jsonl"], tmp_path / "figure6")
+
+
+# The found factors, [1, 4], lose 2 nats a token on the first document, 4 on the second.
+SEARCH = (
+    ("pi", [4.0, 4.0], 0, None, None),
+    ("yarn from 512", [1.0, 3.5], 0, 2.5, None),
+    ("yarn from 512, tempered", [1.0, 3.6], 1, 4.25, None),
+    ("ntk", [1.0, 3.0], 0, 2.1, None),
+    ("ntk", [1.0, 3.0], 1, 4.7, math.exp(3.4)),
+    (None, [1.0, 4.0], 1, 4.0, math.exp(3.4)),
+    (None, [1.0, 4.0], 0, 2.0, math.exp(3.0)),
+    (None, [1.0, 5.0], 0, 1.0, math.exp(3.0)),
+)
+
+
+def test_a_candidate_that_missed_documents_is_set_beside_the_best_on_those_it_has(tmp_path):
+    """The last one is the best on the first document, but did not finish: it is not the winner."""
+    tried = read_trace(write_trace(tmp_path, *SEARCH))
+    expected = [math.inf, *np.exp([3.5, 3.25, 3.4, 3.0, 2.0])]
+    assert tried.perplexity.tolist() == pytest.approx(expected)
+    assert tried.documents.tolist() == [1, 1, 1, 2, 2, 1]
+    assert tried.found.tolist() == [False, False, False, False, True, False]
+
+
+@pytest.fixture
+def searched(tmp_path, monkeypatch):
+    """Draws factors and the trace SEARCH; gives both panels."""
+
+    def draw(*lambda_: float, n_hat: int = 0, multiplies: int | None = None) -> list:
+        figures = []
+        save = Figure.savefig
+        monkeypatch.setattr(
+            Figure, "savefig", lambda own, *a, **b: (figures.append(own), save(own, *a, **b))
+        )
+        rope, origin = Rope("toy", 10000.0, 4, 256, "x"), {"multiplies": multiplies}
+        factors = RescaleFactors(rope, 1024, "search", lambda_, n_hat, 1.0, origin)
+        write_factors(tmp_path / "factors.json", factors)
+        trace = write_trace(tmp_path, *SEARCH)
+        plot_search(tmp_path / "factors.json", trace, tmp_path / "search.png")
+        assert (tmp_path / "search.png").stat().st_size > 10_000
+        return figures[0].axes
+
+    return draw
+
+
+def test_a_second_search_is_drawn_with_the_factors_that_it_multiplies(searched):
+    panel, _ = searched(1.5, 40.0, multiplies=512)
+    drawn = {line.get_label(): list(line.get_ydata()) for line in panel.get_lines()}
+    assert drawn.pop("NTK") == pytest.approx([1.5, 30])
+    assert drawn.pop("PI") == pytest.approx([6, 40])
+    assert drawn.pop("YaRN from 512, tempered") == pytest.approx([1.5, 36])  # YaRN's better one
+    assert drawn == {"found": [1.5, 40.0]}
+
+
+def test_progress_begins_with_the_first_candidate_that_all_documents_scored(searched):
+    _, panel = searched(1.0, 4.0)
+    curve = next(line for line in panel.get_lines() if line.get_drawstyle() == "steps-post")
+    points = [(x, y) for x, y in zip(*curve.get_data(), strict=True) if not math.isnan(y)]
+    first, second = math.exp(3.4), math.exp(3.0)
+    assert points == [(50, first), (70, second), (80, second)]
+    low, high = panel.get_ylim()
+    assert low < second and math.exp(3.25) < high < first  # up to the nearest start
+    names = [text.get_text() for text in panel.texts]
+    assert f"YaRN from 512, tempered ≈ {math.exp(3.25):.4g}" in names
+    assert f"NTK  ↑ {first:.4g}" in names and "PI ≈  ↑ inf" in names
+
+
+@pytest.mark.parametrize(("lambda_", "n_hat"), [((1.0, 4.0), 8), ((1.0, 3.9), 0)])
+def test_factors_are_not_drawn_with_the_trace_of_another_search(searched, lambda_, n_hat):
+    with pytest.raises(UserError, match="take both from one search"):
+        searched(*lambda_, n_hat=n_hat)
+
+
+def test_a_search_that_scored_nothing_on_all_documents_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no candidate has a finite loss on every document"):
+        read_trace(write_trace(tmp_path, *SEARCH[:4]))
 
 
 def test_figure_5_draws_every_step_of_every_tuning(tmp_path):
@@ -451,8 +544,8 @@ def test_names_keep_their_distance_and_stay_beside_the_panel(wanted, places):
 
 def test_a_report_needs_neither_torch_nor_transformers():
     code = (
-        "import sys; import longrope.report.figures, longrope.report.summary,"
-        " longrope.report.tables;"
+        "import sys; import longrope.report.figures, longrope.report.search,"
+        " longrope.report.summary, longrope.report.tables;"
         " sys.exit(bool({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -6,17 +6,18 @@ rule make_tables:
     input:
         perplexity=study.evaluation_files(STUDY, "perplexity"),
         passkey=study.evaluation_files(STUDY, "passkey"),
+        traces=study.trace_files(STUDY),
         paper="resources/paper/tables.csv",
     output:
         expand(
             "results/tables/{table}.{kind}",
-            table=["table06", "table09", "table10", "passkey"],
+            table=["table06", "table09", "table10", "passkey", "searches", "fitness"],
             kind=["csv", "md", "tex"],
         ),
         report(
             expand(
                 "results/tables/{table}.html",
-                table=["table06", "table09", "table10", "passkey"],
+                table=["table06", "table09", "table10", "passkey", "searches", "fitness"],
             ),
             caption="../report/tables.rst",
             category="Tables",
@@ -39,8 +40,8 @@ rule make_tables:
         "Making the tables"
     shell:
         "exec longrope --log {log:q} tabulate --perplexity {input.perplexity:q}"
-        " --passkey {input.passkey:q} --paper {input.paper:q} --out {params.folder:q}"
-        " --settings {params.settings:q}"
+        " --passkey {input.passkey:q} --traces {input.traces:q} --paper {input.paper:q}"
+        " --out {params.folder:q} --settings {params.settings:q}"
 
 
 rule plot_figure:

@@ -19,7 +19,6 @@ from longrope.config import BASE, Config, ModelSettings
 from longrope.errors import UserError, unknown_name
 from longrope.files import read_lines
 from longrope.report.drawing import (
-    SEARCHED,
     End,
     colour,
     name_ends,
@@ -39,14 +38,13 @@ from longrope.report.load import (
     row_label,
     weights_label,
 )
+from longrope.report.search import draw_progress, progress_names, read_trace
 from longrope.study import ON_TUNED
 from longrope.windows import window_label
 
 REACH = 4.0  # figure 1 ends at so many times a model's lowest perplexity
-SEARCH_REACH = 3.0  # figure 6 at so many times what the search gained, above its best
 MARKERS = "osD^vP"  # by tuning
 DASHES = ((0, (4, 1.5)), "-", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
-ROOM = "MrRoPE-Pro from 2048k"  # a long name of a start
 
 
 def plot(name: str, config: Config, inputs: list[Path], out_stem: Path) -> None:
@@ -198,43 +196,25 @@ def figure5(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
 
 
 def figure6(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
-    """Every candidate of every search, the best so far, and what each search started from."""
+    """The best perplexity of every search by tokens forwarded, and what each started from."""
     keys = ["model", "weights", "method", "window"]
-    columns = [*keys, "step", "generation", "perplexity", "best_perplexity", "start", "above_axis"]
+    columns = [*keys, "step", "generation", "tokens", "start", "documents", "perplexity"]
+    places = [
+        _placed(path, config, "model/weights/factors/method/window/trace.jsonl") for path in paths
+    ]
+    traces = [read_trace(path) for path in paths]
+    names = [progress_names(each) for each in traces]
+    figure, axes_of = panels(names, columns=3, width=2.4, height=2.5)
     lines = []
-    figure, axes_of = panels([[ROOM]] * len(paths), columns=3, width=2.4, height=2.5)
-    for axes, path in zip(axes_of, paths, strict=True):
-        place = _placed(path, config, "model/weights/factors/method/window/trace.jsonl")
-        line = pd.DataFrame(_records(path)).assign(**dict(zip(keys, place, strict=True)))
-        starts = line[line.start.notna()]
-        best, start = line.best_perplexity.iloc[-1], starts.perplexity.min()
-        reach = max(0.03 * best, SEARCH_REACH * (start - best))
-        axes.set_ylim(best - 0.06 * reach, best + reach)
-        line["above_axis"] = line.perplexity > axes.get_ylim()[1]
-        lines.append(line[columns])
-        axes.scatter(line.step, line.perplexity, s=7, color="#bbbbbb", linewidth=0, zorder=2)
-        axes.step(line.step, line.best_perplexity, where="post", color=SEARCHED, linewidth=2)
-        last = len(line)
-        ends = [End("best found", last, best, SEARCHED, bold=True)]
-        for name, perplexity in zip(starts.start, starts.perplexity, strict=True):
-            label, form = _start_label(name)
-            look = {"color": colour(form, NAMES), "linewidth": 0.9, "linestyle": DASHES[0]}
-            axes.axhline(perplexity, zorder=1, **look)
-            ends.append(End(label, last, perplexity, look["color"]))
-        name_ends(axes, ends)
-        note_above(axes, line.perplexity, "candidate")
+    for axes, place, tried in zip(axes_of, places, traces, strict=True):
+        draw_progress(axes, tried)
         model, weights, method, window = place
         axes.set_title(f"{model}, {weights_label(weights)}: {method} at {window}")
-        axes.set(xlabel="candidates scored", ylabel="validation perplexity")
-    return figure, pd.concat(lines) if lines else pd.DataFrame(columns=columns)
-
-
-def _start_label(name: str) -> tuple[str, str]:
-    """Label and closed form of a start's name in the trace, such as `yarn from 2k`."""
-    if name.startswith("tuned^"):
-        return {"tuned^0": "original RoPE", "tuned^1": "as tuned"}.get(name, name), "search"
-    form, *origin = name.split(" ", 1)
-    return " ".join([NAMES.get(form, form), *origin]), form
+        line = tried.assign(**dict(zip(keys, place, strict=True)))
+        line["above_axis"] = line.perplexity > axes.get_ylim()[1]
+        lines.append(line)
+    columns += ["best_perplexity", "above_axis"]
+    return figure, pd.concat(lines)[columns] if lines else pd.DataFrame(columns=columns)
 
 
 # --- inputs -----------------------------------------------------------------------------------

@@ -1,14 +1,16 @@
 """
 What a difference between two evaluations is worth.
 
-Two methods are compared on the very same windows, so what is hard about a text cancels. Windows of
-one document are no independent witnesses: the bootstrap draws documents, not windows (an interval
-over windows would be too narrow). Nothing here reads files or draws.
+Two methods are compared on the very same windows or prompts, so what is hard about a text cancels.
+Windows of one document are no independent witnesses: the bootstrap draws documents, not windows (an
+interval over windows would be too narrow). Seeds of a method are averaged first, as they read the
+same text: no test here covers other seeds. Nothing here reads files or draws.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -47,21 +49,9 @@ def compare(
     documents it is too narrow: below six, even unanimous ones are no significant sign test.
     Raises UserError unless both scored the same tokens in the same windows.
     """
-    a, b = _by_document(a_records, length), _by_document(b_records, length)
-    if not a or a.keys() != b.keys():
-        raise UserError(
-            f"perplexity at {window_label(length)}: the evaluations to compare scored"
-            f" {len(a)} and {len(b)} documents, {len(a.keys() & b.keys())} of them in common;"
-            " run both with the same windows and corpus"
-        )
+    pairs = _paired(a_records, b_records, length)
     gains, tokens, windows = [], [], 0
-    for document, ours in a.items():
-        theirs = b[document]
-        if _scored(ours) != _scored(theirs):
-            raise UserError(
-                f"perplexity at {window_label(length)}: the evaluations to compare scored other"
-                f" tokens of {document!r}; run both with the same windows, stride and corpus"
-            )
+    for ours, theirs in pairs:
         windows += len(ours["windows"])
         tokens.append(sum(scored for _, scored, _ in ours["windows"]))
         gains.append(
@@ -73,10 +63,61 @@ def compare(
             )
         )
     difference = sum(gains) / sum(tokens)
-    if len(a) == 1:
+    if len(pairs) == 1:
         return Comparison(difference, None, windows, 1, "undecided")
     interval = _bootstrap(np.array(gains), np.array(tokens), seed, draws)
-    return Comparison(difference, interval, windows, len(a), _outcome(interval))
+    return Comparison(difference, interval, windows, len(pairs), _outcome(interval))
+
+
+def mean_losses(runs: Sequence[Sequence[Mapping]], length: int) -> list[dict]:
+    """The perplexity records at a length with every window's loss averaged over runs, one a seed.
+
+    Raises UserError unless all scored the same tokens in the same windows.
+    """
+    matched = [[own for _, own in _paired(runs[0], run, length)] for run in runs]
+    return [
+        same[0] | {"windows": list(map(_mean_window, *(record["windows"] for record in same)))}
+        for same in zip(*matched, strict=True)
+    ]
+
+
+def compare_passkeys(a_records: Sequence[Mapping], b_records: Sequence[Mapping]) -> Outcome:
+    """Whether A finds more passkeys than B at one length, prompt by prompt; one record a seed.
+
+    Means over seeds are compared, at 5%. Raises UserError unless all read the same prompts.
+    """
+    prompts = {
+        tuple((trial["key"], trial["depth"]) for trial in record["trials"])
+        for record in (*a_records, *b_records)
+    }
+    if len(prompts) > 1 or () in prompts:
+        raise UserError(
+            f"passkeys at {window_label(a_records[0]['length'])}: the evaluations to compare read"
+            " other prompts; run both with the same seed, key and number of prompts"
+        )
+    a, b = (
+        np.sum([[trial["found"] for trial in record["trials"]] for record in records], axis=0)
+        for records in (a_records, b_records)
+    )
+    differences = a * len(b_records) - b * len(a_records)  # integers: means times both counts
+    if flip_test(differences) > 1 - LEVEL:
+        return "tie"
+    return "win" if differences.sum() > 0 else "loss"
+
+
+def flip_test(differences: Iterable[int]) -> float:
+    """The two-sided p of a sum of paired differences: the exact sign-flip test.
+
+    If both sides are alike, every difference is as likely to have the other sign. With differences
+    of -1, 0 and 1 this is McNemar's exact test.
+    """
+    differences = [int(each) for each in differences]
+    chances = np.ones(1)  # of every sum from -reach to reach
+    for each in map(abs, differences):
+        chances = (np.pad(chances, (0, 2 * each)) + np.pad(chances, (2 * each, 0))) / 2
+    reach = sum(map(abs, differences))
+    sums = np.arange(-reach, reach + 1)
+    return float(chances[np.abs(sums) >= abs(sum(differences))].sum())
 
 
 def wilson(found: int, trials: int) -> tuple[float, float]:
@@ -89,6 +130,26 @@ def wilson(found: int, trials: int) -> tuple[float, float]:
     return low, middle + reach if found < trials else 1.0
 
 
+def _paired(
+    a_records: Iterable[Mapping], b_records: Iterable[Mapping], length: int
+) -> list[tuple[Mapping, Mapping]]:
+    """The records of both at a length, by document; UserError unless they scored the same."""
+    a, b = _by_document(a_records, length), _by_document(b_records, length)
+    if not a or a.keys() != b.keys():
+        raise UserError(
+            f"perplexity at {window_label(length)}: the evaluations to compare scored"
+            f" {len(a)} and {len(b)} documents, {len(a.keys() & b.keys())} of them in common;"
+            " run both with the same windows and corpus"
+        )
+    for document in a:
+        if _scored(a[document]) != _scored(b[document]):
+            raise UserError(
+                f"perplexity at {window_label(length)}: the evaluations to compare scored other"
+                f" tokens of {document!r}; run both with the same windows, stride and corpus"
+            )
+    return [(ours, b[document]) for document, ours in a.items()]
+
+
 def _by_document(records: Iterable[Mapping], length: int) -> dict[str, Mapping]:
     return {record["document"]: record for record in records if record["length"] == length}
 
@@ -96,6 +157,12 @@ def _by_document(records: Iterable[Mapping], length: int) -> dict[str, Mapping]:
 def _scored(record: Mapping) -> tuple:
     """What was scored: the windows without their losses, and the hash of the tokens."""
     return [(start, scored) for start, scored, _ in record["windows"]], record["scored_sha256"]
+
+
+def _mean_window(*windows: tuple[int, int, float]) -> list:
+    """One window as several runs scored it; equal losses stay exactly that."""
+    start, scored, first = windows[0]
+    return [start, scored, first + fmean(loss - first for _, _, loss in windows)]
 
 
 def _bootstrap(gains: np.ndarray, tokens: np.ndarray, seed: int, draws: int) -> tuple[float, float]:

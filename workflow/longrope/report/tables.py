@@ -60,6 +60,7 @@ class Table:
     frame: pd.DataFrame
     bold: frozenset[tuple[int, str]] = frozenset()  # (row, column)
     rules: frozenset[int] = frozenset()  # rows with a line above
+    left: tuple[str, ...] = TEXT_COLUMNS  # columns aligned left
 
 
 def make_tables(
@@ -262,7 +263,7 @@ def write_table(table: Table, stem: Path) -> None:
 
 def _markdown(table: Table) -> str:
     columns = list(table.frame.columns)
-    ends = [":--" if column in TEXT_COLUMNS else "--:" for column in columns]
+    ends = [":--" if column in table.left else "--:" for column in columns]
     lines = [" | ".join(columns), " | ".join(ends)]
     for number, row in enumerate(table.frame.itertuples(index=False)):
         cells = zip(columns, row, strict=True)
@@ -273,7 +274,7 @@ def _markdown(table: Table) -> str:
 
 def _latex(table: Table) -> str:
     columns = list(table.frame.columns)
-    spec = "".join("l" if column in TEXT_COLUMNS else "r" for column in columns)
+    spec = "".join("l" if column in table.left else "r" for column in columns)
     body = [" & ".join(map(_escaped, columns)) + r" \\"]
     for number, row in enumerate(table.frame.itertuples(index=False)):
         cells = [

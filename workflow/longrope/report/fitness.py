@@ -1,0 +1,213 @@
+"""
+What searched factors are worth beside every closed form of their window: the table `fitness`.
+
+Perplexity and passkeys, before and after tuning, of the rows of `searches`; the two tables are
+written together. What chance explains is called a tie, not a win.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+from longrope.config import BASE, Config, ModelSettings
+from longrope.report.load import Evaluation, chosen, read_evaluations
+from longrope.report.searches import (
+    PAPER,
+    START,
+    Row,
+    counted,
+    perplexity_cell,
+    read_traces,
+    rows_of,
+    searches_table,
+    start_cells,
+    table_of,
+    without_seed,
+)
+from longrope.report.statistics import (
+    Comparison,
+    Outcome,
+    compare,
+    compare_passkeys,
+    mean_losses,
+    wilson,
+)
+from longrope.report.tables import FACTOR, NOTHING, Table, write_table
+
+BELOW, VERDICT = "nats below the paper's", "beats every closed form"
+TUNED, TUNED_PASSKEYS = "perplexity, tuned", "passkeys, tuned"
+NAMED = 3  # closed forms that a verdict names; more are counted
+VERBS = {
+    "perplexity": {"loss": "loses to", "tie": "ties with", "undecided": "undecided against"},
+    "passkeys": {"loss": "lose to", "tie": "tie with"},
+}
+CAPTION = (
+    "What searched factors are worth without tuning, beside every closed form that was measured at"
+    " the window; `searches` says what each row searched and spent. Perplexity is that of held-out"
+    " documents, ± the standard error over seeds where there are several. Passkeys: per cent"
+    " found, the mean over seeds, with the 95% Wilson interval; every method and seed reads the"
+    f" same prompts, so the interval counts a prompt once. `{VERDICT}`: `both` is perplexity and"
+    " passkeys. Perplexity is compared on the same tokens, each averaged over seeds (95%"
+    " bootstrap over documents, too narrow below six); passkeys prompt by prompt (exact sign-flip"
+    " test at 5%, with one seed McNemar's). What either does not tell apart is a tie, not a win."
+    " Neither covers other seeds than these, nor is corrected for the number of comparisons."
+)
+BELOW_PAPER = (
+    f" `{BELOW}`: how much lower the mean loss is than that of `{PAPER}`, a token, on the same"
+    " tokens with its 95% interval; above 0 is better."
+)
+AFTER_TUNING = " `tuned`: the same at this window, of weights fine-tuned with the row's factors."
+
+
+def write_search_tables(
+    config: Config, perplexity: list[Path], passkey: list[Path], traces: list[Path], out: Path
+) -> None:
+    """Write `searches` and `fitness` into the folder `out`."""
+    scored = read_evaluations(config, perplexity, "perplexity")
+    retrieved = read_evaluations(config, passkey, "passkey")
+    rows = rows_of(config, scored, retrieved, read_traces(config, traces))
+    write_table(searches_table(config, rows), out / "searches")
+    write_table(fitness_table(config, rows, scored, retrieved), out / "fitness")
+
+
+def fitness_table(
+    config: Config, rows: list[Row], scored: list[Evaluation], retrieved: list[Evaluation]
+) -> Table:
+    """Perplexity and passkeys before and after tuning, and what a search is better than."""
+    lines, papers = [], {row.group: row for row in rows if row.name == PAPER}
+    for row in rows:
+        closed = [each for each in rows if each.group == row.group and not each.searched]
+        settings = config.models[row.model]
+        lines.append(
+            start_cells(config, row)
+            | {
+                "perplexity": perplexity_cell(row.perplexity, row),
+                BELOW: _below(row, papers.get(row.group)),
+                "passkeys": passkey_cell(row.passkey, row),
+                TUNED: _after_tuning(settings, row, scored, perplexity_cell),
+                TUNED_PASSKEYS: _after_tuning(settings, row, retrieved, passkey_cell),
+                VERDICT: verdict(row, closed) if row.searched else NOTHING,
+            }
+        )
+    columns = [*START, FACTOR, "perplexity", BELOW, "passkeys", TUNED, TUNED_PASSKEYS, VERDICT]
+    optional = {BELOW: BELOW_PAPER, TUNED: AFTER_TUNING, TUNED_PASSKEYS: ""}
+    return table_of("fitness", CAPTION, columns, optional, rows, lines, words=VERDICT)
+
+
+def passkey_cell(evaluations: list[Evaluation], row: Row) -> str:
+    """Per cent found, the mean over seeds. They read the same prompts: each counts once."""
+    if not evaluations:
+        return NOTHING
+    records = [each.at(row.window)[0] for each in evaluations]
+    found, prompts = fmean(each["found"] for each in records), records[0]["prompts"]
+    low, high = wilson(found, prompts)
+    text = f"{100 * found / prompts:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+    return counted(text, len(records), row.seeds)
+
+
+# --- better than which ------------------------------------------------------------------------
+
+
+def verdict(row: Row, closed: list[Row]) -> str:
+    """What a search is better in than every closed form, and which of them it is not better than.
+
+    `both`, `perplexity; passkeys tie with yarn`, `neither; perplexity loses to ntk; ...`.
+    """
+    outcomes: dict[str, dict[str, Outcome]] = {"perplexity": {}, "passkeys": {}}
+    for form in closed:
+        if row.perplexity and form.perplexity:
+            outcomes["perplexity"][form.name] = _compare_losses(row, form).outcome
+        if row.passkey and form.passkey:
+            sides = ([each.at(row.window)[0] for each in side.passkey] for side in (row, form))
+            outcomes["passkeys"][form.name] = compare_passkeys(*sides)
+    measured = [task for task, found in outcomes.items() if found]
+    won = [task for task in measured if set(outcomes[task].values()) == {"win"}]
+    if not measured or len(won) == 2:
+        return "both" if won else NOTHING
+    parts = list(won) or (["neither"] if len(measured) == 2 else [])
+    for task, found in outcomes.items():
+        if not found:
+            parts.append(f"{task} not measured")
+        elif task not in won:
+            parts.append(f"{task} {_not_better(VERBS[task], found)}")
+    return "; ".join(parts)
+
+
+def _not_better(verbs: dict[Outcome, str], found: dict[str, Outcome]) -> str:
+    """`loses to ntk, ties with yarn`."""
+    reasons = []
+    for outcome, verb in verbs.items():
+        if rivals := [name for name, each in found.items() if each == outcome]:
+            few = len(rivals) <= NAMED
+            reasons.append(f"{verb} {', '.join(rivals) if few else f'{len(rivals)} closed forms'}")
+    return ", ".join(reasons)
+
+
+def _below(row: Row, paper: Row | None) -> str:
+    if not paper or row.name == PAPER or not row.perplexity or not paper.perplexity:
+        return NOTHING
+    found = _compare_losses(row, paper)
+    reach = " [{:+.4f}, {:+.4f}]".format(*found.interval) if found.interval else ""
+    return f"{found.difference:+.4f}{reach}"
+
+
+def _compare_losses(row: Row, other: Row) -> Comparison:
+    """Each averaged over its seeds, window by window."""
+    ours, theirs = (
+        mean_losses([each.records for each in side.perplexity], row.window) for side in (row, other)
+    )
+    return compare(ours, theirs, row.window)
+
+
+# --- after tuning -----------------------------------------------------------------------------
+
+
+def _after_tuning(
+    settings: ModelSettings,
+    row: Row,
+    evaluations: list[Evaluation],
+    cell: Callable[[list[Evaluation], Row], str],
+) -> str:
+    """A cell for the weights that were tuned with a row's factors at its window.
+
+    Tunings that differ in more than the seed of their factors are not averaged.
+    """
+    kinds: dict[tuple, list[str]] = {}
+    for name, tuning in settings.tunings.items():
+        if row.weights == BASE and tuning.method in row.methods and tuning.window == row.window:
+            kinds.setdefault(_kind(settings, name), []).append(name)
+    cells = []
+    for names in kinds.values():
+        found = [_as_tuned(row, settings.tunings[name].method, name, evaluations) for name in names]
+        if measured := [each for each in found if each]:
+            note = f" ({', '.join(names)})" if len(kinds) > 1 else ""
+            cells.append(cell(measured, row) + note)
+    return "; ".join(cells) or NOTHING
+
+
+def _kind(settings: ModelSettings, name: str) -> tuple:
+    """What a tuning is, from the pre-trained weights on, but for the seeds of the searches."""
+    tuning = settings.tunings[name]
+    before = () if tuning.start == BASE else _kind(settings, tuning.start)
+    rest = tuning.model_dump_json(exclude={"start", "method"})
+    return (*before, without_seed(settings, tuning.method), rest)
+
+
+def _as_tuned(
+    row: Row, method: str, weights: str, evaluations: list[Evaluation]
+) -> Evaluation | None:
+    """The evaluation of tuned weights with just the factors that they were tuned with.
+
+    That is the method `tuned`, else any that ran the factors of the row's own `method`.
+    """
+    here = [
+        each for each in chosen(evaluations, row.model, {weights}) if row.window in each.factors
+    ]
+    own = {
+        each.factors[row.window]["fingerprint"]
+        for each in (*row.perplexity, *row.passkey)
+        if each.method == method
+    }
+    tuned = [each for each in here if each.method == "tuned"]
+    same = [each for each in here if each.factors[row.window]["fingerprint"] in own]
+    return next(iter(tuned + same), None)
