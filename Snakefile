@@ -3,6 +3,7 @@ LongRoPE from a pre-trained model to tables and figures. The rules are in workfl
 a stage; the method is the package in workflow/longrope; config/README.md explains every key.
 
     snakemake --cores all                                       the default study
+    snakemake --cores all study                                 with the ablations of the paper
     snakemake --cores all search                                one part of it
     snakemake --cores all --configfile config/OTHER.yaml        another one
 """
@@ -34,6 +35,15 @@ rule all:
         rules.extended.input,
         rules.tables.input,
         rules.figures.input,
+    localrule: True
+
+
+rule study:
+    """All of that, and the tables and figures that need more searches and tunings."""
+    input:
+        rules.all.input,
+        tables_among(ABLATIONS),
+        figures_among(ABLATIONS),
     localrule: True
 
 

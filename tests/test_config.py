@@ -49,8 +49,10 @@ models:
       search: {2k: {evaluations: 9}}
       recovery: {256: {evaluations: 9}, 512: {evaluations: 9, documents: 2}}
     evaluation:
-      perplexity: {windows: {256: 2, 1k: 2, 2k: 1}, methods: {base: [none], second: [extended]}}
-      passkey: {prompts: {512: 2}, methods: {base: [yarn]}}
+      perplexity:
+        {task: perplexity, windows: {256: 2, 1k: 2, 2k: 1},
+         methods: {base: [none], second: [extended]}}
+      passkey: {task: passkey, prompts: {512: 2}, methods: {base: [yarn]}}
   made:
     source:
       kind: pretrain
@@ -60,7 +62,9 @@ models:
       tokens_per_step: 64
     original_window: 64
     corpus: books
-    evaluation: {perplexity: {windows: {64: 1}}, passkey: {prompts: {64: 1}}}
+    evaluation:
+      perplexity: {task: perplexity, windows: {64: 1}}
+      passkey: {task: passkey, prompts: {64: 1}}
 """
 REMOVE = object()
 
@@ -298,7 +302,7 @@ def test_what_could_only_fail_later_is_refused_before_anything_runs(changes):
 
 def test_a_corpus_must_serve_the_search_that_needs_most_documents():
     found = {}
-    for need in needs(load_config(study()), "small"):
+    for need in needs(load_config(study()), "small", "books"):
         key = need.split, need.tokens
         found[key] = max(found.get(key, 0), need.documents)
     assert found == {
@@ -317,7 +321,7 @@ def test_a_corpus_must_serve_the_search_that_needs_most_documents():
 def test_every_method_that_is_accepted_has_factors_for_its_lengths():
     config = load_config(study())
     for name, model in config.models.items():
-        for task in (model.evaluation.perplexity, model.evaluation.passkey):
+        for task in model.evaluation.values():
             for weights, methods in task.methods.items():
                 for method in methods:
                     lengths = lengths_of(model, weights, method, task)
@@ -343,9 +347,11 @@ def slices(config: Config) -> list:
             seed=1,
         ),
         TuningStage(name="second", tuning=small.tunings["second"], seed=1),
-        TokenizeSettings(corpus=books, needs=needs(config, "small")),
+        TokenizeSettings(corpus=books, needs=needs(config, "small", "books")),
         PretrainStage(model=made.source, corpus=books, original_window=64, seed=1),
-        PerplexityStage(method="none", windows={100: 1, 1024: 2, 2**21: 3}, stride="1k"),
+        PerplexityStage(
+            evaluation="books", method="none", windows={100: 1, 1024: 2, 2**21: 3}, stride="1k"
+        ),
     ]
 
 
@@ -362,7 +368,7 @@ def test_windows_are_labels_in_json():
 
 @given(st.dictionaries(st.integers(1, 2**24), st.integers(1, 99), min_size=1))
 def test_any_window_survives_the_way_through_json(windows):
-    stage = PerplexityStage(method="none", windows=windows)
+    stage = PerplexityStage(evaluation="books", method="none", windows=windows)
     assert read_settings(PerplexityStage, stage.model_dump_json()).windows == windows
     labels = [window_label(window) for window in sorted(windows)]
     assert all(first != second for first, second in pairwise(labels))

@@ -62,14 +62,16 @@ def test_tokenize_gives_the_tokens_of_version_1(place):
 
 
 def test_evaluate_perplexity_gives_the_number_of_version_1(place):
-    stage = PerplexityStage(method="yarn", windows={512: 8})
+    stage = PerplexityStage(evaluation="books", method="yarn", windows={512: 8})
     paths = (place / "model", place / "test", [place / "yarn.json"])
     found = evaluate_perplexity(stage, *paths, place / "p.json", place / "state/p")
     assert math.log(found["perplexity_512"]) == pytest.approx(LOSS, abs=1e-4)
 
 
 def test_evaluate_passkey_gives_the_prompts_of_version_1(place):
-    stage = PasskeyStage(method="yarn", prompts={512: 4}, key="digits-5", seed=1)
+    stage = PasskeyStage(
+        evaluation="passkey", method="yarn", prompts={512: 4}, key="digits-5", seed=1
+    )
     paths = (place / "model", [place / "yarn.json"])
     evaluate_passkey(stage, *paths, place / "k.json", place / "state/k")
     trials = json.loads((place / "k.json").read_text())["records"][0]["trials"]

@@ -12,15 +12,16 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
+from evaluations import documents, scored, write_evaluation
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.report.drawing import spread
-from longrope.report.figures import plot
+from longrope.report.figures import FIGURES, plot
 from longrope.report.load import accuracies, perplexities, read_evaluations, row_label
 from longrope.report.search import plot_search, read_trace
-from longrope.report.statistics import compare, wilson
 from longrope.report.summary import summarise, write_summary
-from longrope.report.tables import make_tables
+from longrope.report.tables import make_table
+from longrope.statistics import compare, wilson
 from longrope.study import load_config
 
 STUDY = """
@@ -38,8 +39,8 @@ models:
       yarn-1k: {method: yarn, window: 1k, steps: 4, batch: 2, learning_rate: 0.001}
     extension: {weights: ours-1k, search: {2k: {evaluations: 8}}, recovery: {512: {evaluations: 8}}}
     evaluation:
-      perplexity: {windows: {256: 2, 512: 2, 1k: 2, 2k: 2}, methods: PERPLEXITY}
-      passkey: {prompts: {1k: 10}, methods: PASSKEY}
+      perplexity: {task: perplexity, windows: {256: 2, 512: 2, 1k: 2, 2k: 2}, methods: PERPLEXITY}
+      passkey: {task: passkey, prompts: {1k: 10}, methods: PASSKEY}
 """
 PAPER = """table,base,method,fine_tune_window,dataset,setting,length,metric,bound,value,note
 table6,llama2-7b,yarn-64k,65536,books3,"20 books, sliding window 256k",1024,perplexity,,6.20,
@@ -52,56 +53,6 @@ def config_of(model: str = "toy", perplexity: dict | None = None, passkey: dict 
     """The study with some methods evaluated: weights -> methods."""
     text = STUDY.replace("MODEL", model).replace("PERPLEXITY", json.dumps(perplexity or {}))
     return load_config(yaml.safe_load(text.replace("PASSKEY", json.dumps(passkey or {}))))
-
-
-def scored(length: int, document: str, *losses: float, tokens: int = 100, text: str = "a") -> dict:
-    """The record of one document: one window a loss, `tokens` scored in each."""
-    windows = [[number * length, tokens, loss] for number, loss in enumerate(losses)]
-    return {
-        "length": length,
-        "document": document,
-        "joined": False,
-        "tokens": tokens * len(losses),
-        "loss": sum(losses) / len(losses),
-        "windows": windows,
-        "scored_sha256": text,
-    }
-
-
-def documents(length: int, *losses: float) -> list[dict]:
-    return [scored(length, f"book {number}", loss) for number, loss in enumerate(losses)]
-
-
-def write_evaluation(
-    folder: Path, weights: str, method: str, records: list[dict], model: str = "toy", **more
-) -> Path:
-    """An evaluation file; without `fingerprint`, methods have factors of their own."""
-    task = "passkey" if "prompts" in records[0] else "perplexity"
-    factors = {
-        "method": method,
-        "window": 1024,
-        "attention_factor": more.get("attention_factor", 1.0),
-        "n_hat": 0,
-        "fingerprint": more.get("fingerprint", method),
-    }
-    lengths = sorted({record["length"] for record in records})
-    labels = [str(each) if each < 1024 else f"{each // 1024}k" for each in lengths]
-    path = folder / weights / task / f"{method}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    evaluation = {
-        "schema": 1,
-        "task": task,
-        "model": model,
-        "weights": weights,
-        "weights_fingerprint": weights,
-        "original_window": 256,
-        "method": method,
-        "protocol": {"stride": "length", "key": "digits-5", "decoding": "greedy"},
-        "factors": {label: factors for label in labels},
-        "records": records,
-    }
-    path.write_text(json.dumps(evaluation))
-    return path
 
 
 def paper(folder: Path) -> Path:
@@ -193,7 +144,7 @@ def test_perplexity_weighs_tokens_and_the_document_mean_does_not(tmp_path):
     ]
     path = write_evaluation(tmp_path, "base", "none", records)
     config = config_of(perplexity={"base": ["none"]})
-    row = perplexities(read_evaluations(config, [path], "perplexity")).iloc[0]
+    row = perplexities(read_evaluations(config, [path])).iloc[0]
     assert row.perplexity == pytest.approx(10**1.5)
     assert row.perplexity_document_mean == pytest.approx(505)
     assert (row.tokens, row.windows, row.documents) == (400, 2, 2)
@@ -203,19 +154,20 @@ def test_accuracy_comes_with_its_interval(tmp_path):
     records = [{"length": 1024, "prompts": 20, "found": 0, "trials": []}]
     path = write_evaluation(tmp_path, "base", "none", records)
     config = config_of(passkey={"base": ["none"]})
-    row = accuracies(read_evaluations(config, [path], "passkey")).iloc[0]
+    row = accuracies(read_evaluations(config, [path])).iloc[0]
     assert (row.accuracy, row.low, round(row.high, 4)) == (0, 0, 0.1611)
 
 
 def test_an_evaluation_that_the_configuration_does_not_name_is_refused(tmp_path):
     path = write_evaluation(tmp_path, "base", "ntk", documents(256, 1.0))
     with pytest.raises(UserError, match=r"unknown method 'ntk': known are none, yarn"):
-        read_evaluations(config_of(perplexity={"base": ["none", "yarn"]}), [path], "perplexity")
+        read_evaluations(config_of(perplexity={"base": ["none", "yarn"]}), [path])
     config = config_of(perplexity={"base": ["ntk"]})
     with pytest.raises(UserError, match="a second evaluation"):
-        read_evaluations(config, [path, path], "perplexity")
-    with pytest.raises(UserError, match="expected schema 1 of 'passkey'"):
-        read_evaluations(config, [path], "passkey")
+        read_evaluations(config, [path, path])
+    path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
+    with pytest.raises(UserError, match="schema 1, expected schema 2"):
+        read_evaluations(config, [path])
 
 
 @pytest.mark.parametrize(
@@ -240,6 +192,11 @@ def test_rows_have_names_that_people_read(weights, method, label):
 # --- tables -----------------------------------------------------------------------------------
 
 
+def make_tables(config, records: list[Path], paper: Path, out: Path) -> None:
+    for name in ("table06", "table09", "table10", "passkey"):
+        make_table(name, config, records, [], paper, out / name)
+
+
 def table(folder: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(folder / f"{name}.csv", dtype=str).set_index("weights, method")
 
@@ -255,7 +212,7 @@ def compared(tmp_path):
     }
     paths = [write_evaluation(tmp_path, "base", name, each) for name, each in methods.items()]
     config = config_of(perplexity={"base": list(methods)})
-    make_tables(config, paths, [], paper(tmp_path), tmp_path / "out")
+    make_tables(config, paths, paper(tmp_path), tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -277,11 +234,11 @@ def test_paper_rows_stand_only_below_the_paper_s_model(tmp_path):
     for model in ("toy", "llama2-7b"):
         config = config_of(model, perplexity={"base": ["none"]})
         path = write_evaluation(tmp_path, "base", "none", documents(1024, 2.0, 3.0), model)
-        make_tables(config, [path], [], paper(tmp_path), tmp_path / model)
+        make_tables(config, [path], paper(tmp_path), tmp_path / model)
     assert set(table(tmp_path / "toy", "table06").source) == {"ours"}
     printed = table(tmp_path / "llama2-7b", "table06").query("source == 'paper'")
     assert printed.index.tolist() == ["YaRN-64k, tuned at 64k"]
-    assert printed[["1k", "2k"]].to_numpy().tolist() == [["6.20", ">10000"]]
+    assert printed[["1k", "2k"]].to_numpy().tolist() == [["6.20", ">10^4"]]
 
 
 def test_tables_9_and_10_hold_the_windows_that_were_searched_and_recovered(tmp_path):
@@ -292,9 +249,9 @@ def test_tables_9_and_10_hold_the_windows_that_were_searched_and_recovered(tmp_p
         for weights, methods in asked.items()
         for method in methods
     ]
-    make_tables(config_of(perplexity=asked), paths, [], paper(tmp_path), tmp_path)
+    make_tables(config_of(perplexity=asked), paths, paper(tmp_path), tmp_path)
     second, short = table(tmp_path, "table09"), table(tmp_path, "table10")
-    assert second.columns[4:].tolist() == ["2k"] and short.columns[4:].tolist() == ["512"]
+    assert second.columns[5:].tolist() == ["2k"] and short.columns[5:].tolist() == ["512"]
     assert second.index.tolist() == [
         "ours-1k, extended (LongRoPE)",
         "ours-1k, as tuned (1k factors)",
@@ -317,7 +274,7 @@ def test_the_passkey_table_says_what_the_tuning_held_and_how_it_was_scaled(tmp_p
         write_evaluation(tmp_path, "yarn-1k", "yarn", records, attention_factor=1.1386),
     ]
     config = config_of(passkey={"ours-1k": ["extended"], "yarn-1k": ["yarn"]})
-    make_tables(config, [], paths, paper(tmp_path), tmp_path)
+    make_tables(config, paths, paper(tmp_path), tmp_path)
     found = table(tmp_path, "passkey")
     assert found["1k"].tolist() == ["100 [84, 100]", "100 [84, 100]", "20"]
     assert found["attention factor"].tolist()[:2] == ["1", "1.139"]
@@ -325,7 +282,7 @@ def test_the_passkey_table_says_what_the_tuning_held_and_how_it_was_scaled(tmp_p
 
 
 def test_a_table_without_rows_says_so(tmp_path):
-    make_tables(config_of(), [], [], paper(tmp_path), tmp_path)
+    make_tables(config_of(), [], paper(tmp_path), tmp_path)
     for name in ("table06", "table09", "table10", "passkey"):
         assert "evaluates nothing" in (tmp_path / f"{name}.md").read_text()
         assert table(tmp_path, name).empty and (tmp_path / f"{name}.tex").exists()
@@ -341,7 +298,7 @@ def test_a_comparison_that_longrope_loses_is_printed_as_a_loss(tmp_path):
         write_evaluation(tmp_path, "base", "pi", documents(1024, 2.5, 3.5)),
     ]
     config = config_of(perplexity={"base": ["pi", "yarn", "search"]})
-    write_summary(config, paths, [], tmp_path / "summary.json", tmp_path / "summary.md")
+    write_summary(config, paths, tmp_path / "summary.json")
     claims = json.loads((tmp_path / "summary.json").read_text())["models"]["toy"]["claims"]
     outcomes = {claim["id"].split("/")[-1]: claim["outcome"] for claim in claims}
     assert outcomes == {"base.pi": "win", "base.yarn": "loss"}
@@ -364,10 +321,10 @@ def test_the_extended_model_is_set_against_everything_else_that_was_tuned(tmp_pa
     ]
     asked = {"base": ["yarn"], "ours-1k": ["extended", "search", "yarn-on-tuned"]}
     config = config_of(perplexity=asked | {"yarn-1k": ["yarn"]})
-    claims = summarise(config, paths, [])["models"]["toy"]["claims"]
+    claims = summarise(config, paths)["models"]["toy"]["claims"]
     assert [claim["id"] for claim in claims] == [  # not search: there it has the same factors
-        "toy/second-search/2k/ours-1k.extended/ours-1k.yarn-on-tuned",
-        "toy/second-search/2k/ours-1k.extended/yarn-1k.yarn",
+        "toy/perplexity/second-search/2k/ours-1k.extended/ours-1k.yarn-on-tuned",
+        "toy/perplexity/second-search/2k/ours-1k.extended/yarn-1k.yarn",
     ]
 
 
@@ -376,10 +333,10 @@ def test_the_blow_up_is_the_ratio_to_the_original_window(tmp_path):
     passkey = [{"length": 1024, "prompts": 10, "found": 5, "trials": []}]
     paths = [write_evaluation(tmp_path, "base", "none", each) for each in (records, passkey)]
     config = config_of(perplexity={"base": ["none"]}, passkey={"base": ["none"]})
-    found = summarise(config, paths[:1], paths[1:])["models"]["toy"]
+    found = summarise(config, paths)["models"]["toy"]
     assert found["blow_up"]["perplexity"] == pytest.approx(20)
     assert found["blow_up"]["longer"]["1k"]["ratio"] == pytest.approx(2.5)
-    assert found["passkey"]["base"]["none"]["1k"]["accuracy"] == 0.5
+    assert found["passkey"]["passkey"]["base"]["none"]["1k"]["accuracy"] == 0.5
 
 
 # --- figures ----------------------------------------------------------------------------------
@@ -523,7 +480,7 @@ def test_figure_5_draws_every_step_of_every_tuning(tmp_path):
     assert set(drawn.weights) == {"yarn-1k"}
 
 
-@pytest.mark.parametrize("name", ["figure1", "figure4", "figure5", "figure6"])
+@pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_without_records_is_still_drawn(tmp_path, name):
     plot(name, config_of(), [], tmp_path / name)
     assert (tmp_path / f"{name}.png").stat().st_size > 1000

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-LOCAL = ("all", "make_tables", "plot_figure")  # rules that run where snakemake runs
+LOCAL = ("all", "make_table", "make_summary", "plot_figure")  # rules that run where snakemake runs
 
 
 def snakemake(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
@@ -44,10 +44,17 @@ def test_the_default_study_asks_for_every_stage(place):
     counts = jobs(snakemake("--dry-run", cwd=place).stdout)
     assert counts["search_factors"] == 7  # recoveries too
     assert counts["finetune_model"] == 4
-    assert counts["evaluate_perplexity"] == 14
-    assert counts["evaluate_passkey"] == 6
-    assert counts["plot_figure"] == 4
-    assert counts["import_model"] == counts["tokenize_corpus"] == counts["make_tables"] == 1
+    assert counts["evaluate_perplexity"] == 24
+    assert counts["evaluate_passkey"] == 7
+    assert (counts["make_table"], counts["plot_figure"]) == (8, 6)
+    assert counts["import_model"] == counts["make_summary"] == 1
+
+
+def test_the_ablations_are_asked_for_by_a_target_of_their_own(place):
+    counts = jobs(snakemake("--dry-run", "study", cwd=place).stdout)
+    assert counts["search_factors"] == 13
+    assert counts["finetune_model"] == 8
+    assert (counts["make_table"], counts["plot_figure"]) == (13, 8)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +62,7 @@ def test_the_default_study_asks_for_every_stage(place):
 )
 def test_each_named_target_is_a_part_of_the_study(place, target):
     result = snakemake("--dry-run", target, cwd=place)
-    whole = jobs(snakemake("--dry-run", cwd=place).stdout)
+    whole = jobs(snakemake("--dry-run", "study", cwd=place).stdout)
     part = jobs(result.stdout)
     part.pop(target)
     assert part.pop("total") <= whole["total"]
@@ -90,10 +97,12 @@ def dry_parameters(place: Path, config: Path) -> dict[str, str]:
 
 def test_the_default_study_tests_on_no_text_that_its_model_was_trained_on():
     study, pretraining = (
-        yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())["corpora"]["books"]
+        yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())["corpora"]
         for name in ("config", "pretrain")
     )
-    assert study == pretraining
+    assert study["books"] == pretraining["books"]
+    for name in ("plays", "novels"):
+        assert set(study[name]["splits"]["test"]) <= set(study["books"]["splits"]["test"])
 
 
 def test_snakemake_finds_nothing_to_complain_about():
@@ -109,7 +118,7 @@ def test_snakemake_finds_nothing_to_complain_about():
             lambda c: c["models"]["tiny"]["search"].update({128: {"evaluations": 9}}),
             "the window must be above the original one, 256",
         ),
-        (lambda c: c["models"]["tiny"].update(corpus="book"), "known are books"),
+        (lambda c: c["models"]["tiny"].update(corpus="book"), "known are books, novels, plays"),
     ],
 )
 def test_a_wrong_configuration_stops_a_dry_run_with_one_message(place, tmp_path, wrong, message):

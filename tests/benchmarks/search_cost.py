@@ -25,7 +25,7 @@ import yaml
 from longrope.config import BASE, Config
 from longrope.report.load import Evaluation, read_evaluations
 from longrope.report.searches import Spent, read_traces
-from longrope.report.statistics import Comparison, compare, mean_losses
+from longrope.statistics import Comparison, compare, mean_losses
 from longrope.study import factors_path, load_config, searches
 from longrope.windows import window_label
 

@@ -8,6 +8,7 @@ the tuned window, turns are those of the tuned frequencies, and lambda multiplie
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from longrope.windows import window_label
 Form = tuple[np.ndarray, float]  # lambda of every pair, attention factor
 CLOSED_FORMS: dict[str, Callable[..., Form]] = {}  # method -> function of a Stretch and options
 SOURCES: dict[str, str] = {}  # method -> who published it
+WITH_N_HAT = re.compile(r"(.+)-n(\d+)")  # pi-n16: PI, but the first 16 tokens left as they are
 NOISE = 1e-12  # how far rounding may push a lambda below 1
 
 
@@ -68,18 +70,19 @@ def closed_form(
     `on` are the factors that a model was fine-tuned with: the result then multiplies their lambda
     and attention factor, keeps their n_hat, and is called `<method>-on-tuned`. Raises UserError
     for an unknown method or option, and for a window shorter than the one to stretch from (only
-    `none` takes any).
+    `none` takes any). `METHOD-nK` leaves the first K tokens as they are (the paper's Table 2).
     """
-    if method not in CLOSED_FORMS:
-        raise unknown_name("method", method, CLOSED_FORMS)
-    form = CLOSED_FORMS[method]
+    name, n_hat = _with_n_hat(method)
+    if name not in CLOSED_FORMS:
+        raise unknown_name("method", name, CLOSED_FORMS)
+    form = CLOSED_FORMS[name]
     defaults = form.__kwdefaults__ or {}
-    for name in options.keys() - defaults.keys():
+    for option in options.keys() - defaults.keys():
         known = ", ".join(defaults) or "none"
-        raise UserError(f"{method} has no option {name!r}: known are {known}")
+        raise UserError(f"{method} has no option {option!r}: known are {known}")
     settings = defaults | options
     stretch = _stretch(rope, window, on)
-    if stretch.ratio < 1 and method != "none":
+    if stretch.ratio < 1 and name != "none":
         raise UserError(
             f"window {window_label(window)}: {method} stretches from"
             f" {window_label(stretch.window)} and cannot shrink; ask for at least that window,"
@@ -87,8 +90,8 @@ def closed_form(
         )
     factors, attention = form(stretch, **settings)
     factors = np.where((factors < 1) & (factors >= 1 - NOISE), 1.0, factors)
-    options = {name: value for name, value in settings.items() if value is not None}
-    provenance = {"formula": method, "options": options, "source": SOURCES[method]}
+    options = {option: value for option, value in settings.items() if value is not None}
+    provenance = {"formula": name, "options": options, "source": SOURCES[name]}
     if on is not None:
         provenance["on"] = {"method": on.method, "window": on.window}
     return RescaleFactors(
@@ -96,10 +99,22 @@ def closed_form(
         window=window,
         method=method if on is None else f"{method}-on-tuned",
         lambda_=tuple((factors * stretch.tuned).tolist()),
-        n_hat=0 if on is None else on.n_hat,
+        n_hat=on.n_hat if on is not None and n_hat is None else n_hat or 0,
         attention_factor=attention * (1.0 if on is None else on.attention_factor),
         provenance=provenance,
     )
+
+
+def is_closed_form(method: str) -> bool:
+    """Whether it names a closed form, with an n_hat of its own or without."""
+    return _with_n_hat(method)[0] in CLOSED_FORMS
+
+
+def _with_n_hat(method: str) -> tuple[str, int | None]:
+    """The closed form, and its n_hat where the name has one."""
+    if found := WITH_N_HAT.fullmatch(method):
+        return found[1], int(found[2])
+    return method, None
 
 
 def theoretical_critical_pair(rope: Rope, on: RescaleFactors | None = None) -> int:

@@ -207,7 +207,7 @@ def _pretrain(options: argparse.Namespace) -> Outcome:
 def _card(options: argparse.Namespace) -> Outcome:
     from longrope.report.card import write_card
 
-    write_card(options.model, options.tokens, options.perplexity, options.passkey, options.out)
+    write_card(options.model, options.tokens, options.records, options.out)
     return Outcome(artifacts=[options.out])
 
 
@@ -319,17 +319,20 @@ def _evaluate_passkey(options: argparse.Namespace) -> Outcome:
 def _tabulate(options: argparse.Namespace) -> Outcome:
     from longrope.config import Config
     from longrope.reading import read_settings
-    from longrope.report.fitness import write_search_tables
-    from longrope.report.summary import write_summary
-    from longrope.report.tables import make_tables
+    from longrope.report.tables import make_table
 
     config = read_settings(Config, options.settings)
-    records = options.perplexity, options.passkey
-    make_tables(config, *records, options.paper, options.out)
-    write_search_tables(config, *records, options.traces, options.out)
-    summary = options.out / "summary.json"
-    write_summary(config, *records, summary, summary.with_suffix(".md"))
-    return Outcome(artifacts=[summary])
+    make_table(options.table, config, options.records, options.traces, options.paper, options.out)
+    return Outcome(artifacts=[options.out.with_suffix(".md")])
+
+
+def _summarise(options: argparse.Namespace) -> Outcome:
+    from longrope.config import Config
+    from longrope.reading import read_settings
+    from longrope.report.summary import write_summary
+
+    write_summary(read_settings(Config, options.settings), options.records, options.out)
+    return Outcome(artifacts=[options.out.with_suffix(".json")])
 
 
 def _plot(options: argparse.Namespace) -> Outcome:
@@ -392,7 +395,8 @@ def build_parser() -> argparse.ArgumentParser:
     _settings(stage)
 
     stage = _stage(stages, "card", _card, "describe a model that was trained here")
-    _files(stage, "--model", "--tokens", "--perplexity", "--passkey", "--out")
+    _files(stage, "--model", "--tokens", "--out")
+    _many(stage, "--records")
 
     stage = _stage(stages, "tokenize", _tokenize, "split a corpus and tokenise it for a model")
     _files(stage, "--model", "--out")
@@ -432,13 +436,19 @@ def build_parser() -> argparse.ArgumentParser:
     _many(stage, "--factors")
     _settings(stage)
 
-    stage = _stage(stages, "tabulate", _tabulate, "tables of what was evaluated")
+    stage = _stage(stages, "tabulate", _tabulate, "one table of what was measured")
+    stage.add_argument("table", help="table05, passkey, searches, ...")
     _files(stage, "--paper", "--out")
-    _many(stage, "--perplexity", "--passkey", "--traces")
+    _many(stage, "--records", "--traces")
+    _settings(stage)
+
+    stage = _stage(stages, "summarise", _summarise, "which claims of the method are borne out")
+    _files(stage, "--out")
+    _many(stage, "--records")
     _settings(stage)
 
     stage = _stage(stages, "plot", _plot, "one figure of what was measured")
-    stage.add_argument("figure", help="figure1, figure4, figure5 or figure6")
+    stage.add_argument("figure", help="figure1, figure4, depths, ...")
     _files(stage, "--out")
     _many(stage, "--records")
     _settings(stage)

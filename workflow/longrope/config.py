@@ -238,6 +238,7 @@ class TuningSettings(LoopSettings):
     start: Name = BASE  # weights to start from: base, or another tuning
     method: Name  # whose factors: search, or a closed form such as yarn
     window: Window
+    length: Window | None = None  # tokens a sequence, at most the window; null: the window
     steps: Count
     batch: Count  # sequences a step
     micro_batch: Count = 1  # sequences that are held at a time
@@ -251,6 +252,8 @@ class TuningSettings(LoopSettings):
     @model_validator(mode="after")
     def _check(self):
         _sums_to_one(self.mixture)
+        if self.length and self.length > self.window:
+            raise ValueError("length must not exceed window")
         if self.batch % self.micro_batch:
             raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
         return self
@@ -427,16 +430,42 @@ Methods = dict[
 ]
 
 
+MAIN = (  # tables and figures that the target `all` makes
+    "table05", "table06", "table07", "table09", "table10", "passkey", "searches", "fitness",
+    "summary", "figure1", "figure2", "figure4", "depths", "figure5", "figure6",
+)  # fmt: skip
+ABLATIONS = (  # and those that the target `study` adds: more searches, tunings, the harness
+    "table01", "table02", "table03", "table08", "table11", "table12", "figure3", "figure5c",
+)  # fmt: skip
+Shown = Annotated[str, Field(pattern=f"^({'|'.join((*MAIN, *ABLATIONS))})$")]
+
+
 class PerplexitySettings(Settings):
     """Perplexity of held-out documents."""
 
+    task: Literal["perplexity"]
+    corpus: Name | None = None  # whose test documents; null: the model's corpus
     # For each length, how many windows; they are spread over the test documents, not overlapping.
     windows: dict[Window, Count] = Field(min_length=1)
     # Tokens between two windows of a document's stretch. null: windows do not overlap and all of
     # their tokens are scored. A number: after the first window only the last so many tokens of
-    # each are scored, each token once (the paper uses 256: at 128k, 512 times the cost).
+    # each are scored, each token once (the paper uses 256: at 128k, 512 times the cost); windows
+    # shorter than it do not overlap.
     stride: Window | None = None
+    # Where a document's windows are: in its middle, or one at its start (`truncate`: what the
+    # released scripts of LongRoPE and YaRN measure).
+    mode: Literal["stride", "truncate"] = "stride"
     methods: Methods = {}
+    shown_in: list[Shown] = [
+        "table06", "table09", "table10", "searches", "fitness", "summary",
+        "figure1", "figure2", "figure5", "figure6",
+    ]  # fmt: skip
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.mode == "truncate" and self.stride:
+            raise ValueError("mode truncate has one window a document: leave stride out")
+        return self
 
     @property
     def amounts(self) -> dict[int, int]:
@@ -447,9 +476,11 @@ class PerplexitySettings(Settings):
 class PasskeySettings(Settings):
     """Retrieval of a key from the paper's passkey document."""
 
+    task: Literal["passkey"]
     key: Annotated[str, Field(pattern=r"^(word|digits-[1-9])$")] = "digits-5"
     prompts: dict[Window, Count] = Field(min_length=1)  # for each length, how many documents
     methods: Methods = {}
+    shown_in: list[Shown] = ["passkey", "fitness", "summary", "figure4", "depths"]
 
     @property
     def amounts(self) -> dict[int, int]:
@@ -457,11 +488,7 @@ class PasskeySettings(Settings):
         return self.prompts
 
 
-class Evaluation(Settings):
-    """What is measured, at which lengths, for which weights and methods."""
-
-    perplexity: PerplexitySettings
-    passkey: PasskeySettings
+EvaluationSettings = Annotated[PerplexitySettings | PasskeySettings, Field(discriminator="task")]
 
 
 # --- models ---------------------------------------------------------------------------------
@@ -525,20 +552,24 @@ class ModelSettings(Settings):
     variants: dict[Annotated[str, Field(pattern=f"^search-{NAME}$")], Variant] = {}
     tunings: dict[Name, TuningSettings] = {}
     extension: Extension | None = None
-    evaluation: Evaluation
+    # Name -> what is measured, at which lengths, for which weights and methods.
+    evaluation: dict[Name, EvaluationSettings] = {}
 
 
 class PerplexityStage(Settings):
     """Stage slice of `evaluate_perplexity`, for one method of one checkpoint."""
 
+    evaluation: Name  # what the evaluation is called
     method: Name
     windows: dict[Window, Count]
     stride: Window | None = None
+    mode: Literal["stride", "truncate"] = "stride"
 
 
 class PasskeyStage(Settings):
     """Stage slice of `evaluate_passkey`, for one method of one checkpoint."""
 
+    evaluation: Name
     method: Name
     prompts: dict[Window, Count]
     key: str

@@ -1,7 +1,8 @@
 """
 Fine-tuning at one window with that window's factors (Ding et al. 2024, section 3.3).
 
-Text comes in segments of the window's length between BOS and EOS, as in the paper; a share of
+Text comes in segments of the window's length (or shorter: `length`) between BOS and EOS, as in
+the paper; a share of
 passkey documents can be mixed in. AdamW, linear decay or a constant rate, one training loop.
 """
 
@@ -37,6 +38,7 @@ def finetune(
 ) -> dict[str, float]:
     """Tune a checkpoint with factors and save it with them; returns final metrics."""
     tuning = stage.tuning
+    length = tuning.length or tuning.window
     record = read_record(model_folder)
     factors = read_factors(factors_path, record.rope)
     if factors.window != tuning.window:
@@ -70,7 +72,7 @@ def finetune(
                 weight_decay=tuning.weight_decay,
             )
         ],
-        lambda step: maker.batch(tuning.mixture, tuning.batch, tuning.window, stage.seed, step),
+        lambda step: maker.batch(tuning.mixture, tuning.batch, length, stage.seed, step),
         Rate(
             tuning.steps,
             tuning.warmup,

@@ -14,17 +14,18 @@ The methods of an evaluation:
     longest                    the factors of its longest window, at lengths up to the tuned one
 """
 
+from collections.abc import Iterable, Iterator
 from glob import glob
 
-from longrope.baselines import CLOSED_FORMS
+from longrope.baselines import CLOSED_FORMS, is_closed_form
 from longrope.config import (
     BASE,
     Budget,
     Config,
+    EvaluationSettings,
     ModelSettings,
     Need,
     PaperSpace,
-    PasskeySettings,
     PerplexitySettings,
     SearchSettings,
     Variant,
@@ -142,7 +143,7 @@ def tiers(model: str, settings: ModelSettings) -> list[str]:
 
 
 def lengths_of(
-    settings: ModelSettings, weights: str, method: str, task: PerplexitySettings | PasskeySettings
+    settings: ModelSettings, weights: str, method: str, task: EvaluationSettings
 ) -> dict[int, int]:
     """At which of a task's lengths a method is measured on some weights, and how much at each."""
     amounts = task.amounts
@@ -151,7 +152,7 @@ def lengths_of(
     original = settings.original_window
     if method == "none" or method == "tuned":
         chosen = list(amounts)
-    elif method in CLOSED_FORMS:
+    elif is_closed_form(method):
         chosen = [length for length in amounts if length > original]
     elif method.endswith(ON_TUNED):
         tuned = settings.tunings[weights].window
@@ -173,7 +174,7 @@ def factor_files(
     """The files that hold a method's factors for some lengths."""
     if method == "none":
         return [factors_path(model, BASE, "none", settings.original_window)]
-    if method in CLOSED_FORMS:
+    if is_closed_form(method):
         return [factors_path(model, BASE, method, length) for length in lengths]
     if method == "tuned":
         return [tuned_path(model, settings, weights)]
@@ -196,9 +197,30 @@ def source_files(source) -> list[str]:
     return []
 
 
-def needs(config: Config, model: str) -> list[Need]:
-    """What the configured stages need of a model's corpus."""
+def needs(config: Config, model: str, corpus: str) -> list[Need]:
+    """What the configured stages of a model need of a corpus."""
     settings = config.models[model]
+    found = _evaluation_needs(settings, corpus)
+    return found + _method_needs(settings) if corpus == settings.corpus else found
+
+
+def _evaluation_needs(settings: ModelSettings, corpus: str) -> list[Need]:
+    return [
+        Need(
+            split="test",
+            documents=windows if asked.mode == "truncate" else 1,
+            tokens=length,
+            reason=f"evaluation.{name} at {window_label(length)}",
+            windows=windows,
+        )
+        for name, asked in settings.evaluation.items()
+        if asked.task == "perplexity" and (asked.corpus or settings.corpus) == corpus
+        for length, windows in asked.windows.items()
+        if asked.methods
+    ]
+
+
+def _method_needs(settings: ModelSettings) -> list[Need]:
     budgets = []
     for weights in [BASE, *settings.tunings]:
         for method, (variant, _) in searches(settings).items():
@@ -220,22 +242,11 @@ def needs(config: Config, model: str) -> list[Need]:
         Need(
             split="train",
             documents=1,
-            tokens=tuning.window,
+            tokens=tuning.length or tuning.window,
             reason=f"the tuning {name!r} at {window_label(tuning.window)}",
         )
         for name, tuning in settings.tunings.items()
     ]
-    if settings.evaluation.perplexity.methods:
-        found += [
-            Need(
-                split="test",
-                documents=1,
-                tokens=length,
-                reason=f"perplexity at {window_label(length)}",
-                windows=windows,
-            )
-            for length, windows in settings.evaluation.perplexity.windows.items()
-        ]
     return found
 
 
@@ -275,23 +286,38 @@ def _problems(config: Config, settings: ModelSettings) -> list[str]:
         problems += _extension_problems(settings)
     if problems:  # what follows relies on the windows and tunings above
         return problems
-    for task in ("perplexity", "passkey"):
-        for weights, methods in getattr(settings.evaluation, task).methods.items():
-            place = f"evaluation.{task}.methods.{weights}"
-            if weights != BASE and weights not in settings.tunings:
-                known = [BASE, *settings.tunings]
-                problems.append(f"{place}: {unknown_name('weights', weights, known)}")
-                continue
-            known = methods_of(settings, weights)
-            asked = getattr(settings.evaluation, task)
-            for method in methods:
-                if method not in known:
-                    problems.append(f"{place}: {unknown_name('method', method, known)}")
-                elif not lengths_of(settings, weights, method, asked):
-                    problems.append(
-                        f"{place}: {method!r} has factors at none of the lengths measured there;"
-                        " add one, or leave the method out"
-                    )
+    for name, asked in settings.evaluation.items():
+        problems += _evaluation_problems(config, settings, name, asked)
+    return problems
+
+
+def _evaluation_problems(
+    config: Config, settings: ModelSettings, name: str, asked: EvaluationSettings
+) -> list[str]:
+    place, problems = f"evaluation.{name}", []
+    tasks = {model: each.evaluation.get(name) for model, each in config.models.items()}
+    problems += [
+        f"{place}: {model} has another task by that name, {other.task}; rename one"
+        for model, other in tasks.items()
+        if other and other.task != asked.task
+    ]
+    if isinstance(asked, PerplexitySettings) and asked.corpus not in (None, *config.corpora):
+        problems.append(f"{place}.corpus: {unknown_name('corpus', asked.corpus, config.corpora)}")
+    for weights, methods in asked.methods.items():
+        where = f"{place}.methods.{weights}"
+        if weights != BASE and weights not in settings.tunings:
+            known = [BASE, *settings.tunings]
+            problems.append(f"{where}: {unknown_name('weights', weights, known)}")
+            continue
+        known = methods_of(settings, weights)
+        for method in methods:
+            if not (method in known or is_closed_form(method)):
+                problems.append(f"{where}: {unknown_name('method', method, known)}")
+            elif not lengths_of(settings, weights, method, asked):
+                problems.append(
+                    f"{where}: {method!r} has factors at none of the lengths measured there;"
+                    " add one, or leave the method out"
+                )
     return problems
 
 
@@ -447,26 +473,84 @@ def recovery_files(config: Config) -> list[str]:
     ]
 
 
-def trace_files(config: Config) -> list[str]:
-    """The traces of every search and recovery."""
-    found = search_files(config) + recovery_files(config)
-    return [path.replace("factors.json", "trace.jsonl") for path in found]
+def evaluations(
+    config: Config, task: str | None = None, shown_in: str | None = None
+) -> Iterator[tuple[str, str, EvaluationSettings]]:
+    """Model, name and settings of every evaluation, of one task, or of one table or figure."""
+    for model, settings in config.models.items():
+        for name, asked in settings.evaluation.items():
+            if task in (None, asked.task) and (shown_in is None or shown_in in asked.shown_in):
+                yield model, name, asked
 
 
-def training_files(config: Config) -> list[str]:
-    """The metrics of every fine-tuning."""
+def evaluation_files(
+    config: Config, task: str | None = None, shown_in: str | None = None
+) -> list[str]:
+    """The records of every evaluation, of one task, or of one table or figure."""
     return [
-        f"results/{model}/{weights}/training/metrics.jsonl"
-        for model, settings in config.models.items()
-        for weights in settings.tunings
-    ]
-
-
-def evaluation_files(config: Config, task: str) -> list[str]:
-    """The records of every evaluation of a task: perplexity or passkey."""
-    return [
-        f"results/{model}/{weights}/evaluation/{task}/{method}.json"
-        for model, settings in config.models.items()
-        for weights, methods in getattr(settings.evaluation, task).methods.items()
+        f"results/{model}/{weights}/evaluation/{name}/{method}.json"
+        for model, name, asked in evaluations(config, task, shown_in)
+        for weights, methods in asked.methods.items()
         for method in methods
     ]
+
+
+def untouched_files(config: Config, model: str) -> list[str]:
+    """The records of a model as it was pre-trained."""
+    evaluation = config.models[model].evaluation
+    return [
+        f"results/{model}/{BASE}/evaluation/{name}/none.json"
+        for name, asked in evaluation.items()
+        if "none" in asked.methods.get(BASE, ())
+    ]
+
+
+def trace_files(config: Config, shown_in: str) -> list[str]:
+    """The traces of the searches and recoveries whose factors a table or figure is about."""
+    found = {}  # in order, once each
+    for model, _, asked in evaluations(config, shown_in=shown_in):
+        settings = config.models[model]
+        for weights, methods in asked.methods.items():
+            for method in methods:
+                lengths = lengths_of(settings, weights, method, asked)
+                files = factor_files(model, settings, weights, method, lengths)
+                if method == "extended":
+                    files = tiers(model, settings)
+                found |= dict.fromkeys(files)
+    return [
+        path.replace("factors.json", "trace.jsonl") for path in found if _is_searched(config, path)
+    ]
+
+
+def _is_searched(config: Config, path: str) -> bool:
+    _, model, _, _, method, *_ = path.split("/")
+    return method == "recovery" or method in searches(config.models[model])
+
+
+def training_files(config: Config, shown_in: str) -> list[str]:
+    """The metrics of the tunings whose weights a table or figure is about, and of those before."""
+    found = {}
+    for model, _, asked in evaluations(config, shown_in=shown_in):
+        tunings = config.models[model].tunings
+        for weights in asked.methods:
+            chain = []
+            while weights != BASE:
+                chain.insert(0, f"results/{model}/{weights}/training/metrics.jsonl")
+                weights = tunings[weights].start
+            found |= dict.fromkeys(chain)
+    return list(found)
+
+
+def figure2_files(config: Config) -> list[str]:
+    """The factors that Figure 2 draws: those of every model's first searched window."""
+    models = dict.fromkeys(model for model, _, _ in evaluations(config, shown_in="figure2"))
+    windows = {model: searched(config.models[model], BASE) for model in models}
+    return [
+        factors_path(model, BASE, "search", found[0]) for model, found in windows.items() if found
+    ]
+
+
+def shown(config: Config, among: Iterable[str]) -> list[str]:
+    """The tables and figures among these that the configuration has evaluations for."""
+    asked = {each for _, _, evaluation in evaluations(config) for each in evaluation.shown_in}
+    return [each for each in among if each in asked]

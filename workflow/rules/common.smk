@@ -7,7 +7,7 @@ in workflow/longrope/study.py; here it only meets wildcards.
 import re
 
 from longrope.baselines import CLOSED_FORMS
-from longrope.config import NAME
+from longrope.config import ABLATIONS, MAIN, NAME
 from longrope.errors import UserError
 from longrope.study import ON_TUNED, load_config
 from longrope.versions import VERSIONS
@@ -28,7 +28,12 @@ wildcard_constraints:
     corpus=NAME,
     window=PATTERN,
     search=f"search(-{NAME})?|recovery",
-    form="|".join([*CLOSED_FORMS, *[f"{each}{ON_TUNED}" for each in CLOSED_FORMS]]),
+    form=f"({'|'.join(CLOSED_FORMS)})({ON_TUNED}|-n\\d+)?",
+    evaluation=NAME,
+    method=NAME,
+
+
+FIGURES = [each for each in (*MAIN, *ABLATIONS) if each.startswith("figure") or each == "depths"]
 
 
 # The environment for --sdm conda; without that flag the one that runs snakemake is used.
@@ -95,6 +100,11 @@ def pretrain_settings(wildcards):
     )
 
 
+def untouched_records(wildcards):
+    """The evaluations of a model as it was pre-trained."""
+    return study.untouched_files(STUDY, wildcards.model)
+
+
 # --- corpora -----------------------------------------------------------------------------------
 
 
@@ -110,7 +120,7 @@ def corpus_settings(wildcards):
     return as_json(
         typed.TokenizeSettings(
             corpus=STUDY.corpora[wildcards.corpus],
-            needs=study.needs(STUDY, wildcards.model),
+            needs=study.needs(STUDY, wildcards.model, wildcards.corpus),
         )
     )
 
@@ -176,52 +186,101 @@ def tier_factors(wildcards):
 # --- evaluations -------------------------------------------------------------------------------
 
 
-def lengths(wildcards, task):
-    settings = model_settings(wildcards)
-    return study.lengths_of(settings, wildcards.weights, wildcards.method, task)
+def named(task):
+    """A wildcard constraint: the evaluations of one task."""
+    return either({name for _, name, _ in study.evaluations(STUDY, task)})
 
 
-def method_factors(wildcards, task):
+def evaluation_settings(wildcards):
+    """What the configuration says of the evaluation that a path names."""
+    known = model_settings(wildcards).evaluation
+    if wildcards.evaluation not in known:
+        raise WorkflowError(
+            f"{wildcards.model} has no evaluation {wildcards.evaluation!r}, but {', '.join(known)}"
+        )
+    return known[wildcards.evaluation]
+
+
+def lengths(wildcards):
+    return study.lengths_of(
+        model_settings(wildcards),
+        wildcards.weights,
+        wildcards.method,
+        evaluation_settings(wildcards),
+    )
+
+
+def method_factors(wildcards):
+    """The files that hold a method's factors for the lengths of an evaluation."""
     return study.factor_files(
         wildcards.model,
         model_settings(wildcards),
         wildcards.weights,
         wildcards.method,
-        lengths(wildcards, task),
+        lengths(wildcards),
     )
 
 
-def perplexity_factors(wildcards):
-    return method_factors(wildcards, model_settings(wildcards).evaluation.perplexity)
+def test_tokens(wildcards):
+    corpus = evaluation_settings(wildcards).corpus or model_settings(wildcards).corpus
+    return f"results/{wildcards.model}/data/{corpus}/test"
 
 
 def perplexity_settings(wildcards):
-    task = model_settings(wildcards).evaluation.perplexity
-    windows = lengths(wildcards, task)
+    asked = evaluation_settings(wildcards)
     return as_json(
-        typed.PerplexityStage(method=wildcards.method, windows=windows, stride=task.stride)
+        typed.PerplexityStage(
+            evaluation=wildcards.evaluation,
+            method=wildcards.method,
+            windows=lengths(wildcards),
+            stride=asked.stride,
+            mode=asked.mode,
+        )
     )
-
-
-def passkey_factors(wildcards):
-    return method_factors(wildcards, model_settings(wildcards).evaluation.passkey)
 
 
 def passkey_settings(wildcards):
-    task = model_settings(wildcards).evaluation.passkey
-    prompts = lengths(wildcards, task)
     return as_json(
-        typed.PasskeyStage(method=wildcards.method, prompts=prompts, key=task.key, seed=STUDY.seed)
+        typed.PasskeyStage(
+            evaluation=wildcards.evaluation,
+            method=wildcards.method,
+            prompts=lengths(wildcards),
+            key=evaluation_settings(wildcards).key,
+            seed=STUDY.seed,
+        )
     )
 
 
-# --- figures -----------------------------------------------------------------------------------
+# --- tables and figures ------------------------------------------------------------------------
+
+
+def records_of(wildcards):
+    """The evaluations that are shown in a table."""
+    return study.evaluation_files(STUDY, shown_in=wildcards.table)
+
+
+def traces_of(wildcards):
+    return study.trace_files(STUDY, wildcards.table) if wildcards.table == "searches" else []
 
 
 def figure_records(wildcards):
-    return {
-        "figure1": study.evaluation_files(STUDY, "perplexity"),
-        "figure4": study.evaluation_files(STUDY, "passkey"),
-        "figure5": study.training_files(STUDY),
-        "figure6": study.trace_files(STUDY),
-    }[wildcards.figure]
+    figure = wildcards.figure
+    match figure:
+        case "figure2":
+            return study.figure2_files(STUDY)
+        case "figure5" | "figure5c":
+            return study.training_files(STUDY, figure)
+        case "figure6":
+            return study.trace_files(STUDY, figure)
+    return study.evaluation_files(STUDY, shown_in=figure)
+
+
+def tables_among(names):
+    """The tables among these that the configuration has evaluations for, the summary included."""
+    shown = [each for each in study.shown(STUDY, names) if each not in FIGURES]
+    return [f"results/tables/{each}.md" for each in shown]
+
+
+def figures_among(names):
+    shown = [each for each in study.shown(STUDY, names) if each in FIGURES]
+    return [f"results/figures/{each}.png" for each in shown]

@@ -5,20 +5,22 @@ rule evaluate_perplexity:
     """Perplexity of test documents with one method's factors, at each of its lengths."""
     input:
         model="results/{model}/{weights}/model",
-        tokens=tokens_of("test"),
-        factors=perplexity_factors,
+        tokens=test_tokens,
+        factors=method_factors,
     output:
-        "results/{model}/{weights}/evaluation/perplexity/{method}.json",
+        "results/{model}/{weights}/evaluation/{evaluation}/{method}.json",
     log:
-        "logs/{model}/{weights}/evaluation/perplexity-{method}.log",
+        "logs/{model}/{weights}/evaluation/{evaluation}-{method}.log",
+    wildcard_constraints:
+        evaluation=named("perplexity"),
     conda:
         ENVIRONMENT
     params:
         settings=perplexity_settings,
-        state="results/state/{model}/{weights}/perplexity/{method}",
+        state="results/state/{model}/{weights}/{evaluation}/{method}",
         version=VERSIONS["evaluate-perplexity"],
     message:
-        "Perplexity of {wildcards.model}, {wildcards.weights}, with {wildcards.method}"
+        "Perplexity of {wildcards.evaluation}: {wildcards.model}/{wildcards.weights}, {wildcards.method}"
     shell:
         "exec longrope --log {log:q} evaluate-perplexity --model {input.model:q}"
         " --tokens {input.tokens:q} --factors {input.factors:q} --out {output:q}"
@@ -29,20 +31,22 @@ rule evaluate_passkey:
     """Passkey retrieval with one method's factors, at each of its lengths."""
     input:
         model="results/{model}/{weights}/model",
-        factors=passkey_factors,
+        factors=method_factors,
     output:
-        "results/{model}/{weights}/evaluation/passkey/{method}.json",
+        "results/{model}/{weights}/evaluation/{evaluation}/{method}.json",
     log:
-        "logs/{model}/{weights}/evaluation/passkey-{method}.log",
+        "logs/{model}/{weights}/evaluation/{evaluation}-{method}.log",
+    wildcard_constraints:
+        evaluation=named("passkey"),
     priority: 5
     conda:
         ENVIRONMENT
     params:
         settings=passkey_settings,
-        state="results/state/{model}/{weights}/passkey/{method}",
+        state="results/state/{model}/{weights}/{evaluation}/{method}",
         version=VERSIONS["evaluate-passkey"],
     message:
-        "Passkeys of {wildcards.model}, {wildcards.weights}, with {wildcards.method}"
+        "Passkeys: {wildcards.model}/{wildcards.weights}, {wildcards.method}"
     shell:
         "exec longrope --log {log:q} evaluate-passkey --model {input.model:q}"
         " --factors {input.factors:q} --out {output:q} --state {params.state:q}"
@@ -52,6 +56,5 @@ rule evaluate_passkey:
 rule evaluation:
     """All evaluations."""
     input:
-        study.evaluation_files(STUDY, "perplexity"),
-        study.evaluation_files(STUDY, "passkey"),
+        study.evaluation_files(STUDY),
     localrule: True

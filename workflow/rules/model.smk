@@ -51,8 +51,7 @@ rule write_card:
     input:
         model="results/{model}/base/model",
         tokens=tokens_of("train"),
-        perplexity="results/{model}/base/evaluation/perplexity/none.json",
-        passkey="results/{model}/base/evaluation/passkey/none.json",
+        records=untouched_records,
     output:
         "results/{model}/base/card.md",
     log:
@@ -68,7 +67,7 @@ rule write_card:
         "Writing the card of {wildcards.model}"
     shell:
         "exec longrope --log {log:q} card --model {input.model:q} --tokens {input.tokens:q}"
-        " --perplexity {input.perplexity:q} --passkey {input.passkey:q} --out {output:q}"
+        " --records {input.records:q} --out {output:q}"
 
 
 rule pretrain:

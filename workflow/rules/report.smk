@@ -1,47 +1,62 @@
 """Tables and figures, from records alone."""
 
 
-rule make_tables:
-    """The paper's tables for this configuration, and the claims that they bear out or do not."""
+rule make_table:
+    """One of the paper's tables for this configuration, or one of our own."""
     input:
-        perplexity=study.evaluation_files(STUDY, "perplexity"),
-        passkey=study.evaluation_files(STUDY, "passkey"),
-        traces=study.trace_files(STUDY),
+        records=records_of,
+        traces=traces_of,
         paper="resources/paper/tables.csv",
     output:
-        expand(
-            "results/tables/{table}.{kind}",
-            table=["table06", "table09", "table10", "passkey", "searches", "fitness"],
-            kind=["csv", "md", "tex"],
-        ),
+        multiext("results/tables/{table}", ".csv", ".md", ".tex"),
         report(
-            expand(
-                "results/tables/{table}.html",
-                table=["table06", "table09", "table10", "passkey", "searches", "fitness"],
-            ),
-            caption="../report/tables.rst",
+            "results/tables/{table}.html",
+            caption="../report/table.rst",
             category="Tables",
+            labels={"table": "{table}"},
         ),
+    log:
+        "logs/{table}.log",
+    wildcard_constraints:
+        table="|".join(each for each in (*MAIN, *ABLATIONS) if each not in (*FIGURES, "summary")),
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        settings=as_json(STUDY),
+        stem=subpath(output[0], strip_suffix=".csv"),
+        version=VERSIONS["tabulate"],
+    message:
+        "Making {wildcards.table}"
+    shell:
+        "exec longrope --log {log:q} tabulate {wildcards.table} --records {input.records:q}"
+        " --traces {input.traces:q} --paper {input.paper:q} --out {params.stem:q}"
+        " --settings {params.settings:q}"
+
+
+rule make_summary:
+    """The claims of the method that the study bears out, and those that it does not."""
+    input:
+        study.evaluation_files(STUDY, shown_in="summary"),
+    output:
         summary="results/tables/summary.json",
         claims="results/tables/summary.md",
         page=report(
             "results/tables/summary.html", caption="../report/summary.rst", category="Tables"
         ),
     log:
-        "logs/tables.log",
+        "logs/summary.log",
     localrule: True
     conda:
         ENVIRONMENT
     params:
         settings=as_json(STUDY),
-        folder=subpath(output.summary, parent=True),
         version=VERSIONS["tabulate"],
     message:
-        "Making the tables"
+        "Comparing what the method claims"
     shell:
-        "exec longrope --log {log:q} tabulate --perplexity {input.perplexity:q}"
-        " --passkey {input.passkey:q} --traces {input.traces:q} --paper {input.paper:q}"
-        " --out {params.folder:q} --settings {params.settings:q}"
+        "exec longrope --log {log:q} summarise --records {input:q} --out {output.summary:q}"
+        " --settings {params.settings:q}"
 
 
 rule plot_figure:
@@ -50,14 +65,17 @@ rule plot_figure:
         figure_records,
     output:
         png=report(
-            "results/figures/{figure}.png", caption="../report/figure.rst", category="Figures"
+            "results/figures/{figure}.png",
+            caption="../report/figure.rst",
+            category="Figures",
+            labels={"figure": "{figure}"},
         ),
         pdf="results/figures/{figure}.pdf",
         csv="results/figures/{figure}.csv",
     log:
         "logs/{figure}.log",
     wildcard_constraints:
-        figure="figure[1456]",
+        figure="|".join(FIGURES),
     localrule: True
     conda:
         ENVIRONMENT
@@ -73,14 +91,14 @@ rule plot_figure:
 
 
 rule tables:
-    """All tables."""
+    """The tables of the chain from the first search to the extended model."""
     input:
-        rules.make_tables.output,
+        tables_among(MAIN),
     localrule: True
 
 
 rule figures:
-    """All figures."""
+    """The figures of the same."""
     input:
-        expand("results/figures/{figure}.png", figure=["figure1", "figure4", "figure5", "figure6"]),
+        figures_among(MAIN),
     localrule: True

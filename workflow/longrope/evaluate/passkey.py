@@ -19,8 +19,8 @@ from longrope.factors import RescaleFactors
 from longrope.models import load_model, load_tokenizer, read_record
 from longrope.passkey import PasskeyWriter, Prompt, random_key
 from longrope.rope import install
+from longrope.statistics import wilson
 from longrope.versions import VERSIONS
-from longrope.windows import window_label
 
 BATCH_TOKENS = 1 << 14  # tokens of prompts that run together
 
@@ -58,21 +58,34 @@ def evaluate_passkey(
         "seed": stage.seed,
         "decoding": "greedy",
     }
-    records = evaluate_lengths(
+    results = evaluate_lengths(
         "passkey",
+        stage.evaluation,
         stage.method,
         model_folder,
         tiers,
         stage.prompts,
         protocol,
         measure,
+        summarise,
         out,
         state,
         VERSIONS["evaluate-passkey"],
     )
+    return {f"accuracy_{length}": result["accuracy"] for length, result in results.items()}
+
+
+def summarise(records: list[dict]) -> dict:
+    """What the record of one length comes to; `low` and `high` are the 95% Wilson interval."""
+    (record,) = records
+    found, prompts = record["found"], record["prompts"]
+    low, high = wilson(found, prompts)
     return {
-        f"accuracy_{window_label(record['length'])}": record["found"] / record["prompts"]
-        for record in records
+        "accuracy": found / prompts,
+        "low": low,
+        "high": high,
+        "found": found,
+        "prompts": prompts,
     }
 
 

@@ -4,7 +4,8 @@ Perplexity of held-out documents by a sliding window.
 At length L a window of L tokens slides over a stretch in the middle of each test document. With
 no `stride` the windows do not overlap and every token but each window's first is scored. With a
 stride S < L, later windows score only their last S tokens, so each token is scored once, with at
-least L - S tokens before it (the paper: S = 256). No KV cache, no logits, no chunks.
+least L - S tokens before it (the paper: S = 256). In the mode `truncate` each document has one
+window, at its start. No KV cache, no logits, no chunks.
 """
 
 import hashlib
@@ -22,8 +23,8 @@ from longrope.factors import RescaleFactors
 from longrope.losses import token_losses
 from longrope.models import load_model, load_tokenizer, read_record
 from longrope.rope import install
+from longrope.statistics import mean_interval
 from longrope.versions import VERSIONS
-from longrope.windows import window_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +64,46 @@ def evaluate_perplexity(
         "corpus_sha256": split.sha256,
         "split": split.manifest["split"],
         "window": "length",
+        "mode": stage.mode,
         "stride": stage.stride or "length",
     }
-    records = evaluate_lengths(
+    results = evaluate_lengths(
         "perplexity",
+        stage.evaluation,
         stage.method,
         model_folder,
         tiers,
         stage.windows,
         protocol,
         measure,
+        summarise,
         out,
         state,
         VERSIONS["evaluate-perplexity"],
     )
-    return {f"perplexity_{window_label(length)}": _mean(records, length) for length in plans}
+    return {f"perplexity_{length}": result["perplexity"] for length, result in results.items()}
+
+
+def summarise(records: list[dict]) -> dict:
+    """What the records of one length, one a document, come to.
+
+    `perplexity` is exp(mean loss over all scored tokens), `interval` its 95% bootstrap interval
+    over documents (None with one document). `perplexity_document_mean` is the mean of every
+    document's own, for comparison with papers that average so.
+    """
+    tokens = [record["tokens"] for record in records]
+    sums = [record["tokens"] * record["loss"] for record in records]
+    own = [_exp(record["loss"]) for record in records]
+    interval = mean_interval(sums, tokens)
+    return {
+        "perplexity": _exp(sum(sums) / sum(tokens)),
+        "interval": [_exp(loss) for loss in interval] if interval else None,
+        "perplexity_document_mean": sum(own) / len(own),
+        "tokens": sum(tokens),
+        "windows": sum(len(record["windows"]) for record in records),
+        "documents": len(records),
+        "joined": sum(record["joined"] for record in records),
+    }
 
 
 def plan(split: TokenSplit, length: int, stage: PerplexityStage) -> list[tuple]:
@@ -85,18 +111,19 @@ def plan(split: TokenSplit, length: int, stage: PerplexityStage) -> list[tuple]:
 
     `stage.windows[length]` windows are dealt to the documents in turn, as far as each has room.
     """
-    wanted, stride = stage.windows[length], stage.stride or length
+    wanted, stride = stage.windows[length], min(stage.stride or length, length)
     if length < 2:
         raise UserError(f"perplexity at {length} token: a window takes at least 2")
-    if stride > length:
-        raise UserError(f"perplexity at {length} tokens: stride {stride} would leave tokens out")
+    if stage.mode == "truncate":
+        found = split.at_least(length, wanted, f"perplexity at {length} tokens")
+        return [(document, [Window(0, length - 1)]) for document in found]
     documents = [document for document in split if len(document.tokens) >= length]
     room = [len(document.tokens) // length for document in documents]
     if sum(room) < wanted:
         raise UserError(
             f"{split.folder}: perplexity at {length:,} tokens wants {wanted} windows that do not"
             f" overlap, its {len(documents)} documents of that length have {sum(room)}: lower"
-            " evaluation.perplexity.windows for it, or add longer test documents"
+            " the windows for it, or add longer test documents"
         )
     dealt = [0] * len(documents)
     while sum(dealt) < wanted:
@@ -141,8 +168,5 @@ def _measure_document(model, document, windows: list[Window], length: int) -> di
     }
 
 
-def _mean(records: list[dict], length: int) -> float:
-    chosen = [record for record in records if record["length"] == length]
-    tokens = sum(record["tokens"] for record in chosen)
-    loss = sum(record["tokens"] * record["loss"] for record in chosen) / tokens
+def _exp(loss: float) -> float:
     return float(np.exp(loss))

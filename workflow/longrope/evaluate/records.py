@@ -2,8 +2,9 @@
 The records that evaluations write, and the loop that makes them.
 
 One file holds one task, one checkpoint and one method at all of its lengths: `protocol`, `model`,
-`factors` by length, and `records`. A length that is done is kept in the state directory, so a
-killed evaluation, or one that is asked for one length more, only does what is missing.
+`factors` by length, `results` by length, and the `records` that they are made of. A length that is
+done is kept in the state directory, so a killed evaluation, or one that is asked for one length
+more, only does what is missing.
 """
 
 import os
@@ -18,7 +19,7 @@ from longrope.models import ModelRecord, read_record
 from longrope.progress import Progress
 from longrope.windows import window_label
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 def tiers_of(paths: Iterable[Path], record: ModelRecord) -> Tiers:
@@ -35,26 +36,30 @@ def factors_at(tiers: Tiers, length: int) -> RescaleFactors:
 
 def evaluate_lengths(
     task: str,
+    evaluation: str,
     method: str,
     model_folder: Path,
     tiers: Tiers,
     lengths: dict[int, int],
     protocol: dict,
     measure: Callable[[int, RescaleFactors], list[dict]],
+    summarise: Callable[[list[dict]], dict],
     out: Path,
     state: Path,
     version: int,
-) -> list[dict]:
-    """Run `measure` at every length not done yet, and write the file of all records.
+) -> dict[str, dict]:
+    """Run `measure` at every length not done yet, and write the file of all records; returns the
+    results by length.
 
-    `lengths` says how much is measured at each: windows, or prompts. `protocol` is what the
-    measure at every length depends on.
+    `evaluation` is its name in the configuration. `lengths` says how much is measured at each:
+    windows, or prompts. `protocol` is what the measure at every length depends on. `summarise`
+    makes one result of the records of a length.
     """
     record = read_record(model_folder)
     done = open_state(state, {"version": version, "protocol": protocol}) / "records.jsonl"
     known = {line["key"]: line["records"] for line in resume_lines(done)}
     progress = Progress(f"{task} {record.rope.model}/{record.weights} {method}", len(lengths))
-    records, used = [], {}
+    records, used, results = [], {}, {}
     for number, (length, amount) in enumerate(sorted(lengths.items()), 1):
         factors = factors_at(tiers, length)
         used[window_label(length)] = {
@@ -69,6 +74,7 @@ def evaluate_lengths(
             known[key] = measure(length, factors)
             append_line(done, {"key": key, "records": known[key]})
         records += known[key]
+        results[window_label(length)] = summarise(known[key])
         progress.update(number, f"{window_label(length)} done")
     progress.close()
     write_json(
@@ -76,6 +82,7 @@ def evaluate_lengths(
         {
             "schema": SCHEMA,
             "task": task,
+            "evaluation": evaluation,
             "model": record.rope.model,
             "weights": record.weights,
             "weights_fingerprint": record.fingerprint,
@@ -84,13 +91,14 @@ def evaluate_lengths(
             "protocol": protocol,
             "amounts": {window_label(length): amount for length, amount in lengths.items()},
             "factors": used,
+            "results": results,
             "records": records,
             "longrope": __version__,
             "version": version,
             "threads": os.environ.get("OMP_NUM_THREADS"),
         },
     )
-    return records
+    return results
 
 
 def _identity(factors: RescaleFactors) -> str:

@@ -4,15 +4,13 @@ The card of a model that was pre-trained here: made of what, at what cost, and w
 Every number comes from the records of the run; the text around them is the same for any model.
 """
 
-import math
 from pathlib import Path
 
 from longrope.files import read_json, write_text
 from longrope.models import read_record
-from longrope.windows import window_label
 
 
-def write_card(model: Path, tokens: Path, perplexity: Path, passkey: Path, out: Path) -> None:
+def write_card(model: Path, tokens: Path, records: list[Path], out: Path) -> None:
     """Write `card.md` from the checkpoint, its training tokens and its evaluations."""
     record, training = read_record(model), read_json(model / "training.json")
     corpus = read_json(tokens / "manifest.json")
@@ -36,8 +34,7 @@ def write_card(model: Path, tokens: Path, perplexity: Path, passkey: Path, out: 
             f" ({training['precision']}, torch {training['torch']})",
         ),
         ("seed", str(training["seed"])),
-        *_perplexities(read_json(perplexity)),
-        *_passkeys(read_json(passkey)),
+        *[row for path in records for row in _measured(read_json(path))],
     ]
     lines = [
         f"# {record.rope.model}",
@@ -57,26 +54,18 @@ def write_card(model: Path, tokens: Path, perplexity: Path, passkey: Path, out: 
     write_text(out, "\n".join(lines))
 
 
-def _perplexities(task: dict) -> list[tuple[str, str]]:
-    rows = []
-    for length in sorted({record["length"] for record in task["records"]}):
-        records = [record for record in task["records"] if record["length"] == length]
-        tokens = sum(record["tokens"] for record in records)
-        loss = sum(record["tokens"] * record["loss"] for record in records) / tokens
-        rows.append(
-            (
-                f"perplexity at {window_label(length)}",
-                f"{math.exp(loss):.2f} ({tokens:,} held-out tokens, {len(records)} documents)",
+def _measured(evaluation: dict) -> list[tuple[str, str]]:
+    """What one evaluation found at every length."""
+    name, rows = evaluation["evaluation"], []
+    for length, found in evaluation["results"].items():
+        if evaluation["task"] == "perplexity":
+            said = (
+                f"{found['perplexity']:.2f} ({found['tokens']:,} held-out tokens,"
+                f" {found['documents']} documents)"
             )
-        )
+            rows.append((f"perplexity at {length} ({name})", said))
+        elif evaluation["task"] == "passkey":
+            key = evaluation["protocol"]["key"]
+            said = f"{found['found']} of {found['prompts']} found"
+            rows.append((f"passkeys at {length} ({key})", said))
     return rows
-
-
-def _passkeys(task: dict) -> list[tuple[str, str]]:
-    return [
-        (
-            f"passkeys at {window_label(record['length'])} ({task['protocol']['key']})",
-            f"{record['found']} of {record['prompts']} found",
-        )
-        for record in task["records"]
-    ]

@@ -1,5 +1,6 @@
 """
-The paper's Figures 1, 4, 5 and 6 for whatever was configured: png, pdf, and the csv they draw.
+The paper's figures for whatever was configured: png, pdf, and the csv they draw. Figure 2 and the
+heat map of passkeys are in `schemes` and `depths`.
 
 Colour says which method, dashes whether it stretches the tuned factors, the marker on which tuned
 weights. An axis that leaves points out says how many.
@@ -18,6 +19,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from longrope.config import BASE, Config, ModelSettings
 from longrope.errors import UserError, unknown_name
 from longrope.files import read_lines
+from longrope.report.depths import depths
 from longrope.report.drawing import (
     End,
     colour,
@@ -38,6 +40,7 @@ from longrope.report.load import (
     row_label,
     weights_label,
 )
+from longrope.report.schemes import figure2
 from longrope.report.search import draw_progress, progress_names, read_trace
 from longrope.study import ON_TUNED
 from longrope.windows import window_label
@@ -48,7 +51,8 @@ DASHES = ((0, (4, 1.5)), "-", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 
 
 def plot(name: str, config: Config, inputs: list[Path], out_stem: Path) -> None:
-    """Draw figure1, figure4 (from evaluation files), figure5 (metrics) or figure6 (traces).
+    """Draw a figure from evaluation files, figure2 from factors, figure5 from the metrics of
+    trainings, figure6 from traces of searches.
 
     Writes `out_stem` with the endings .png, .pdf and .csv.
     """
@@ -63,9 +67,9 @@ def plot(name: str, config: Config, inputs: list[Path], out_stem: Path) -> None:
 
 def figure1(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
     """Perplexity over the context window; the axis ends where only blown-up models go on."""
-    evaluations = read_evaluations(config, paths, "perplexity")
+    evaluations = read_evaluations(config, paths)
     frame = perplexities(evaluations)
-    lowest = frame.groupby("model").perplexity.transform("min")
+    lowest = frame.groupby(["model", "evaluation"]).perplexity.transform("min")
     frame["above_axis"] = frame.perplexity > lowest * REACH
 
     def prepare(axes: Axes, own: pd.DataFrame) -> None:
@@ -83,7 +87,7 @@ def figure1(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
 
 def figure4(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
     """Passkeys found over the context window, with 95% Wilson intervals."""
-    evaluations = read_evaluations(config, paths, "passkey")
+    evaluations = read_evaluations(config, paths)
     frame = accuracies(evaluations)
 
     def prepare(axes: Axes, own: pd.DataFrame) -> None:
@@ -101,17 +105,23 @@ def _over_length(
     value: str,
     prepare: Callable[[Axes, pd.DataFrame], None],
 ) -> Figure:
-    """Panels for each model: as pre-trained, and fine-tuned."""
-    parts, names = [], []
+    """Panels for each model and text: as pre-trained, and fine-tuned."""
+    parts, names, titles = [], [], []
     for model, settings in config.models.items():
-        for weights, label in (({BASE}, method_label), (settings.tunings, row_label)):
-            if part := chosen(evaluations, model, weights):
-                parts.append((model, part))
-                names.append([label(settings, each.weights, each.method) for each in part])
-    height = max([3.1, *(0.135 * len(part) for _, part in parts)])
+        for text in settings.evaluation:
+            for weights, label in (({BASE}, method_label), (settings.tunings, row_label)):
+                own = [each for each in evaluations if each.name == text]
+                if part := chosen(own, model, weights):
+                    parts.append(part)
+                    names.append([label(settings, each.weights, each.method) for each in part])
+                    state = "as pre-trained" if part[0].weights == BASE else "fine-tuned"
+                    titles.append(f"{model}, {state}: {text}")
+    height = max([3.1, *(0.135 * len(part) for part in parts)])
     figure, axes_of = panels(names, columns=2, width=3.3, height=height)
-    for axes, (model, part), labels in zip(axes_of, parts, names, strict=True):
-        settings, own = config.models[model], frame[frame.model == model]
+    for axes, part, labels, title in zip(axes_of, parts, names, titles, strict=True):
+        model, text = part[0].model, part[0].name
+        settings = config.models[model]
+        own = frame[(frame.model == model) & (frame.evaluation == text)]
         tuned = part[0].weights != BASE
         _length_axis(axes, settings, own, tuned)
         prepare(axes, own)
@@ -129,7 +139,7 @@ def _over_length(
             drawn += list(y)
         name_ends(axes, ends)
         note_above(axes, drawn, "point")
-        axes.set_title(f"{model}, fine-tuned" if tuned else f"{model}, as pre-trained")
+        axes.set_title(title)
     return figure
 
 
@@ -243,4 +253,13 @@ def _records(path: Path) -> list[dict]:
     return records
 
 
-FIGURES = {"figure1": figure1, "figure4": figure4, "figure5": figure5, "figure6": figure6}
+FIGURES = {
+    "figure1": figure1,
+    "figure2": figure2,
+    "figure3": figure1,  # of what was not tuned
+    "figure4": figure4,
+    "depths": depths,
+    "figure5": figure5,
+    "figure5c": figure5,  # of the routes to the second window
+    "figure6": figure6,
+}

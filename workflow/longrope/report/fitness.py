@@ -1,30 +1,29 @@
 """
 What searched factors are worth beside every closed form of their window: the table `fitness`.
 
-Perplexity and passkeys, before and after tuning, of the rows of `searches`; the two tables are
-written together. What chance explains is called a tie, not a win.
+Perplexity and passkeys, before and after tuning, of the rows of `searches`. What chance explains
+is called a tie, not a win.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from statistics import fmean
 
 from longrope.config import BASE, Config, ModelSettings
-from longrope.report.load import Evaluation, chosen, read_evaluations
+from longrope.report.load import Evaluation, chosen, of_task
 from longrope.report.searches import (
     PAPER,
     START,
     Row,
     counted,
     perplexity_cell,
-    read_traces,
     rows_of,
-    searches_table,
     start_cells,
     table_of,
     without_seed,
 )
-from longrope.report.statistics import (
+from longrope.report.sources import Sources
+from longrope.report.table import FACTOR, NOTHING, Table
+from longrope.statistics import (
     Comparison,
     Outcome,
     compare,
@@ -32,7 +31,6 @@ from longrope.report.statistics import (
     mean_losses,
     wilson,
 )
-from longrope.report.tables import FACTOR, NOTHING, Table, write_table
 
 BELOW, VERDICT = "nats below the paper's", "beats every closed form"
 TUNED, TUNED_PASSKEYS = "perplexity, tuned", "passkeys, tuned"
@@ -59,21 +57,10 @@ BELOW_PAPER = (
 AFTER_TUNING = " `tuned`: the same at this window, of weights fine-tuned with the row's factors."
 
 
-def write_search_tables(
-    config: Config, perplexity: list[Path], passkey: list[Path], traces: list[Path], out: Path
-) -> None:
-    """Write `searches` and `fitness` into the folder `out`."""
-    scored = read_evaluations(config, perplexity, "perplexity")
-    retrieved = read_evaluations(config, passkey, "passkey")
-    rows = rows_of(config, scored, retrieved, read_traces(config, traces))
-    write_table(searches_table(config, rows), out / "searches")
-    write_table(fitness_table(config, rows, scored, retrieved), out / "fitness")
-
-
-def fitness_table(
-    config: Config, rows: list[Row], scored: list[Evaluation], retrieved: list[Evaluation]
-) -> Table:
+def fitness_table(config: Config, sources: Sources) -> Table:
     """Perplexity and passkeys before and after tuning, and what a search is better than."""
+    rows = rows_of(config, sources)
+    scored, retrieved = (of_task(sources.evaluations, task) for task in ("perplexity", "passkey"))
     lines, papers = [], {row.group: row for row in rows if row.name == PAPER}
     for row in rows:
         closed = [each for each in rows if each.group == row.group and not each.searched]
@@ -84,7 +71,12 @@ def fitness_table(
                 "perplexity": perplexity_cell(row.perplexity, row),
                 BELOW: _below(row, papers.get(row.group)),
                 "passkeys": passkey_cell(row.passkey, row),
-                TUNED: _after_tuning(settings, row, scored, perplexity_cell),
+                TUNED: _after_tuning(
+                    settings,
+                    row,
+                    [each for each in scored if each.name == row.text],
+                    perplexity_cell,
+                ),
                 TUNED_PASSKEYS: _after_tuning(settings, row, retrieved, passkey_cell),
                 VERDICT: verdict(row, closed) if row.searched else NOTHING,
             }

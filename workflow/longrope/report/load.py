@@ -7,7 +7,7 @@ An evaluation that the configuration does not ask for is an error: a table must 
 
 import csv
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,10 @@ import pandas as pd
 from longrope.config import BASE, Config, ModelSettings
 from longrope.errors import UserError, unknown_name
 from longrope.files import read_json
-from longrope.report.statistics import wilson
 from longrope.study import ON_TUNED
 from longrope.windows import parse_window, window_label
 
-SCHEMA = 1  # of evaluation files
+SCHEMA = 2  # of evaluation files
 NAMES = {  # as their authors write them
     "none": "original RoPE",
     "pi": "PI",
@@ -47,12 +46,15 @@ NAMES = {  # as their authors write them
 class Evaluation:
     """One evaluation file: one task, checkpoint and method, at all of its lengths."""
 
+    task: str  # perplexity, passkey, ...
     model: str
+    name: str  # of the evaluation in the configuration
     weights: str  # base, or a tuning
     method: str
     protocol: dict  # as the file has it: stride, or kind of key
     factors: dict[int, dict]  # by length: window, attention_factor, fingerprint, ...
-    records: tuple[dict, ...]  # as the file has them
+    results: dict[int, dict]  # by length, as the file has them
+    records: tuple[dict, ...]  # likewise
     weights_fingerprint: str
 
     @property
@@ -72,51 +74,54 @@ class Evaluation:
         )
 
 
-def read_evaluations(config: Config, paths: Iterable[Path], task: str) -> list[Evaluation]:
-    """Read the files of one task, in the order of the configuration.
+def read_evaluations(config: Config, paths: Iterable[Path]) -> list[Evaluation]:
+    """Read evaluation files, in the order of the configuration.
 
-    Raises UserError for a file of another task, a model, weights or method that the configuration
-    does not evaluate, and for two files of the same.
+    Raises UserError for a file of a model, an evaluation, weights or a method that the
+    configuration does not have, and for two files of the same.
     """
-    found: dict[tuple[int, int, int], Evaluation] = {}
+    found: dict[tuple[int, ...], Evaluation] = {}
     for path in paths:
         record = read_json(path)
         try:
-            if (record["task"], record["schema"]) != (task, SCHEMA):
-                raise UserError(
-                    f"{path}: schema {record['schema']} of {record['task']!r}, expected schema"
-                    f" {SCHEMA} of {task!r}"
-                )
+            if record["schema"] != SCHEMA:
+                raise UserError(f"{path}: schema {record['schema']}, expected schema {SCHEMA}")
             evaluation = Evaluation(
+                task=record["task"],
                 model=record["model"],
+                name=record["evaluation"],
                 weights=record["weights"],
                 method=record["method"],
                 protocol=record["protocol"],
                 factors={parse_window(key): each for key, each in record["factors"].items()},
+                results={parse_window(key): each for key, each in record["results"].items()},
                 records=tuple(record["records"]),
                 weights_fingerprint=record["weights_fingerprint"],
             )
         except KeyError as error:
             raise UserError(f"{path}: the key {error} is missing") from None
-        place = _place(config, evaluation, task, path)
+        place = _place(config, evaluation, path)
         if place in found:
             raise UserError(f"{path}: a second evaluation of the same method; keep one of them")
         found[place] = evaluation
     return [found[place] for place in sorted(found) if found[place].factors]  # at some length
 
 
-def _place(config: Config, evaluation: Evaluation, task: str, path: Path) -> tuple[int, int, int]:
-    """Where the configuration names an evaluation: position of model, weights and method."""
-    place, names = [], config.models
-    for kind in ("model", "weights", "method"):
-        name = getattr(evaluation, kind)
-        if name not in names:
-            raise UserError(f"{path}: not in this configuration: {unknown_name(kind, name, names)}")
-        place.append(list(names).index(name))
-        if kind == "model":
-            names = getattr(config.models[name].evaluation, task).methods
-        elif kind == "weights":
-            names = names[name]
+def _place(config: Config, evaluation: Evaluation, path: Path) -> tuple[int, ...]:
+    """Where the configuration names an evaluation: position of model, name, weights and method."""
+    settings = config.models.get(evaluation.model)
+    asked = settings and settings.evaluation.get(evaluation.name)
+    methods = asked.methods if asked and asked.task == evaluation.task else {}
+    place = []
+    for kind, name, known in (
+        ("model", evaluation.model, config.models),
+        ("evaluation", evaluation.name, settings.evaluation if settings else ()),
+        ("weights", evaluation.weights, methods),
+        ("method", evaluation.method, methods.get(evaluation.weights, ())),
+    ):
+        if name not in known:
+            raise UserError(f"{path}: not in this configuration: {unknown_name(kind, name, known)}")
+        place.append(list(known).index(name))
     return tuple(place)
 
 
@@ -136,74 +141,38 @@ def chosen(
     ]
 
 
+def of_task(evaluations: Iterable[Evaluation], task: str) -> list[Evaluation]:
+    """Those of one task, in their order."""
+    return [each for each in evaluations if each.task == task]
+
+
 # --- frames -----------------------------------------------------------------------------------
 
 
 def perplexities(evaluations: Iterable[Evaluation]) -> pd.DataFrame:
-    """One row per model, weights, method and length.
-
-    `perplexity` is exp(mean loss over all scored tokens). `perplexity_document_mean` is the mean
-    of every document's own, for comparison with papers that average so.
-    """
-    rows = []
-    for each in evaluations:
-        for length in each.lengths:
-            records = each.at(length)
-            tokens = sum(record["tokens"] for record in records)
-            loss = sum(record["tokens"] * record["loss"] for record in records) / tokens
-            own = [math.exp(record["loss"]) for record in records]
-            rows.append(
-                _key(each, length)
-                | {
-                    "perplexity": math.exp(loss),
-                    "perplexity_document_mean": sum(own) / len(own),
-                    "tokens": tokens,
-                    "windows": sum(len(record["windows"]) for record in records),
-                    "documents": len(records),
-                    "joined": sum(record["joined"] for record in records),
-                    "stride": each.protocol["stride"],
-                }
-            )
+    """One row per model, evaluation, weights, method and length, with what the records come to."""
     columns = ["perplexity", "perplexity_document_mean", "tokens", "windows", "documents"]
-    return _frame(rows, [*columns, "joined", "stride"])
+    return _frame(evaluations, [*columns, "joined", "stride"])
 
 
 def accuracies(evaluations: Iterable[Evaluation]) -> pd.DataFrame:
-    """One row per model, weights, method and length: passkeys found, with a Wilson interval."""
-    rows = []
-    for each in evaluations:
-        for length in each.lengths:
-            (record,) = each.at(length)
-            low, high = wilson(record["found"], record["prompts"])
-            rows.append(
-                _key(each, length)
-                | {
-                    "accuracy": record["found"] / record["prompts"],
-                    "found": record["found"],
-                    "prompts": record["prompts"],
-                    "low": low,
-                    "high": high,
-                }
-            )
-    return _frame(rows, ["accuracy", "found", "prompts", "low", "high"])
+    """The same of passkeys found, with a Wilson interval."""
+    return _frame(evaluations, ["accuracy", "found", "prompts", "low", "high"])
 
 
-def _key(evaluation: Evaluation, length: int) -> dict:
-    factors = evaluation.factors[length]
-    return {
-        "model": evaluation.model,
-        "weights": evaluation.weights,
-        "method": evaluation.method,
-        "length": length,
-        "factors_window": factors["window"],
-        "attention_factor": factors["attention_factor"],
-    }
-
-
-def _frame(rows: list[dict], values: list[str]) -> pd.DataFrame:
+def _frame(evaluations: Iterable[Evaluation], values: list[str]) -> pd.DataFrame:
     """A frame that has its columns also when it has no rows."""
-    keys = ["model", "weights", "method", "length", "factors_window", "attention_factor"]
-    return pd.DataFrame(rows, columns=[*keys, *values])
+    rows = [
+        {"model": each.model, "evaluation": each.name, "weights": each.weights}
+        | {"method": each.method, "length": length}
+        | {key: each.factors[length][key] for key in ("attention_factor", "n_hat")}
+        | {"factors_window": each.factors[length]["window"], "stride": each.protocol.get("stride")}
+        | each.results[length]
+        for each in evaluations
+        for length in each.lengths
+    ]
+    keys = ["model", "evaluation", "weights", "method", "length", "factors_window"]
+    return pd.DataFrame(rows, columns=[*keys, "attention_factor", "n_hat", *values])
 
 
 # --- the paper --------------------------------------------------------------------------------
@@ -211,33 +180,57 @@ def _frame(rows: list[dict], values: list[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class PaperRow:
-    """One row of one of the paper's tables: perplexities as printed, by length."""
+    """One row of one of the paper's tables, its cells as printed."""
 
     label: str
     protocol: str  # data set and setting
-    cells: dict[int, str]
+    cells: dict[str, str]  # by column
 
 
-def paper_rows(path: Path, table: str, model: str) -> list[PaperRow]:
-    """The perplexities of a paper's table for a model; none for a model that it does not have."""
+def paper_numbers(path: Path, table: str, model: str) -> list[dict[str, str]]:
+    """The numbers of a paper's table for a model, one a line; none for a model it does not have.
+
+    The keys are the columns of resources/paper/tables.csv, and `printed`, the number as it is
+    printed there.
+    """
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
             lines = [line for line in csv.DictReader(file) if line["table"] == table]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; the paper's numbers are expected there") from None
-    rows: dict[tuple[str, ...], PaperRow] = {}
-    for line in lines:
-        if line["base"] != model or line["metric"] != "perplexity":
-            continue
-        tuned, recovery = line["fine_tune_window"], "recovery" in line["setting"]
-        label = _pretty(line["method"])
-        label += f", tuned at {window_label(int(tuned))}" if tuned else ""
-        label += f", {line['setting']}" if recovery else ""
-        protocol = line["dataset"] if recovery else f"{line['dataset']}: {line['setting']}"
-        row = rows.setdefault((label, protocol), PaperRow(label, protocol, {}))
-        value = line["value"] if not line["bound"] else f"{float(line['value']):.0f}"
-        row.cells[int(line["length"])] = line["bound"] + value
+    return [line | {"printed": _printed(line)} for line in lines if line["base"] == model]
+
+
+def _printed(line: dict[str, str]) -> str:
+    """As the paper prints it; a bound is a power of ten there."""
+    if line["bound"]:
+        return f"{line['bound']}10^{round(math.log10(float(line['value'])))}"
+    return line["value"]
+
+
+def paper_rows(
+    numbers: Iterable[dict[str, str]],
+    label: Callable[[dict[str, str]], str],
+    column: Callable[[dict[str, str]], str],
+) -> list[PaperRow]:
+    """Numbers as rows: those of one label, data set and setting stand in one row."""
+    rows: dict[tuple[str, str], PaperRow] = {}
+    for line in numbers:
+        where = f"{line['dataset']}: {line['setting']}"
+        row = rows.setdefault((label(line), where), PaperRow(label(line), where, {}))
+        row.cells[column(line)] = line["printed"]
     return list(rows.values())
+
+
+def paper_method(line: dict[str, str]) -> str:
+    """What a line's method is called, and what it was tuned at: `YaRN-128k, tuned at 128k`."""
+    tuned = line["fine_tune_window"]
+    return _pretty(line["method"]) + (f", tuned at {window_label(int(tuned))}" if tuned else "")
+
+
+def paper_length(line: dict[str, str]) -> str:
+    """The label of a line's length."""
+    return window_label(int(line["length"]))
 
 
 def _pretty(name: str) -> str:

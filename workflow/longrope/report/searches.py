@@ -4,28 +4,25 @@ What every search cost: the table `searches`, and the rows that it shares with t
 A row is a search at one window, with all of its seeds, or a closed form that was measured there.
 Cost counts tokens forwarded, also against the paper's algorithm: the variant called `search-paper`,
 if there is one. A cell averages the seeds that it has and says so if some are missing.
-`longrope.report.fitness` writes both tables.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, geometric_mean, stdev
 
 import pandas as pd
 
-from longrope.baselines import CLOSED_FORMS
+from longrope.baselines import is_closed_form
 from longrope.config import BASE, Config, ModelSettings, SearchSettings
-from longrope.errors import UserError
-from longrope.files import read_lines
-from longrope.report.load import Evaluation, chosen, perplexities, row_label
-from longrope.report.tables import FACTOR, LABEL, NO_ROWS, NOTHING, Table
-from longrope.study import ON_TUNED, factors_path, search_settings, searched, searches, trace_files
+from longrope.report.load import Evaluation, chosen, of_task, row_label
+from longrope.report.sources import Sources
+from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, Table
+from longrope.report.trace import Spent, trace_path
+from longrope.study import ON_TUNED, evaluations, factors_path, search_settings, searched, searches
 from longrope.windows import window_label
 
 PAPER = "search-paper"  # the variant that runs the paper's algorithm
-START = ("model", "window", LABEL)  # the first columns of both tables
+START = ("model", "text", "window", LABEL)  # the first columns of both tables
 WHAT, UNTIL, RATIO = "what is searched", "M tokens to the paper's", "times fewer"
 CAPTION = (
     "What every search cost. Tokens (M: millions) are all that it forwarded, those of needles"
@@ -45,23 +42,11 @@ AGAINST_PAPER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
-    """What the trace of a search says of its cost."""
-
-    tokens: tuple[int, ...]  # forwarded so far, after each score
-    best: tuple[float | None, ...]  # perplexity by then of the best on all documents, if any
-
-    def until(self, perplexity: float) -> int | None:
-        """Tokens forwarded until the best was at most that; None if it never was."""
-        pairs = zip(self.tokens, self.best, strict=True)
-        return next((tokens for tokens, best in pairs if best and best <= perplexity), None)
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """A closed form, or a search with all of its seeds, at one window."""
 
     model: str
+    text: str  # name of the evaluation of perplexity
     weights: str
     window: int
     name: str  # of the method, without a seed
@@ -71,9 +56,9 @@ class Row:
     passkey: list[Evaluation]
 
     @property
-    def group(self) -> tuple[str, str, int]:
+    def group(self) -> tuple[str, str, str, int]:
         """What rows are compared within."""
-        return self.model, self.weights, self.window
+        return self.model, self.text, self.weights, self.window
 
     @property
     def searched(self) -> bool:
@@ -86,35 +71,17 @@ class Row:
         return len(self.methods)
 
 
-def read_traces(config: Config, paths: Iterable[Path]) -> dict[str, Spent]:
-    """The traces by their paths from results/ on; UserError for one that is not configured."""
-    known, found = set(trace_files(config)), {}
-    for path in map(Path, paths):
-        place = "/".join(path.parts[-7:])
-        if place not in known:
-            raise UserError(f"{path}: the trace of no search that is configured")
-        try:
-            pairs = [(line["tokens"], line["best_perplexity"]) for line in read_lines(path)]
-        except KeyError as error:
-            raise UserError(f"{path}: the key {error} is missing; search again") from None
-        if not pairs:
-            raise UserError(f"{path}: no records; run the search that writes it")
-        found[place] = Spent(*zip(*pairs, strict=True))
-    return found
-
-
-def rows_of(
-    config: Config,
-    scored: list[Evaluation],
-    retrieved: list[Evaluation],
-    traces: dict[str, Spent],
-) -> list[Row]:
+def rows_of(config: Config, sources: Sources) -> list[Row]:
     """Every search, and every closed form that was measured where one is: by window, forms first.
 
     On tuned weights, the second search is measured as part of the extended model, if not alone.
+    Passkeys stand beside every text. What was not made for these tables has no row.
     """
     rows = []
-    for model, settings in config.models.items():
+    retrieved = of_task(sources.evaluations, "passkey")
+    for model, text, _ in evaluations(config, "perplexity"):
+        settings = config.models[model]
+        scored = [each for each in sources.evaluations if (each.model, each.name) == (model, text)]
         variants: dict[str, list[str]] = {}
         for method in searches(settings):
             variants.setdefault(without_seed(settings, method), []).append(method)
@@ -129,10 +96,20 @@ def rows_of(
                 closed = {method: [method] for method in measured if _is_closed(method)}
                 asked = {name: variants[name] for name in variants if window in windows[name]}
                 for name, methods in (closed | asked).items():
-                    paths = {each: _trace_path(model, weights, each, window) for each in methods}
-                    spent = {each: traces[path] for each, path in paths.items() if path in traces}
+                    paths = {
+                        each: trace_path(factors_path(model, weights, each, window))
+                        for each in methods
+                    }
+                    spent = {
+                        each: sources.traces[path]
+                        for each, path in paths.items()
+                        if path in sources.traces
+                    }
                     found = [_measured(task, methods) for task in here]
-                    rows.append(Row(model, weights, window, name, tuple(methods), spent, *found))
+                    tuned_with = any(each.method in methods for each in settings.tunings.values())
+                    if spent or any(found) or tuned_with:
+                        place = (model, text, weights, window)
+                        rows.append(Row(*place, name, tuple(methods), spent, *found))
     return rows
 
 
@@ -144,12 +121,7 @@ def _measured(evaluations: list[Evaluation], methods: list[str]) -> list[Evaluat
 
 
 def _is_closed(method: str) -> bool:
-    return method.removesuffix(ON_TUNED) in CLOSED_FORMS
-
-
-def _trace_path(model: str, weights: str, method: str, window: int) -> str:
-    path = factors_path(model, weights, method, window)
-    return path.replace("factors.json", "trace.jsonl")
+    return is_closed_form(method.removesuffix(ON_TUNED))
 
 
 def without_seed(settings: ModelSettings, method: str) -> str:
@@ -161,8 +133,9 @@ def without_seed(settings: ModelSettings, method: str) -> str:
 # --- cost -------------------------------------------------------------------------------------
 
 
-def searches_table(config: Config, rows: list[Row]) -> Table:
+def searches_table(config: Config, sources: Sources) -> Table:
     """What every search forwarded, in all and until it was as good as the paper's algorithm."""
+    rows = rows_of(config, sources)
     lines, papers = [], {row.group: row for row in rows if row.name == PAPER}
     rows = [row for row in rows if row.searched]
     for row in rows:
@@ -253,6 +226,7 @@ def start_cells(config: Config, row: Row) -> dict[str, str]:
     factors = [f"{each:.4g}" for each in sorted({each["attention_factor"] for each in used})]
     return {
         "model": row.model,
+        "text": row.text,
         "window": window_label(row.window),
         LABEL: row_label(config.models[row.model], row.weights, row.name),
         FACTOR: " to ".join(dict.fromkeys([factors[0], factors[-1]])) if factors else NOTHING,
@@ -261,8 +235,8 @@ def start_cells(config: Config, row: Row) -> dict[str, str]:
 
 def perplexity_cell(evaluations: list[Evaluation], row: Row) -> str:
     """Perplexity of a row's seeds at its window, as these evaluations measured it."""
-    frame = perplexities(evaluations)
-    return _spread(frame[frame.length == row.window].perplexity.tolist(), row.seeds)
+    found = [each.results[row.window]["perplexity"] for each in evaluations]
+    return _spread(found, row.seeds)
 
 
 def counted(text: str, count: int, total: int) -> str:

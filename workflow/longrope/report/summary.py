@@ -11,22 +11,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from longrope.baselines import CLOSED_FORMS
+from longrope.baselines import is_closed_form
 from longrope.config import BASE, Config, ModelSettings
 from longrope.files import write_json, write_text
 from longrope.report.load import (
     Evaluation,
     accuracies,
     chosen,
+    of_task,
     perplexities,
     read_evaluations,
     row_label,
 )
 from longrope.report.page import page_of
-from longrope.report.statistics import compare
+from longrope.statistics import compare
 from longrope.windows import window_label
 
-SCHEMA = 1  # of summary.json
+SCHEMA = 2  # of summary.json
 GROUPS = {  # of claims, in the order of the method
     "first search": "Do searched factors beat the closed forms, without tuning?",
     "second search": "Beyond the tuned window, does the extended model beat other factors?",
@@ -55,28 +56,30 @@ class Claim:
     than: Evaluation
 
 
-def write_summary(
-    config: Config, perplexity: list[Path], passkey: list[Path], out_json: Path, out_md: Path
-) -> None:
-    """Write `summary.json`, and the same for people to read."""
-    summary = summarise(config, perplexity, passkey)
-    write_json(out_json, summary)
+def write_summary(config: Config, records: list[Path], out: Path) -> None:
+    """Write `out` with the ending .json, and the same for people to read as .md and .html."""
+    summary = summarise(config, records)
+    write_json(out.with_suffix(".json"), summary)
     markdown = _markdown(config, summary)
-    write_text(out_md, markdown)
-    write_text(out_md.with_suffix(".html"), page_of(markdown))
+    write_text(out.with_suffix(".md"), markdown)
+    write_text(out.with_suffix(".html"), page_of(markdown))
 
 
-def summarise(config: Config, perplexity: list[Path], passkey: list[Path]) -> dict:
+def summarise(config: Config, records: list[Path]) -> dict:
     """The blow-up, the claims with their outcomes and all scores of every model, as plain JSON."""
-    scored = read_evaluations(config, perplexity, "perplexity")
-    retrieved = read_evaluations(config, passkey, "passkey")
+    evaluations = read_evaluations(config, records)
+    scored, retrieved = (of_task(evaluations, task) for task in ("perplexity", "passkey"))
     models = {}
     for model, settings in config.models.items():
         everything = {BASE, *settings.tunings}
         own = chosen(scored, model, everything)
         models[model] = {
             "blow_up": _blow_up(own, settings.original_window),
-            "claims": [_tested(model, settings, claim) for claim in claims(settings, own)],
+            "claims": [
+                _tested(model, settings, claim)
+                for name in settings.evaluation
+                for claim in claims(settings, [each for each in own if each.name == name])
+            ],
             "perplexity": _nested(
                 perplexities(own),
                 ["perplexity", "perplexity_document_mean", "tokens", "windows", "documents"],
@@ -90,7 +93,7 @@ def summarise(config: Config, perplexity: list[Path], passkey: list[Path]) -> di
 
 
 def claims(settings: ModelSettings, evaluations: list[Evaluation]) -> Iterator[Claim]:
-    """Every claim of the method that both sides of were evaluated, for one model.
+    """Every claim of the method that both sides of were evaluated, for one model on one text.
 
     Two evaluations that ran the same weights with the same factors are not set against each other.
     """
@@ -105,7 +108,7 @@ def claims(settings: ModelSettings, evaluations: list[Evaluation]) -> Iterator[C
                     yield claim
 
     keys = [(each.weights, each.method) for each in evaluations]
-    closed = [(weights, form) for weights, form in keys if weights == BASE and form in CLOSED_FORMS]
+    closed = [(weights, form) for weights, form in keys if weights == BASE and is_closed_form(form)]
     for length in sorted(settings.search):
         yield from against("first search", (BASE, "search"), length, closed)
     if not (extension := settings.extension):
@@ -129,10 +132,11 @@ def _tested(model: str, settings: ModelSettings, claim: Claim) -> dict:
     ours, theirs = (row_label(settings, each.weights, each.method) for each in (better, than))
     sides = [f"{each.weights}.{each.method}" for each in (better, than)]
     return {
-        "id": "/".join([model, claim.group.replace(" ", "-"), label, *sides]),
+        "id": "/".join([model, better.name, claim.group.replace(" ", "-"), label, *sides]),
         "group": claim.group,
         "statement": f"at {label}, {ours} has a lower loss than {theirs}",
         "model": model,
+        "text": better.name,
         "length": label,
         "better": {"weights": better.weights, "method": better.method},
         "than": {"weights": than.weights, "method": than.method},
@@ -148,6 +152,7 @@ def _tested(model: str, settings: ModelSettings, claim: Claim) -> dict:
 def _blow_up(evaluations: list[Evaluation], original: int) -> dict | None:
     """How perplexity grows beyond the original window if nothing is done; None if not evaluated."""
     untouched = [each for each in evaluations if (each.weights, each.method) == (BASE, "none")]
+    untouched = [each for each in untouched if each.name == untouched[0].name]
     found = perplexities(untouched).set_index("length").perplexity.to_dict()
     if original not in found:
         return None
@@ -163,10 +168,10 @@ def _blow_up(evaluations: list[Evaluation], original: int) -> dict | None:
 
 
 def _nested(frame: pd.DataFrame, values: list[str]) -> dict:
-    """weights -> method -> length -> values."""
+    """evaluation -> weights -> method -> length -> values."""
     tree: dict = {}
     for row in frame.to_dict("records"):
-        methods = tree.setdefault(row["weights"], {})
+        methods = tree.setdefault(row["evaluation"], {}).setdefault(row["weights"], {})
         methods.setdefault(row["method"], {})[window_label(row["length"])] = {
             name: row[name] for name in values
         }
@@ -212,15 +217,17 @@ def _tally(tested: list[dict]) -> str:
 
 def _claims_table(settings: ModelSettings, tested: list[dict]) -> str:
     lines = [
-        "| length | claimed better | than | nats a token [95%] | windows (documents) | outcome |",
-        "| --: | :-- | :-- | --: | --: | :-- |",
+        "| text | length | claimed better | than | nats a token [95%] | windows (documents)"
+        " | outcome |",
+        "| :-- | --: | :-- | :-- | --: | --: | :-- |",
     ]
     for claim in tested:
         ours, theirs = (row_label(settings, **claim[side]) for side in ("better", "than"))
         interval = claim["interval"]
         reach = f" [{interval[0]:+.4f}, {interval[1]:+.4f}]" if interval else ""
         lines.append(
-            f"| {claim['length']} | {ours} | {theirs} | {claim['difference_nats']:+.4f}{reach}"
+            f"| {claim['text']} | {claim['length']} | {ours} | {theirs}"
+            f" | {claim['difference_nats']:+.4f}{reach}"
             f" | {claim['windows']} ({claim['documents']}) | {claim['outcome']} |"
         )
     return "\n".join(lines)

@@ -62,11 +62,9 @@ def compare(
                 )
             )
         )
-    difference = sum(gains) / sum(tokens)
-    if len(pairs) == 1:
-        return Comparison(difference, None, windows, 1, "undecided")
-    interval = _bootstrap(np.array(gains), np.array(tokens), seed, draws)
-    return Comparison(difference, interval, windows, len(pairs), _outcome(interval))
+    difference, interval = sum(gains) / sum(tokens), mean_interval(gains, tokens, seed, draws)
+    outcome = _outcome(interval) if interval else "undecided"
+    return Comparison(difference, interval, windows, len(pairs), outcome)
 
 
 def mean_losses(runs: Sequence[Sequence[Mapping]], length: int) -> list[dict]:
@@ -120,6 +118,18 @@ def flip_test(differences: Iterable[int]) -> float:
     return float(chances[np.abs(sums) >= abs(sum(differences))].sum())
 
 
+def mean_interval(
+    sums: Sequence[float], tokens: Sequence[int], seed: int = 0, draws: int = 10_000
+) -> tuple[float, float] | None:
+    """The 95% bootstrap interval of a mean over tokens; one sum a document, None for one document.
+
+    Too narrow where there are few documents, as in `compare`.
+    """
+    if len(sums) < 2:
+        return None
+    return _bootstrap(np.array(sums), np.array(tokens), seed, draws)
+
+
 def wilson(found: int, trials: int) -> tuple[float, float]:
     """The Wilson score interval (95%) of a share: inside [0, 1], sound for few trials and for 0."""
     assert 0 <= found <= trials and trials > 0
@@ -165,13 +175,11 @@ def _mean_window(*windows: tuple[int, int, float]) -> list:
     return [start, scored, first + fmean(loss - first for _, _, loss in windows)]
 
 
-def _bootstrap(gains: np.ndarray, tokens: np.ndarray, seed: int, draws: int) -> tuple[float, float]:
-    """The percentile interval of sum(gains) / sum(tokens) over drawn documents."""
-    rng, documents = np.random.default_rng(seed), len(gains)
+def _bootstrap(sums: np.ndarray, tokens: np.ndarray, seed: int, draws: int) -> tuple[float, float]:
+    """The percentile interval of sum(sums) / sum(tokens) over drawn documents."""
+    rng, documents = np.random.default_rng(seed), len(sums)
     counts = rng.multinomial(documents, np.full(documents, 1 / documents), size=draws)
-    low, high = np.quantile(
-        (counts @ gains) / (counts @ tokens), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    )
+    low, high = np.quantile((counts @ sums) / (counts @ tokens), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -1,0 +1,145 @@
+"""
+Tables of perplexities: lines of cells, each cell one evaluation at one length.
+
+Lines of one group are compared with each other, column by column (or each line within itself).
+Bold is the lowest, and whatever the paired comparison on the same tokens does not tell from it.
+The paper's numbers stand under a group whose model the paper has, and are never weighed against
+ours: other data, other tokens.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from longrope.report.load import Evaluation, PaperRow
+from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, TEXT_COLUMNS, Table, span
+from longrope.statistics import compare
+
+Cell = tuple[Evaluation, int]  # at which of its lengths
+PERPLEXITY = (
+    "Perplexity is exp(mean loss) over all scored tokens of held-out documents, without a cache;"
+    " the last row of a group says how many windows of how many documents were scored (joined: made"
+    " of several). Bold: the lowest{among}, and everything that the paired comparison on the same"
+    " tokens (95% bootstrap over documents) does not tell from it; with one document, the lowest"
+    " alone. The attention factor multiplies cos and sin; a range where it depends on the length."
+)
+PRINTED = " Rows from `paper` are printed there: other data, not to be compared with ours."
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One row of our own."""
+
+    label: str
+    cells: dict[str, Cell]  # by column
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Lines of one model on one text, and what the paper printed for that model."""
+
+    model: str
+    text: str  # name of the evaluation
+    blocks: list[list[Line]]  # lines that are compared with each other
+    printed: list[PaperRow] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[Line]:
+        """Those of all blocks that have a cell."""
+        return [line for block in self.blocks for line in block if line.cells]
+
+
+def perplexity_table(
+    name: str, caption: str, columns: list[str], groups: list[Group], within_lines: bool = False
+) -> Table:
+    """A table of these columns; `within_lines`: bold compares the cells of a line."""
+    rows, bold, rules = [], set(), set()
+    for group in groups:
+        for block in group.blocks:
+            lines = [line for line in block if line.cells]
+            rules |= {len(rows)} if lines else set()
+            for line in lines:
+                for column, cell in line.cells.items():
+                    others = [each.cells[column] for each in lines if column in each.cells]
+                    if _unbeaten(cell, list(line.cells.values()) if within_lines else others):
+                        bold.add((len(rows), column))
+                rows.append(_row(group, line))
+        if group.lines:
+            rules.add(len(rows))
+            rows.append(_amounts(group, columns))
+        rules |= {len(rows)} if group.printed else set()
+        for each in group.printed:
+            words = {"model": group.model, LABEL: each.label, "source": "paper"}
+            rows.append(words | {"protocol": each.protocol, **each.cells})
+    among = " of a line" if within_lines else " of a column among tuned and among untuned rows"
+    caption += " " + PERPLEXITY.format(among=among)
+    caption += PRINTED if any(group.printed for group in groups) else ""
+    caption += "" if any(group.lines for group in groups) else NO_ROWS
+    extra = [each for row in rows for each in row if each not in (*TEXT_COLUMNS, *columns)]
+    columns = [*columns, *dict.fromkeys(extra)]  # lengths of the paper that we do not have
+    frame = pd.DataFrame(rows, columns=[*TEXT_COLUMNS, *columns], dtype=object).fillna(NOTHING)
+    return Table(name, caption, frame, frozenset(bold), frozenset(rules))
+
+
+def perplexity_of(cell: Cell) -> float:
+    """Over all scored tokens."""
+    evaluation, length = cell
+    return evaluation.results[length]["perplexity"]
+
+
+def number(value: float) -> str:
+    """A perplexity as people print it; from 1000 on, how many digits it has: `>10^3`."""
+    if value >= 1000:
+        return f">10^{len(str(int(value))) - 1}" if value < 1e300 else ">10^300"
+    return f"{value:.2f}" if value < 100 else f"{value:.1f}"
+
+
+def _row(group: Group, line: Line) -> dict[str, str]:
+    cells = list(line.cells.values())
+    return {
+        "model": group.model,
+        "text": group.text,
+        LABEL: line.label,
+        "source": "ours",
+        FACTOR: span([each.factors[length]["attention_factor"] for each, length in cells]),
+        "protocol": protocol_of(cells[0][0]),
+        **{column: number(perplexity_of(cell)) for column, cell in line.cells.items()},
+    }
+
+
+def _amounts(group: Group, columns: Iterable[str]) -> dict[str, str]:
+    """How much each column scored; lines that scored different amounts are seen to."""
+    row = {"model": group.model, "text": group.text, LABEL: "windows (of documents) scored"}
+    for column in columns:
+        texts = []
+        for line in group.lines:
+            if column in line.cells:
+                evaluation, length = line.cells[column]
+                found = evaluation.results[length]
+                joined = f", {found['joined']} joined" if found["joined"] else ""
+                texts.append(f"{found['windows']} ({found['documents']}{joined})")
+        if texts:
+            row[column] = " or ".join(dict.fromkeys(texts))
+    return row | {"source": "ours"}
+
+
+def _unbeaten(cell: Cell, rivals: list[Cell]) -> bool:
+    """Whether the best of the rivals is this one or is not told apart from it."""
+    if len(rivals) < 2:
+        return False
+    best, length = min(rivals, key=perplexity_of)
+    own, own_length = cell
+    if length != own_length:
+        return (best, length) == cell
+    if best.runs_as(own, length):
+        return True
+    return compare(best.at(length), own.at(length), length).outcome == "tie"
+
+
+def protocol_of(evaluation: Evaluation) -> str:
+    """How an evaluation's windows lie."""
+    if evaluation.protocol["mode"] == "truncate":
+        return "one window at the start"
+    stride = evaluation.protocol["stride"]
+    return "non-overlapping windows" if stride == "length" else f"sliding window, stride {stride}"
