@@ -79,7 +79,9 @@ def rows_of(config: Config, sources: Sources) -> list[Row]:
     """
     rows = []
     retrieved = of_task(sources.evaluations, "passkey")
-    for model, text, _ in evaluations(config, "perplexity"):
+    for model, text, asked in evaluations(config, "perplexity"):
+        if not {"searches", "fitness"} & set(asked.shown_in):
+            continue
         settings = config.models[model]
         scored = [each for each in sources.evaluations if (each.model, each.name) == (model, text)]
         variants: dict[str, list[str]] = {}
