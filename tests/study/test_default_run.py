@@ -51,7 +51,7 @@ def test_searched_factors_beat_the_closed_forms_without_tuning(tiny, length, met
 
 @pytest.mark.parametrize("length", ["1k", "2k"])
 def test_searched_factors_find_passkeys_without_tuning(tiny, length):
-    found = tiny["passkey"]["base"]["search"][length]
+    found = tiny["passkey"]["passkey"]["base"]["search"][length]
     assert found["prompts"] >= 100
     assert found["accuracy"] >= 0.6  # factors searched by perplexity alone: below 0.2
 
@@ -70,14 +70,14 @@ def test_recovery_at_256_beats_the_factors_of_16k(tiny):
 
 
 def test_the_pre_trained_model_finds_passkeys_within_its_window(tiny):
-    found = tiny["passkey"]["base"]["none"]["256"]
+    found = tiny["passkey"]["passkey"]["base"]["none"]["256"]
     assert found["prompts"] >= 100
     assert found["accuracy"] >= 0.9
 
 
 @pytest.mark.parametrize("length", ["1k", "2k"])
 def test_the_tuned_model_finds_passkeys_at_its_windows(tiny, length):
-    found = tiny["passkey"][TUNED]["extended"][length]
+    found = tiny["passkey"]["passkey"][TUNED]["extended"][length]
     assert found["prompts"] >= 100
     assert found["accuracy"] >= 0.9
-    assert tiny["passkey"]["yarn-2k"]["yarn"][length]["prompts"] == found["prompts"]
+    assert tiny["passkey"]["passkey"]["yarn-2k"]["yarn"][length]["prompts"] == found["prompts"]
