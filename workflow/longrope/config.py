@@ -343,7 +343,8 @@ class Fitness(Settings):
     needle: Weight = 0.0  # of the answers to passkeys hidden in documents of the same length
     long_tokens: Weight = 0.0  # of the tokens that the long context helps
     needles: Count = 1  # passkey documents to every validation document
-    helped_by: Positive = 1.0  # nats that the long context must spare a token that it helps
+    helped_by: Positive = 2.0  # nats that the long context must spare a token that it helps
+    known_below: Positive = 2.0  # nats that such a token may cost at most, with the long context
     long_with: Name = "yarn"  # the closed form whose factors choose those tokens, once
 
     @model_validator(mode="after")

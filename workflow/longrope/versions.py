@@ -12,7 +12,7 @@ VERSIONS = {
     "pretrain": 1,
     "tokenize": 1,
     "derive": 2,
-    "search": 2,
+    "search": 3,
     "finetune": 1,
     "assemble": 1,
     "evaluate-perplexity": 1,

@@ -46,6 +46,7 @@ class BayesianSearch:
         self._samples, self._scores = samples, scores
         self._seen: dict[tuple[Candidate, int], float] = {}
         self._generation = 0
+        self._turn = 1  # the next document of a generation's own; the first had the starts
         self._process = GaussianProcess(space.encode(starts[:1]).shape[1], LENGTH)
         self._tuned_at = 0
 
@@ -79,7 +80,8 @@ class BayesianSearch:
 
     def _next(self, centre: Candidate, most: int) -> list[Trial]:
         """Steps around `centre` on the next sample, at most so many."""
-        sample = self._generation % self._samples
+        sample = self._turn % self._samples
+        self._turn += 1
         steps = self._steps(centre, sample, min(self._settings.batch, most))
         return [Trial(each, (sample,)) for each in steps]
 

@@ -4,22 +4,27 @@ The paper's evolution search (Ding et al. 2024, Algorithm 1 and section 3.2).
 What the paper leaves open, and the choice made here:
 
 - Mutation: each factor, and n_hat, changes with probability p. A changed factor is drawn uniformly
-  from the grid between its left neighbour and its right one, so that the constraint
-  lambda_i <= lambda_(i+1) holds by construction; n_hat uniformly from its list.
+  from the grid between its left neighbour, which may have changed just before, and its right one,
+  so that the constraint lambda_i <= lambda_(i+1) holds by construction; n_hat uniformly from its
+  list. The mutants of the initial population are made of the starts in turn.
 - Crossover: two parents of the top k; pair after pair takes the value of either, drawn evenly. If
   that value is below the one before it, the other parent's is not, and is taken.
-- A candidate that was met before is not scored again, and still counts among the generation.
+- A mutant or child that was met before is drawn again, so every candidate of the budget is another.
 - Without starts the initial population is drawn uniformly from the space (the paper's baseline).
 
 In LongRoPE2's space only the pairs from the critical one up mutate, and the critical pair is
 inherited. An attention factor that is searched mutates like n_hat, and is inherited with it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from longrope.config import Evolution
 from longrope.search.optimisers import Told, Trial
 from longrope.search.space import ATTENTION, STEP, Candidate, SearchSpace
+
+DRAWS = 200  # of a candidate that was met before, until it is taken all the same
 
 
 class EvolutionSearch:
@@ -36,6 +41,7 @@ class EvolutionSearch:
         self._settings, self._space, self._starts, self._rng = settings, space, starts, rng
         self._samples = tuple(range(samples))
         self._top: list[tuple[float, Candidate]] = []  # the k best so far, best first
+        self._met: set[Candidate] = set(starts)
 
     def ask(self) -> list[Trial]:
         """The initial population, then N1 mutations and N2 crossovers of the top k."""
@@ -53,21 +59,35 @@ class EvolutionSearch:
         del self._top[self._settings.parents :]
 
     def _population(self) -> list[Candidate]:
-        missing = self._settings.population - len(self._starts)
-        if not self._starts:
-            return [self._space.random(self._rng) for _ in range(missing)]
-        return self._starts + [
-            self.mutate(self._starts[index % len(self._starts)]) for index in range(missing)
+        missing, starts = self._settings.population - len(self._starts), self._starts
+        if not starts:
+            return [self._new(lambda: self._space.random(self._rng)) for _ in range(missing)]
+        return starts + [
+            self._new(lambda start=starts[index % len(starts)]: self.mutate(start))
+            for index in range(missing)
         ]
 
     def _next(self) -> list[Candidate]:
         parents = [candidate for _, candidate in self._top]
-        mutants = [self.mutate(self._pick(parents)) for _ in range(self._settings.mutations)]
-        children = []
-        for _ in range(self._settings.crossovers):
+
+        def mutant() -> Candidate:
+            return self.mutate(parents[int(self._rng.integers(0, len(parents)))])
+
+        def child() -> Candidate:
             first, second = self._rng.choice(len(parents), size=2, replace=len(parents) < 2)
-            children.append(self.cross(parents[first], parents[second]))
-        return mutants + children
+            return self.cross(parents[first], parents[second])
+
+        return [self._new(mutant) for _ in range(self._settings.mutations)] + [
+            self._new(child) for _ in range(self._settings.crossovers)
+        ]
+
+    def _new(self, draw: Callable[[], Candidate]) -> Candidate:
+        """What `draw` gives, drawn again as long as it was met before."""
+        for _ in range(DRAWS):
+            if (made := draw()) not in self._met:
+                break
+        self._met.add(made)
+        return made
 
     def mutate(self, parent: Candidate) -> Candidate:
         """A copy in which each free factor, and n_hat, changed with probability p."""
@@ -107,6 +127,3 @@ class EvolutionSearch:
         """The candidate of these numbers; those below the critical pair are derived again."""
         plain = None if attention is None else attention / STEP
         return self._space.snap(np.array(mu) / STEP, n_hat, plain, critical)
-
-    def _pick(self, candidates: list[Candidate]) -> Candidate:
-        return candidates[int(self._rng.integers(0, len(candidates)))]

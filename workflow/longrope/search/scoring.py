@@ -156,7 +156,10 @@ class LossScorer:
     def _choose_long_tokens(self, rope: Rope, tuned: RescaleFactors | None) -> list[torch.Tensor]:
         """Which targets (T-1,) of every text the long context helps; none of the first window's.
 
-        The short context is the window that the weights were made for, slid by half of itself.
+        Both criteria of LongPPL (Fang et al. 2024, arXiv 2410.23771), with these weights in place
+        of another model to judge: the loss falls by `helped_by`, to below `known_below`. The short
+        context is the window that the weights were made for, slid by half of itself, with the
+        factors they were made with.
         """
         short = tuned.window if tuned else rope.original_window
         if self._window <= short:
@@ -169,7 +172,8 @@ class LossScorer:
         chosen, step = [], max(1, short // 2)
         for text in self._texts:
             self._rotary.use([fixed])
-            gain = -token_losses(self._model, text)[0]
+            loss = token_losses(self._model, text)[0]
+            gain = -loss
             self.tokens_before += self._window
             self._rotary.use([plain])
             gain[: short - 1] = -math.inf
@@ -178,10 +182,12 @@ class LossScorer:
                 losses = token_losses(self._model, text[:, end - short : end])[0]
                 gain[done - 1 : end - 1] += losses[done - end :]
                 self.tokens_before += short
-            chosen.append(gain >= self._fitness.helped_by)
+            helped = (gain >= self._fitness.helped_by) & (loss < self._fitness.known_below)
+            chosen.append(helped)
         if not all(each.any() for each in chosen):
             raise UserError(
                 f"fitness.long_tokens: {self._window} tokens of context help no token of a"
-                f" validation window by {self._fitness.helped_by:g} nats: lower fitness.helped_by"
+                f" validation window by {self._fitness.helped_by:g} nats to a loss below"
+                f" {self._fitness.known_below:g}: lower fitness.helped_by, or raise known_below"
             )
         return chosen
