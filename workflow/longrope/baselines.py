@@ -21,7 +21,9 @@ from longrope.windows import window_label
 Form = tuple[np.ndarray, float]  # lambda of every pair, attention factor
 CLOSED_FORMS: dict[str, Callable[..., Form]] = {}  # method -> function of a Stretch and options
 SOURCES: dict[str, str] = {}  # method -> who published it
-WITH_N_HAT = re.compile(r"(.+)-n(\d+)")  # pi-n16: PI, but the first 16 tokens left as they are
+# What a method's name may say more: yarn-critical-c5, at critical pair 5; pi-n16, PI but the first
+# 16 tokens left as they are.
+DETAILS = r"(?:-c(\d+))?(?:-n(\d+))?"
 NOISE = 1e-12  # how far rounding may push a lambda below 1
 
 
@@ -70,13 +72,15 @@ def closed_form(
     `on` are the factors that a model was fine-tuned with: the result then multiplies their lambda
     and attention factor, keeps their n_hat, and is called `<method>-on-tuned`. Raises UserError
     for an unknown method or option, and for a window shorter than the one to stretch from (only
-    `none` takes any). `METHOD-nK` leaves the first K tokens as they are (the paper's Table 2).
+    `none` takes any). `METHOD-nK` leaves the first K tokens as they are (the paper's Table 2),
+    `METHOD-cK` has its critical pair at K.
     """
-    name, n_hat = _with_n_hat(method)
+    name, pair, n_hat = parts_of(method)
     if name not in CLOSED_FORMS:
         raise unknown_name("method", name, CLOSED_FORMS)
     form = CLOSED_FORMS[name]
     defaults = form.__kwdefaults__ or {}
+    options |= {} if pair is None else {"critical_pair": pair}
     for option in options.keys() - defaults.keys():
         known = ", ".join(defaults) or "none"
         raise UserError(f"{method} has no option {option!r}: known are {known}")
@@ -106,15 +110,17 @@ def closed_form(
 
 
 def is_closed_form(method: str) -> bool:
-    """Whether it names a closed form, with an n_hat of its own or without."""
-    return _with_n_hat(method)[0] in CLOSED_FORMS
+    """Whether it names a closed form, with a critical pair or an n_hat of its own or without."""
+    name, pair, _ = parts_of(method)
+    known = CLOSED_FORMS.get(name)
+    return known is not None and (pair is None or "critical_pair" in (known.__kwdefaults__ or {}))
 
 
-def _with_n_hat(method: str) -> tuple[str, int | None]:
-    """The closed form, and its n_hat where the name has one."""
-    if found := WITH_N_HAT.fullmatch(method):
-        return found[1], int(found[2])
-    return method, None
+def parts_of(method: str) -> tuple[str, int | None, int | None]:
+    """The closed form that a name means, its critical pair and its n_hat where it says them."""
+    form, *numbers = re.fullmatch(f"(.+?){DETAILS}", method).groups()
+    pair, n_hat = (None if each is None else int(each) for each in numbers)
+    return form, pair, n_hat
 
 
 def theoretical_critical_pair(rope: Rope, on: RescaleFactors | None = None) -> int:

@@ -422,7 +422,7 @@ def _tuning_problems(settings: ModelSettings, name: str, tuning) -> list[str]:
                 f"{place}.method: factors for {window_label(tuning.window)} are not searched by"
                 f" {tuning.method}; add that window to search"
             )
-    elif tuning.method not in CLOSED_FORMS:
+    elif not is_closed_form(tuning.method):
         known = [*searches(settings), *CLOSED_FORMS]
         problems.append(f"{place}.method: {unknown_name('method', tuning.method, known)}")
     return problems

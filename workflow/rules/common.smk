@@ -6,7 +6,7 @@ in workflow/longrope/study.py; here it only meets wildcards.
 
 import re
 
-from longrope.baselines import CLOSED_FORMS
+from longrope.baselines import CLOSED_FORMS, DETAILS
 from longrope.config import ABLATIONS, MAIN, NAME
 from longrope.errors import UserError
 from longrope.study import ON_TUNED, load_config
@@ -28,7 +28,7 @@ wildcard_constraints:
     corpus=NAME,
     window=PATTERN,
     search=f"search(-{NAME})?|recovery",
-    form=f"({'|'.join(CLOSED_FORMS)})({ON_TUNED}|-n\\d+)?",
+    form=f"({'|'.join(CLOSED_FORMS)})({ON_TUNED}|{DETAILS})",
     evaluation=NAME,
     method=NAME,
 

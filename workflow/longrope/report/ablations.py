@@ -5,7 +5,7 @@ Each is a view of evaluations that the configuration says are shown there; no co
 anything. A row that the configuration does not evaluate is not there.
 """
 
-from longrope.baselines import WITH_N_HAT, is_closed_form
+from longrope.baselines import is_closed_form, parts_of
 from longrope.config import BASE, Config, ModelSettings
 from longrope.report.lines import Group, Line, perplexity_table
 from longrope.report.load import (
@@ -56,8 +56,8 @@ def table02(config: Config, sources: Sources) -> Table:
         for each in chosen(own, model, {BASE}):
             if not is_closed_form(each.method):
                 continue
-            found = WITH_N_HAT.fullmatch(each.method)
-            form, n_hat = (found[1], int(found[2])) if found else (each.method, 0)
+            form, _, n_hat = parts_of(each.method)
+            n_hat = n_hat or 0
             tried.add(n_hat)
             for length in each.lengths:
                 label = f"{method_label(config.models[model], BASE, form)}, {window_label(length)}"

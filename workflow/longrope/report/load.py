@@ -27,8 +27,8 @@ NAMES = {  # as their authors write them
     "theta": "raised base",
     "yarn": "YaRN",
     "llama3": "Llama 3",
-    "ntk-critical": "NTK at the critical pair",
-    "yarn-critical": "YaRN at the critical pair",
+    "ntk-critical": "NTK at the theoretical critical pair",
+    "yarn-critical": "YaRN at the theoretical critical pair",
     "mrrope-pro": "MrRoPE-Pro",
     "mrrope-uni": "MrRoPE-Uni",
     "cope": "CoPE",
@@ -252,11 +252,11 @@ def method_label(settings: ModelSettings, weights: str, method: str) -> str:
     tuning = settings.tunings.get(weights)
     if method.endswith(ON_TUNED):
         form = method.removesuffix(ON_TUNED)
-        return f"{NAMES.get(form, form)} on tuned (from {window_label(tuning.window)})"
-    if method in NAMES:
+        return f"{_form_label(form)} on tuned (from {window_label(tuning.window)})"
+    if is_closed_form(method):
         own = method == "none" or (tuning and tuning.method == method)  # nothing to tell apart
         start = "" if own else f" (from {window_label(settings.original_window)})"
-        return NAMES[method] + start
+        return _form_label(method) + start
     match method:
         case "search":
             return "second search" if tuning else "search (LongRoPE)"
@@ -268,6 +268,14 @@ def method_label(settings: ModelSettings, weights: str, method: str) -> str:
             longest = max([tuning.window, *settings.extension.search])
             return f"{window_label(longest)} factors throughout"
     return method
+
+
+def _form_label(method: str) -> str:
+    form, pair, n_hat = parts_of(method)
+    name = NAMES[form]
+    if pair is not None:
+        name = name.replace("the theoretical critical pair", f"pair {pair}")
+    return name if n_hat is None else f"{name}, n_hat {n_hat}"
 
 
 def row_label(settings: ModelSettings, weights: str, method: str) -> str:
