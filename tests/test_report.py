@@ -21,7 +21,7 @@ from longrope.report.load import accuracies, perplexities, read_evaluations, row
 from longrope.report.search import plot_search, read_trace
 from longrope.report.summary import summarise, write_summary
 from longrope.report.tables import make_table
-from longrope.statistics import compare, wilson
+from longrope.statistics import compare, mean_interval, wilson
 from longrope.study import load_config
 
 STUDY = """
@@ -85,11 +85,12 @@ def test_documents_that_disagree_make_a_tie():
 
 
 def test_many_windows_of_two_documents_are_two_witnesses():
-    """Both draws take the same document every fourth time, so both extremes are inside."""
+    """Gains of 1 and -0.5: Student's t of one degree of freedom, 12.706 standard errors."""
     ours = [scored(256, "x", *[1.0] * 50), scored(256, "y", *[1.0] * 50)]
     theirs = [scored(256, "x", *[2.0] * 50), scored(256, "y", *[0.5] * 50)]
     found = compare(ours, theirs, 256)
-    assert (found.interval, found.outcome, found.windows) == ((-0.5, 1.0), "tie", 100)
+    assert found.interval == pytest.approx((0.25 - 12.706 * 0.75, 0.25 + 12.706 * 0.75), abs=1e-3)
+    assert (found.outcome, found.windows) == ("tie", 100)
 
 
 def test_with_many_documents_the_interval_is_that_of_the_mean():
@@ -97,6 +98,15 @@ def test_with_many_documents_the_interval_is_that_of_the_mean():
     found = compare(documents(256, *[1.0] * 400), documents(256, *(1 + gains)), 256)
     error = 1.96 * gains.std() / math.sqrt(400)
     assert found.interval == pytest.approx((gains.mean() - error, gains.mean() + error), abs=1e-3)
+
+
+def test_six_documents_of_any_length_hold_the_truth_in_their_interval_95_times_of_100():
+    rng, truth, held = np.random.default_rng(0), 0.02, 0
+    for _ in range(4000):
+        tokens = rng.integers(200, 600, 6)
+        low, high = mean_interval(tokens * rng.normal(truth, 0.05, 6), tokens)
+        held += low <= truth <= high
+    assert held / 4000 == pytest.approx(0.95, abs=0.014)  # four standard errors
 
 
 def test_one_document_decides_nothing():

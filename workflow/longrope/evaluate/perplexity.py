@@ -87,7 +87,7 @@ def evaluate_perplexity(
 def summarise(records: list[dict]) -> dict:
     """What the records of one length, one a document, come to.
 
-    `perplexity` is exp(mean loss over all scored tokens), `interval` its 95% bootstrap interval
+    `perplexity` is exp(mean loss over all scored tokens), `interval` its 95% interval
     over documents (None with one document). `perplexity_document_mean` is the mean of every
     document's own, for comparison with papers that average so.
     """

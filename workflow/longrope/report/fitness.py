@@ -6,6 +6,7 @@ is called a tie, not a win.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import fmean
 
 from longrope.config import BASE, Config, ModelSettings
@@ -45,10 +46,11 @@ CAPTION = (
     " documents, ± the standard error over seeds where there are several. Passkeys: per cent"
     " found, the mean over seeds, with the 95% Wilson interval; every method and seed reads the"
     f" same prompts, so the interval counts a prompt once. `{VERDICT}`: `both` is perplexity and"
-    " passkeys. Perplexity is compared on the same tokens, each averaged over seeds (95%"
-    " bootstrap over documents, too narrow below six); passkeys prompt by prompt (exact sign-flip"
+    " passkeys. Perplexity is compared on the same tokens, each averaged over seeds (95%,"
+    " Student's t over documents); passkeys prompt by prompt (exact sign-flip"
     " test at 5%, with one seed McNemar's). What either does not tell apart is a tie, not a win."
-    " Neither covers other seeds than these, nor is corrected for the number of comparisons."
+    " Neither covers other seeds than these, nor is corrected for the number of comparisons;"
+    " `2 of 3 seeds alone`: so many would have won without the others."
 )
 BELOW_PAPER = (
     f" `{BELOW}`: how much lower the mean loss is than that of `{PAPER}`, a token, on the same"
@@ -103,26 +105,45 @@ def passkey_cell(evaluations: list[Evaluation], row: Row) -> str:
 def verdict(row: Row, closed: list[Row]) -> str:
     """What a search is better in than every closed form, and which of them it is not better than.
 
-    `both`, `perplexity; passkeys tie with yarn`, `neither; perplexity loses to ntk; ...`.
+    `both`, `perplexity (2 of 3 seeds); passkeys tie with yarn`, `neither; perplexity loses to ntk`.
     """
-    outcomes: dict[str, dict[str, Outcome]] = {"perplexity": {}, "passkeys": {}}
-    for form in closed:
-        if row.perplexity and form.perplexity:
-            outcomes["perplexity"][form.name] = _compare_losses(row, form).outcome
-        if row.passkey and form.passkey:
-            sides = ([each.at(row.window)[0] for each in side.passkey] for side in (row, form))
-            outcomes["passkeys"][form.name] = compare_passkeys(*sides)
+    outcomes = {task: _outcomes(row, closed, task) for task in VERBS}
     measured = [task for task, found in outcomes.items() if found]
     won = [task for task in measured if set(outcomes[task].values()) == {"win"}]
-    if not measured or len(won) == 2:
-        return "both" if won else NOTHING
-    parts = list(won) or (["neither"] if len(measured) == 2 else [])
+    if not measured:
+        return NOTHING
+    parts = [f"{task}{_alone(row, closed, task)}" for task in won]
+    if len(won) == 2:
+        return f"both: {', '.join(parts)}"
+    parts = parts or (["neither"] if len(measured) == 2 else [])
     for task, found in outcomes.items():
         if not found:
             parts.append(f"{task} not measured")
         elif task not in won:
             parts.append(f"{task} {_not_better(VERBS[task], found)}")
     return "; ".join(parts)
+
+
+def _outcomes(row: Row, closed: list[Row], task: str) -> dict[str, Outcome]:
+    """What the comparison with every closed form that was measured says."""
+    found: dict[str, Outcome] = {}
+    for form in closed:
+        if task == "perplexity" and row.perplexity and form.perplexity:
+            found[form.name] = _compare_losses(row, form).outcome
+        elif task == "passkeys" and row.passkey and form.passkey:
+            sides = ([each.at(row.window)[0] for each in side.passkey] for side in (row, form))
+            found[form.name] = compare_passkeys(*sides)
+    return found
+
+
+def _alone(row: Row, closed: list[Row], task: str) -> str:
+    """How many of the seeds beat every closed form by themselves, where there are several."""
+    field = {"perplexity": "perplexity", "passkeys": "passkey"}[task]
+    seeds = [replace(row, **{field: [each]}) for each in getattr(row, field)]
+    if len(seeds) < 2:
+        return ""
+    winning = [each for each in seeds if set(_outcomes(each, closed, task).values()) == {"win"}]
+    return f" ({len(winning)} of {len(seeds)} seeds alone)"
 
 
 def _not_better(verbs: dict[Outcome, str], found: dict[str, Outcome]) -> str:

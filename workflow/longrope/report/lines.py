@@ -21,7 +21,7 @@ PERPLEXITY = (
     "Perplexity is exp(mean loss) over all scored tokens of held-out documents, without a cache;"
     " the last row of a group says how many windows of how many documents were scored (joined: made"
     " of several). Bold: the lowest{among}, and everything that the paired comparison on the same"
-    " tokens (95% bootstrap over documents) does not tell from it; with one document, the lowest"
+    " tokens (95%, Student's t over documents) does not tell from it; with one document, the lowest"
     " alone. The attention factor multiplies cos and sin; a range where it depends on the length."
 )
 PRINTED = " Rows from `paper` are printed there: other data, not to be compared with ours."

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from longrope.baselines import is_closed_form, parts_of
 from longrope.config import BASE, Config, ModelSettings
 from longrope.errors import UserError, unknown_name
 from longrope.files import read_json

@@ -1,0 +1,48 @@
+"""The scripts of tests/benchmarks: that they start, and that the cost of searches adds up."""
+
+import math
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from evaluations import documents
+from longrope.report.trace import Spent
+
+BENCHMARKS = Path(__file__).parent / "benchmarks"
+
+
+@pytest.mark.parametrize("script", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_says_how_it_is_used(script, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [script.name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    assert end.value.code == 0 and capsys.readouterr().out.startswith("usage:")
+
+
+def test_the_cost_of_a_search_is_counted_to_what_the_paper_s_ends_with_seed_by_seed():
+    """The paper's has its 20 after 4M tokens; one seed after 1M and 0.1 nats better, one never."""
+    module = runpy.run_path(str(BENCHMARKS / "search_cost.py"))
+    tokens = tuple(range(1_000_000, 6_000_000, 1_000_000))
+    paper = Spent(tokens, (None, 30.0, 25.0, 20.0, 20.0))
+    spent = {
+        ("paper-seed1", 1024): paper,
+        ("paper-seed2", 1024): paper,
+        ("fast-seed1", 1024): Spent(tokens[:2], (20.0, 19.0)),
+        ("fast-seed2", 1024): Spent(tokens[:2], (21.0, 20.01)),
+    }
+    loss = {"paper-seed1": 3.0, "paper-seed2": 3.0, "fast-seed1": 2.9, "fast-seed2": 3.1}
+    measured = {
+        name: SimpleNamespace(records=documents(1024, value, value + 0.5))
+        for name, value in loss.items()
+    }
+    lines = module["comparison"](
+        ["paper-seed1", "paper-seed2"], ["fast-seed1", "fast-seed2"], spent, measured
+    )
+    first, second, both = (line.split() for line in lines[1:])
+    assert first[:6] == ["1k", "1", "5.00", "2.00", "1.000", "4"]
+    assert first[6:] == ["-0.1000", "[-0.1000,", "-0.1000]", "no", "worse"]
+    assert second[4:6] == ["never", "-"] and "may be worse by 0.100" in lines[2]
+    assert both[:5] == ["1k", "all", "4", "(1", "of"]
+    assert math.isclose(float(both[6]), 0.0, abs_tol=1e-9) and lines[3].endswith("no worse")
