@@ -37,10 +37,11 @@ GROUPS = {  # of claims, in the order of the method
 NOTE = """# What the study bears out
 
 Every comparison that the method's claims imply, on the same windows of the same held-out
-documents: how much lower the mean loss of the row claimed better is, with a 95% interval (Student's
-t over documents). **win**: the interval is above 0. **loss**: it is below 0, the claim does not hold
-here. **tie**: it contains 0. **undecided**: a single document, no interval. Intervals are not
-corrected for the number of comparisons. All of it is perplexity: what each method retrieves is in `passkey.md`."""
+documents: how much lower the mean loss of the row claimed better is, with a 95% interval
+(Student's t over documents). **win**: the interval is above 0. **loss**: it is below 0, the claim
+does not hold here. **tie**: it contains 0. **undecided**: a single document, no interval.
+Intervals are not corrected for the number of comparisons. All of it is perplexity: what each
+method retrieves is in `passkey.md`."""
 OUTCOMES = ("win", "loss", "tie", "undecided")
 Key = tuple[str, str]  # weights, method
 

@@ -16,7 +16,9 @@ In LongRoPE2's space only the pairs from the critical one up mutate, and the cri
 inherited. An attention factor that is searched mutates like n_hat, and is inherited with it.
 """
 
+import itertools
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -62,10 +64,8 @@ class EvolutionSearch:
         missing, starts = self._settings.population - len(self._starts), self._starts
         if not starts:
             return [self._new(lambda: self._space.random(self._rng)) for _ in range(missing)]
-        return starts + [
-            self._new(lambda start=starts[index % len(starts)]: self.mutate(start))
-            for index in range(missing)
-        ]
+        mutants = itertools.islice(itertools.cycle(starts), missing)
+        return starts + [self._new(partial(self.mutate, start)) for start in mutants]
 
     def _next(self) -> list[Candidate]:
         parents = [candidate for _, candidate in self._top]
