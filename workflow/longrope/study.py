@@ -198,10 +198,29 @@ def source_files(source) -> list[str]:
 
 
 def needs(config: Config, model: str, corpus: str) -> list[Need]:
-    """What the configured stages of a model need of a corpus."""
+    """What the configured stages of a model need of a corpus; what another implies is left out.
+
+    They are parameters of the tokenisation: the fewer, the fewer changes run it again.
+    """
     settings = config.models[model]
     found = _evaluation_needs(settings, corpus)
-    return found + _method_needs(settings) if corpus == settings.corpus else found
+    if corpus == settings.corpus:
+        found += _method_needs(settings)
+    kept: list[Need] = []
+    for need in sorted(found, key=_size, reverse=True):
+        if not any(_implies(each, need) for each in kept):
+            kept.append(need)
+    return kept
+
+
+def _size(need: Need) -> tuple[int, int, int]:
+    return need.tokens, need.documents, need.windows
+
+
+def _implies(more: Need, less: Need) -> bool:
+    """Whether a corpus that serves one need serves the other."""
+    enough = (own >= other for own, other in zip(_size(more), _size(less), strict=True))
+    return more.split == less.split and all(enough)
 
 
 def _evaluation_needs(settings: ModelSettings, corpus: str) -> list[Need]:
