@@ -84,6 +84,7 @@ def make_optimiser(
             if settings.racing:
                 from longrope.search.racing import Racing
 
+                # Evolution keeps the `parents` best: what is below them changes nothing there.
                 return Racing(optimiser, settings.parents, samples)
             return optimiser
         case Cma():

@@ -3,11 +3,13 @@ Racing: documents one after the other, and only for candidates that may still ma
 
 A candidate is dropped as soon as, on the documents scored so far, it is worse than the one at the
 bar by more than chance explains. The bar is the k-th best of all that were scored on every
-document, where the optimiser keeps k. What a document has against a candidate, beyond what both
-are like on the whole, has variance v, pooled over the best 2 k of those. The documents come in the
-same order for all. The difference of two candidates on n of N documents then misses their
-difference on all N by a normal error of variance 2 v (1/n - 1/N): N documents are all there is, so
-the error vanishes. Candidates beyond `Z` of its deviations are dropped, and keep the estimate.
+document, where the optimiser keeps k. Documents differ in what they make of a candidate: its
+fitness on one, less the mean of that candidate and the mean of that document, has variance v,
+pooled over the best 2 k of those. The documents come in the same order for all. The difference of
+two candidates on n of N documents then misses their difference on all N by a normal error of
+variance 2 v (1/n - 1/N): N documents are all there is, so the error vanishes. Candidates beyond `Z`
+of its deviations are dropped, and keep the estimate. Of those that are worth exactly what the bar
+is, one in a hundred is dropped after each document, 3 in all where there are four or five.
 """
 
 import math
@@ -17,7 +19,7 @@ import numpy as np
 from longrope.search.optimisers import Optimiser, Told, Trial
 from longrope.search.space import Candidate
 
-Z = 2.33  # one in a hundred of those at the bar is dropped by mistake, at each document
+Z = 2.33  # the one-sided hundredth of a normal error
 ENOUGH = 8  # candidates scored on every document before any is dropped
 
 
