@@ -15,8 +15,6 @@ from longrope.search.gaussian import JITTER, OFFSET, GaussianProcess
 from longrope.search.optimisers import Told, Trial
 from longrope.search.space import Candidate, first_space
 
-FEW = Bayesian(name="bayesian", ramps=6, check_every=4)
-
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_pool():
@@ -103,7 +101,7 @@ def ladder(count: int) -> list[Candidate]:
 
 
 def test_a_bayesian_search_scores_on_one_document_and_the_best_of_them_on_all():
-    settings = FEW.model_copy(update={"ramps": 2, "finalists": 2})
+    settings = Bayesian(name="bayesian", ramps=2, finalists=2)
     starts = ladder(4)
     search = BayesianSearch(settings, space_of(), starts, 3, 60, np.random.default_rng(0))
     first = search.ask()
@@ -122,7 +120,7 @@ def test_a_bayesian_search_scores_on_one_document_and_the_best_of_them_on_all():
 
 
 def test_a_bayesian_search_goes_through_the_documents_and_ends_with_finalists(tmp_path):
-    settings = FEW.model_copy(update={"check_every": 10**6})
+    settings = Bayesian(name="bayesian", ramps=6, check_every=10**6)
 
     def offset(logs, sample, n_hat):
         return convex(logs, sample, n_hat) + 1.5 * sample
@@ -148,7 +146,7 @@ def test_a_bayesian_search_goes_through_the_documents_and_ends_with_finalists(tm
 
 def test_a_document_without_any_finite_loss_leaves_the_belief_in_the_others():
     starts = ladder(6)
-    settings = FEW.model_copy(update={"ramps": 0, "finalists": 1})
+    settings = Bayesian(name="bayesian", ramps=0, finalists=1)
     search = BayesianSearch(settings, space_of(), starts, 2, 8, np.random.default_rng(0))
     search.ask()
     search.tell([Told(each, {0: 5.0 - number}) for number, each in enumerate(starts)])

@@ -22,13 +22,13 @@ from longrope.search.driver import run_search
 from longrope.search.optimisers import Told, Trial
 from longrope.search.space import Candidate, first_space
 
-SMALL = Evolution(name="evolution", population=16, mutations=8, crossovers=8, parents=8)
+NUMBERS = {"name": "evolution", "population": 16, "mutations": 8, "crossovers": 8, "parents": 8}
+SMALL = Evolution(**NUMBERS)
 CMA = Cma(name="cma")
 KINDS = {
     "evolution": SMALL,
-    "evolution, racing": SMALL.model_copy(update={"racing": True}),
+    "evolution, racing": Evolution(**NUMBERS, racing=True),
     "cma": CMA,
-    "cma, racing": CMA.model_copy(update={"racing": True}),
     "bayesian": Bayesian(name="bayesian", ramps=6, check_every=4),
 }
 EVERY = pytest.mark.parametrize("kind", KINDS)
