@@ -219,6 +219,15 @@ MISTAKES = {  # what is changed, then what the message must hold: place, rule, r
 }
 
 
+@pytest.mark.parametrize("name", ["bayesian", "cma"])
+def test_an_optimiser_that_needs_starts_says_so_wherever_it_is_given(name):
+    optimiser, says = {"name": name, "starts": []}, "optimiser.starts: only the paper's evolution"
+    assert f"models.small.{says}" in error_of({f"{SMALL}/optimiser": optimiser})
+    stage = {"window": 512, "budget": {"evaluations": 1}, "optimiser": optimiser, "seed": 1}
+    with pytest.raises(UserError, match=says):
+        read_settings(SearchSettings, json.dumps(stage))
+
+
 @pytest.mark.parametrize(("changes", "place", "says"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_told_with_its_place_the_rule_and_the_way_out(changes, place, says):
 
@@ -262,7 +271,6 @@ PERPLEXITY = f"{SMALL}/evaluation/perplexity"
     "changes",
     [
         {f"{SMALL}/optimiser/starts": ["yran"]},
-        {f"{SMALL}/optimiser": {"name": "cma", "starts": []}},
         {f"{SMALL}/fitness": {"perplexity": 0}},
         {f"{SMALL}/fitness": {"long_with": "yran"}},
         {f"{SMALL}/space": {"kind": "critical", "monotone": False}},
@@ -278,7 +286,6 @@ PERPLEXITY = f"{SMALL}/evaluation/perplexity"
     ],
     ids=[
         "unknown start",
-        "no start",
         "a fitness of nothing",
         "tokens chosen by an unknown form",
         "LongRoPE2's space may not fall",

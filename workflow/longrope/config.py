@@ -10,6 +10,7 @@ import hashlib
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -262,11 +263,19 @@ class TuningSettings(LoopSettings):
 # --- search ---------------------------------------------------------------------------------
 
 
+def _some(starts: list[str]) -> list[str]:
+    if not starts:
+        raise ValueError("only the paper's evolution searches without a start")
+    return starts
+
+
 class Starting(Settings):
     """What every optimiser is told of where to begin."""
 
     # Closed forms to begin from.
-    starts: list[Name] = ["pi", "ntk", "yarn", "mrrope-pro", "llama3"]
+    starts: Annotated[list[Name], AfterValidator(_some)] = [
+        "pi", "ntk", "yarn", "mrrope-pro", "llama3",
+    ]  # fmt: skip
     warm: bool = True  # also let them stretch the factors of the window before, where there are any
 
 

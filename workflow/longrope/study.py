@@ -363,15 +363,10 @@ def _start_problems(settings: ModelSettings) -> list[str]:
         for form in (optimiser.starts if optimiser else [])
     ]
     named += [(f"{place}.long_with", each.long_with) for place, each in fitness.items() if each]
-    problems = [
+    return [
         f"{place}: {unknown_name('closed form', form, CLOSED_FORMS)}"
         for place, form in named
         if form not in CLOSED_FORMS
-    ]
-    return problems + [
-        f"{place}.starts: only the paper's evolution searches without a start"
-        for place, optimiser in optimisers.items()
-        if optimiser and not optimiser.starts and optimiser.name != "evolution"
     ]
 
 
