@@ -1,7 +1,9 @@
 """The driver: the budget, the trace, and resuming from any kill."""
 
+import json
 import math
 import random
+import re
 
 import numpy as np
 import pytest
@@ -17,9 +19,10 @@ from helpers import (
 )
 from longrope.config import Bayesian, Cma, CriticalSpace, Evolution, PaperSpace
 from longrope.errors import UserError
-from longrope.search import bayesian
+from longrope.search import bayesian, driver
 from longrope.search.driver import run_search
 from longrope.search.optimisers import Told, Trial
+from longrope.search.scoring import Score
 from longrope.search.space import Candidate, first_space
 
 NUMBERS = {"name": "evolution", "population": 16, "mutations": 8, "crossovers": 8, "parents": 8}
@@ -180,6 +183,87 @@ def test_every_line_of_a_trace_is_complete_and_true(kind, tmp_path):
     assert [name for name in names if name] == ["pi", "ntk", "yarn"]
 
 
+# --- the progress line ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def progresses(monkeypatch):
+    """Every progress of the test, with the notes that it was told."""
+
+    class Kept:
+        def __init__(self, title: str, total: int, start: int = 0) -> None:
+            self.start, self.notes = start, []
+            made.append(self)
+
+        def update(self, done: int, note: str = "") -> None:
+            self.notes.append(note)
+
+        def close(self) -> None:
+            pass
+
+    made: list[Kept] = []
+    monkeypatch.setattr(driver, "Progress", Kept)
+    return made
+
+
+class Mixed(Toy):
+    """Perplexity is 2, 4, 8, ... for mu = 1, 2, 3, ...; needles are better the larger it is."""
+
+    def score(self, factors, sample):
+        mu = factors.lambda_[0]
+        losses = {"perplexity": mu * math.log(2) + sample, "needle": 10 - 2 * mu - sample}
+        return Score(losses["perplexity"] + losses["needle"], losses)
+
+
+EVERY_SAMPLE = (0, 1, 2)
+
+
+@pytest.fixture
+def noted(progresses, tmp_path):
+    """The notes of a search of so many scores that asks for some trials (mu, samples)."""
+
+    def run(toy: Toy, starts: dict[int, str], budget: int, *trials: tuple) -> list[str]:
+        optimiser = Scripted([Trial(flat(mu), samples) for mu, samples in trials])
+        names = {flat(mu): name for mu, name in starts.items()}
+        space = first_space(TOY_ROPE, 2048, PaperSpace(), attention_factor=1.0)
+        run_search(optimiser, space, names, toy, budget, tmp_path / "t", "toy")
+        return progresses[0].notes
+
+    return run
+
+
+def test_a_line_says_the_perplexity_of_the_best_and_of_starts_if_nothing_else_counts(noted):
+    """A start that missed documents is as far from the best as on those that it has, and marked."""
+    toy = Toy(lambda logs, sample, n_hat: logs[0] + sample)  # perplexity e mu over all
+    starts = {200: "pi", 300: "yarn from 512", 350: "yarn from 512, tempered", 400: "llama3"}
+    trials = [(250, EVERY_SAMPLE), (200, EVERY_SAMPLE), (300, (2,)), (350, (1,)), (400, (0,))]
+    notes = noted(toy, starts, 9, *trials)
+    assert notes[1] == "generation 0, 0.00M tokens"  # no candidate has all documents yet
+    assert notes[2] == f"perplexity {2.5 * math.e:.4g}, generation 0, 0.00M tokens"
+    beside = f"pi {2 * math.e:.4g}; yarn from 512 ≈ {3 * math.e:.4g}"
+    assert notes[-1] == f"perplexity {2 * math.e:.4g} ({beside}), generation 0, 0.00M tokens"
+
+
+def test_a_line_names_the_best_start_where_it_is_no_form_that_people_compare_with(noted):
+    toy, starts = Toy(lambda logs, sample, n_hat: logs[0]), {200: "tuned^0.5", 300: "tuned^1"}
+    notes = noted(toy, starts, 5, (100, EVERY_SAMPLE), (200, (0,)), (300, (1,)))
+    assert notes[-1].startswith("perplexity 1 (best start tuned^0.5 ≈ 2), generation")
+
+
+def test_where_more_than_perplexity_counts_the_line_says_the_fitness_which_never_rises(noted):
+    starts = {100: "pi", 400: "critical pair 3, 1.00 s"}
+    trials = [(mu, EVERY_SAMPLE) for mu in (100, 200, 300, 250)] + [(400, (0,))]
+    notes = noted(Mixed(), starts, 13, *trials)[2:]
+    fitness = [float(re.match("fitness ([0-9.]+) nats a token ", note).group(1)) for note in notes]
+    assert fitness == sorted(fitness, reverse=True) and fitness[0] > fitness[-1]
+    perplexity = [float(re.search("perplexity ([0-9.]+),", note).group(1)) for note in notes]
+    assert perplexity == sorted(perplexity) and perplexity[0] < perplexity[-1]
+    worth = {mu: f"{10 - mu * (2 - math.log(2)):.4g}" for mu in (1, 3, 4)}
+    losses = f"perplexity {8 * math.e:.4g}, needle 3"
+    beside = f"pi {worth[1]}; best start critical pair 3, 1.00 s ≈ {worth[4]}"
+    assert notes[-1].startswith(f"fitness {worth[3]} nats a token ({losses}; {beside}), generation")
+
+
 # --- resuming -------------------------------------------------------------------------------
 
 SPACES = {
@@ -217,3 +301,20 @@ def test_a_trace_whose_last_line_was_cut_short_is_taken_up(kept, tmp_path):
     toy = Toy()
     assert toy_search(SMALL, trace, 60, toy) == whole
     assert lines_of(trace) == lines and len(toy.scored) == 20
+
+
+def test_scores_of_a_trace_that_differs_are_made_again_and_counted(tmp_path, progresses):
+    """As on a machine that rounds otherwise: from the tenth score on, the trace is of another."""
+    whole = toy_search(SMALL, tmp_path / "whole", 60)
+    lines, other = lines_of(tmp_path / "whole"), tmp_path / "other"
+    toy_search(SMALL, other, 60, seed=2)
+    cut = [*lines[:9], *lines_of(other)[9:40]]
+    other.write_text("".join(json.dumps(line) + "\n" for line in cut))
+    said, toy = [], Toy()
+    assert toy_search(SMALL, other, 60, toy, say=said.append) == whole
+    assert lines_of(other) == lines and len(toy.scored) == 51
+    assert said == [
+        "toy: the trace differs from score 10 on (another machine or version of torch rounds"
+        " otherwise); 31 scores are made again"
+    ]
+    assert progresses[-1].start == 9  # what is left is reckoned from there

@@ -8,6 +8,7 @@ forwarded, which no machine changes. Only a candidate that was scored on every s
 """
 
 import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from longrope.search.scoring import Score, Scorer, mean_score
 from longrope.search.space import STEP, Candidate, SearchSpace
 
 STALE = 50  # generations in a row without a new score: the optimiser has converged
-SHOWN = ("pi", "ntk", "yarn")  # starts that the progress line compares with
+SHOWN = ("pi", "ntk", "yarn")  # forms that the progress line compares with
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def run_search(
 
     `starts` gives candidates that are known beforehand the name they have in the trace, which
     grows in `trace`. Where the optimiser asks for another score than the trace holds (another
-    machine rounds otherwise), the trace is cut there and the search goes on from that point.
+    machine rounds otherwise), the trace is cut there: the scores from that one on are made again.
     Raises UserError if no candidate has a finite loss.
     """
     lines = resume_lines(trace)
@@ -82,9 +83,14 @@ def run_search(
             if _place(lines[board.count]) == (candidate, sample):
                 board.add(candidate, sample, _score(lines[board.count]))
                 return
-            say(f"{title}: asks otherwise from score {board.count + 1} on; going on from there")
+            again = len(lines) - board.count
+            say(
+                f"{title}: the trace differs from score {board.count + 1} on (another machine or"
+                f" version of torch rounds otherwise); {again} scores are made again"
+            )
             del lines[board.count :]
             write_lines(trace, lines)
+            progress.start = board.count
         began = time.monotonic()
         found = scorer.score(space.factors(candidate, "search", {}), sample)
         board.add(candidate, sample, found)
@@ -122,20 +128,50 @@ def run_search(
 
 
 def _note(board: _Board, starts: dict[Candidate, str], generation: int, tokens: int) -> str:
-    """What a progress line says: generation, the best perplexity beside the closed forms', cost."""
+    """What a progress line says: the best by what is minimised, starts beside it, the cost.
+
+    That is perplexity where nothing else counts, else the fitness: it never rises, as the
+    perplexity of the best may where needles count.
+    """
     cost = f"generation {generation}, {tokens / 1e6:.2f}M tokens"
-    if board.best is None:
+    if board.best is None or math.isinf(board.best_score.fitness):
         return cost
-    ahead = board.scores[board.best]
-    best, others = board.best_score.losses["perplexity"], {}
+    losses = dict(board.best_score.losses)
+    perplexity = f"perplexity {_exp(losses.pop('perplexity')):.4g}"
+    beside = _beside(board, starts, mixed=bool(losses))
+    if not losses:
+        return f"{perplexity}{f' ({beside})' if beside else ''}, {cost}"
+    others = [f"{measure.replace('_', ' ')} {loss:.3g}" for measure, loss in losses.items()]
+    known = "; ".join([", ".join([perplexity, *others]), *([beside] if beside else [])])
+    return f"fitness {board.best_score.fitness:.4g} nats a token ({known}), {cost}"
+
+
+def _beside(board: _Board, starts: dict[Candidate, str], *, mixed: bool) -> str:
+    """Of the forms that people compare with the best start of each, and the best of all starts.
+
+    One that was scored on some documents only is taken to be as far from the best candidate on all
+    as it is on those, and marked with ≈.
+    """
+
+    def worth(scores: list[Score]) -> float:
+        mean = mean_score(scores)
+        return mean.fitness if mixed else mean.losses["perplexity"]
+
+    ahead, found = board.scores[board.best], {}
+    whole = worth(list(ahead.values()))
     for candidate, name in starts.items():
-        form, known = name.split(" from ")[0], board.scores.get(candidate)
-        if form in SHOWN and known:  # on the samples it was scored on, as far from the best
-            own = mean_score(list(known.values())).losses["perplexity"]
-            best_there = mean_score([ahead[sample] for sample in known]).losses["perplexity"]
-            others.setdefault(form, f"{form} {_exp(best + own - best_there):.4g}")
-    beside = f" ({', '.join(others.values())})" if others else ""
-    return f"perplexity {_exp(best):.4g}{beside}, {cost}"
+        if known := board.scores.get(candidate):
+            missed = worth(list(known.values())) - worth([ahead[sample] for sample in known])
+            value, mark = whole + missed, "≈ " if len(known) < board.samples else ""
+            found[name] = value, f"{name} {mark}{value if mixed else _exp(value):.4g}"
+    best: dict[str, str] = {}  # form -> name
+    for name in sorted(found, key=lambda name: found[name][0]):
+        best.setdefault(re.match(r"[^ ,]+", name).group(), name)
+    texts = [found[best[form]][1] for form in SHOWN if form in best]
+    leader = next(iter(best), None)
+    if leader and leader not in SHOWN:
+        texts.append(f"best start {found[best[leader]][1]}")
+    return "; ".join(texts)
 
 
 def _line(candidate: Candidate, sample: int, score: Score, board: _Board) -> dict:
