@@ -357,6 +357,11 @@ def test_a_second_search_can_start_from_factors_of_a_shorter_window(tuned, token
             "no longer context than the 128 of the weights",
         ),
         ("base", {"space": CriticalSpace(kind="critical", pair=99)}, "the model's last pair is"),
+        (
+            "base",
+            {"space": {"kind": "paper", "vary": ["n_hat"]}, "optimiser": CMA},
+            "evaluations = 20: .* tries 70 candidates.*; set evaluations: 70",
+        ),
         ("base", {"documents": 9}, "needs 9 documents of at least 256 tokens, there are 2"),
         ("base", {"window": 8192}, "at least 8,192 tokens, there are 0"),
         ("base", {"fitness": {"long_tokens": 1, "helped_by": 99}}, "lower fitness.helped_by"),

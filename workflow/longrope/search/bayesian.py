@@ -3,9 +3,9 @@ Bayesian optimisation around the best factors so far.
 
 Candidates are scored on single documents, each generation on the next one; a Gaussian process
 (`gaussian.py`) tells what they are worth on all of them. It begins with the starts and with random
-smooth ramps, so that it does not depend on which basin one start lies in, and then proposes steps
-around the candidate that it takes for the best, near and far, in all coordinates or in a few, and
-some more ramps. Every few generations that candidate is scored on all documents, and what is left
+smooth ramps, which may lie in a better basin than the starts do, and then proposes steps around the
+candidate that it takes for the best, near and far, in all coordinates or in a few, and some more
+ramps. Every few generations that candidate is scored on all documents, and what is left
 of the budget at the end goes to the finalists: only what was scored on all can win.
 """
 

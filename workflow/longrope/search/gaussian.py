@@ -43,8 +43,14 @@ class GaussianProcess:
         self._theta = self._prior.clone()  # log of: lengths, sd of f, sd of g in those of f, noise
 
     @_one_thread()
-    def fit(self, points_ND: np.ndarray, samples_N: np.ndarray, values_N: np.ndarray, tune: bool):
-        """Take in all observations; with `tune`, find lengths and variances again."""
+    def fit(
+        self, points_ND: np.ndarray, samples_N: np.ndarray, values_N: np.ndarray, tune: bool
+    ) -> None:
+        """Take in all observations; with `tune`, find lengths and variances again.
+
+        Raises torch.linalg.LinAlgError where their covariance is not positive definite. Noise and
+        `JITTER` on its diagonal keep it so, as long as points and values are finite.
+        """
         self._points = torch.tensor(points_ND, dtype=torch.float64)
         self._samples = torch.tensor(samples_N)
         self._mean, self._scale = float(np.median(values_N)), float(np.std(values_N)) or 1.0

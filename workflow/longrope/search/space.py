@@ -74,7 +74,8 @@ class SearchSpace:
     def snap(
         self, mu, n_hat: int, attention: float | None = None, critical: int | None = None
     ) -> Candidate:
-        """The candidate nearest to numbers of any kind: on the grid, in bounds, monotone.
+        """The candidate that numbers of any kind mean: rounded to the grid, clipped to the bounds,
+        and where mu must not fall, raised to the largest before it (a running maximum).
 
         mu (one a pair) and the attention factor are plain numbers, not hundredths.
         """
@@ -107,7 +108,7 @@ class SearchSpace:
         ]
 
     def candidate(self, factors: RescaleFactors, attention: float | None = None) -> Candidate:
-        """The candidate nearest to given factors; `attention` instead of theirs."""
+        """The candidate that given factors snap to; `attention` instead of theirs."""
         mu = [
             self.upper / STEP if math.isinf(value) else value / base
             for value, base in zip(factors.lambda_, self.base, strict=True)

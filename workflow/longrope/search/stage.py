@@ -67,12 +67,11 @@ def search_factors(
     if "lambda" not in settings.space.vary:
         optimiser_settings, starts = None, _every_n_hat(space, starts)
     weights = f"{record.rope.model}/{record.weights}"
-    if (
-        optimiser_settings is None
-        and len(starts) * settings.budget.documents > settings.budget.scores
-    ):
+    if optimiser_settings is None and len(starts) > settings.budget.evaluations:
         raise UserError(
-            f"space.vary [n_hat] has {len(starts)} candidates to try: set evaluations to that"
+            f"evaluations = {settings.budget.evaluations}: space.vary [n_hat] tries"
+            f" {len(starts)} candidates, every start with every n_hat; set evaluations:"
+            f" {len(starts)}"
         )
     model = load_model(model_folder)
     made_from = {
@@ -84,7 +83,7 @@ def search_factors(
         "starts": [[str(value) for value in dataclasses.astuple(start)] for start in starts],
         "base": [str(value) for value in space.base],
     }
-    progress = open_state(state, made_from) / "trace.jsonl"
+    progress = open_state(state, made_from, say) / "trace.jsonl"
     budget = settings.budget
     scorer = LossScorer(
         model,
