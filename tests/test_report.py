@@ -13,6 +13,8 @@ import yaml
 from matplotlib.figure import Figure
 
 from evaluations import documents, scored, write_evaluation
+from helpers import TOY_ROPE, Toy, convex, toy_search
+from longrope.config import Evolution
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.report.drawing import spread
@@ -21,6 +23,7 @@ from longrope.report.load import accuracies, perplexities, read_evaluations, row
 from longrope.report.search import plot_search, read_trace
 from longrope.report.summary import summarise, write_summary
 from longrope.report.tables import make_table
+from longrope.search.scoring import Score
 from longrope.statistics import compare, mean_interval, wilson
 from longrope.study import load_config
 
@@ -398,6 +401,7 @@ def test_figure_6_draws_the_best_so_far_by_tokens_and_names_what_the_search_star
     assert drawn.tokens.tolist() == [10, 20, 30, 40, 50]
     assert drawn.perplexity.tolist() == pytest.approx(perplexity)
     assert drawn.best_perplexity.tolist() == [90, 40, 35, 35, 34]
+    assert set(drawn.minimised) == {"perplexity"}
     assert drawn.above_axis.tolist() == [True, True, False, True, False]
     with pytest.raises(UserError, match="expected a path that ends like"):
         plot("figure6", config_of(), [tmp_path / "trace.jsonl"], tmp_path / "figure6")
@@ -426,15 +430,20 @@ def test_a_candidate_that_missed_documents_is_set_beside_the_best_on_those_it_ha
 
 
 @pytest.fixture
-def searched(tmp_path, monkeypatch):
+def figures(monkeypatch):
+    """The figures that were saved."""
+    found, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda own, *a, **b: (found.append(own), save(own, *a, **b))
+    )
+    return found
+
+
+@pytest.fixture
+def searched(tmp_path, figures):
     """Draws factors and the trace SEARCH; gives both panels."""
 
     def draw(*lambda_: float, n_hat: int = 0, multiplies: int | None = None) -> list:
-        figures = []
-        save = Figure.savefig
-        monkeypatch.setattr(
-            Figure, "savefig", lambda own, *a, **b: (figures.append(own), save(own, *a, **b))
-        )
         rope, origin = Rope("toy", 10000.0, 4, 256, "x"), {"multiplies": multiplies}
         factors = RescaleFactors(rope, 1024, "search", lambda_, n_hat, 1.0, origin)
         write_factors(tmp_path / "factors.json", factors)
@@ -466,6 +475,42 @@ def test_progress_begins_with_the_first_candidate_that_all_documents_scored(sear
     names = [text.get_text() for text in panel.texts]
     assert f"YaRN from 512, tempered ≈ {math.exp(3.25):.4g}" in names
     assert f"NTK  ↑ {first:.4g}" in names and "PI ≈  ↑ inf" in names
+
+
+SMALL = Evolution(name="evolution", population=16, mutations=8, crossovers=8, parents=8)
+
+
+class Needles(Toy):
+    """Needles want larger factors than perplexity does."""
+
+    def score(self, factors: RescaleFactors, sample: int) -> Score:
+        logs = np.log(factors.lambda_)
+        losses = {"perplexity": convex(logs, sample, factors.n_hat)}
+        losses["needle"] = ((logs - math.log(8)) ** 2).mean() + 0.1 * sample
+        return Score(losses["perplexity"] + 3 * losses["needle"], losses)
+
+
+def test_where_needles_count_the_curves_are_of_the_fitness_and_never_rise(tmp_path, figures):
+    path = tmp_path / "results/toy/base/factors/search/1k/trace.jsonl"
+    found = toy_search(SMALL, path, 400, Needles())
+    tried = read_trace(path)
+    assert tried.best_perplexity.diff().max() > 0  # which made a rising curve of perplexity
+    lambda_, losses = tuple(value / 100 for value in found.best.mu), found.score.losses
+    factors = RescaleFactors(TOY_ROPE, 2048, "search", lambda_, found.best.n_hat, 1.0)
+    write_factors(tmp_path / "factors.json", factors)
+    plot_search(tmp_path / "factors.json", path, tmp_path / "search.png")
+    plot("figure6", config_of(), [path], tmp_path / "figure6")
+    for panel in (figures[0].axes[1], figures[1].axes[0]):
+        curve = next(line for line in panel.get_lines() if line.get_drawstyle() == "steps-post")
+        best = curve.get_ydata()[~np.isnan(curve.get_ydata())]
+        assert len(best) > 10 and (np.diff(best) <= 0).all()
+        assert best[-1] == pytest.approx(found.score.fitness)
+        assert panel.get_ylabel() == "fitness (nats a token)"
+    (heading,) = (text.get_text() for text in figures[0].texts)
+    beside = f"perplexity {math.exp(losses['perplexity']):.4g}, needle {losses['needle']:.3g}"
+    assert f"fitness {found.score.fitness:.4g} ({beside}) after" in heading
+    drawn = pd.read_csv(tmp_path / "figure6.csv")
+    assert set(drawn.minimised) == {"fitness"} and drawn.best_fitness.diff().max() <= 0
 
 
 @pytest.mark.parametrize(("lambda_", "n_hat"), [((1.0, 4.0), 8), ((1.0, 3.9), 0)])

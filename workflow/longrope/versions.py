@@ -19,5 +19,5 @@ VERSIONS = {
     "evaluate-passkey": 1,
     "card": 1,
     "tabulate": 2,
-    "plot": 2,
+    "plot": 3,
 }

@@ -41,7 +41,7 @@ from longrope.report.load import (
     weights_label,
 )
 from longrope.report.schemes import figure2
-from longrope.report.search import draw_progress, progress_names, read_trace
+from longrope.report.search import draw_progress, minimised, progress_names, read_trace
 from longrope.study import ON_TUNED
 from longrope.windows import window_label
 
@@ -206,9 +206,13 @@ def figure5(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
 
 
 def figure6(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
-    """The best perplexity of every search by tokens forwarded, and what each started from."""
+    """The best of every search by tokens forwarded, and what each started from.
+
+    A panel draws what its search minimised and says so on its axis: perplexity, as in the paper, or
+    a fitness of several losses. The csv has both, and `minimised` says which was drawn.
+    """
     keys = ["model", "weights", "method", "window"]
-    columns = [*keys, "step", "generation", "tokens", "start", "documents", "perplexity"]
+    columns = [*keys, "step", "generation", "tokens", "start", "documents", "minimised"]
     places = [
         _placed(path, config, "model/weights/factors/method/window/trace.jsonl") for path in paths
     ]
@@ -221,9 +225,10 @@ def figure6(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
         model, weights, method, window = place
         axes.set_title(f"{model}, {weights_label(weights)}: {method} at {window}")
         line = tried.assign(**dict(zip(keys, place, strict=True)))
-        line["above_axis"] = line.perplexity > axes.get_ylim()[1]
+        line["minimised"] = minimised(tried)
+        line["above_axis"] = line[minimised(tried)] > axes.get_ylim()[1]
         lines.append(line)
-    columns += ["best_perplexity", "above_axis"]
+    columns += ["perplexity", "best_perplexity", "fitness", "best_fitness", "above_axis"]
     return figure, pd.concat(lines)[columns] if lines else pd.DataFrame(columns=columns)
 
 

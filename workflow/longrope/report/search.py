@@ -4,6 +4,9 @@ One search by its trace: what it tried, the factors that it found, and what find
 A line of a trace scores one candidate on one validation document, and documents differ by more
 than candidates do. So a candidate that was scored on some documents only is set beside the one
 that was found, on those documents; what lies between them is taken for all documents.
+
+What is drawn is what the search minimised: perplexity, or where its fitness has more parts, the
+fitness. The perplexity of the best may then rise, as a better one may pay for its needles with it.
 """
 
 import math
@@ -27,7 +30,10 @@ from longrope.windows import window_label
 DASHES = (0, (4, 1.5))  # of a start
 MOST = 5  # starts that are drawn, one a closed form
 FIRST = ("pi", "ntk", "yarn", "llama3", "mrrope-pro")  # whom people compare with
-LEAST = 0.01  # of the best perplexity: the axis reaches at least so far above it
+# How far above the best the axis reaches: at least 1%, at most twice the perplexity; the same of a
+# fitness, in nats.
+REACH = {"perplexity": (0.01, 1.0), "fitness": (0.01, math.log(2))}
+LABELS = {"perplexity": "validation perplexity", "fitness": "fitness (nats a token)"}
 LARGEST = 700  # nats whose exponential is still a number
 
 
@@ -47,11 +53,11 @@ def plot_search(factors: Path, trace: Path, out: Path) -> None:
         )
         _draw_factors(left, found, tried)
         draw_progress(right, tried)
-        right.set_title("Best perplexity on all validation documents")
+        right.set_title(f"Best {minimised(tried)} on all validation documents")
         weights = found.provenance.get("weights", BASE)
         place = found.rope.model if weights == BASE else f"{found.rope.model}, {weights},"
         heading = (
-            f"{place} {window_label(found.window)}: perplexity {winner.perplexity:.4g} after"
+            f"{place} {window_label(found.window)}: {_worth(tried)} after"
             f" {tried.tokens.iloc[-1] / 1e6:.2f}M tokens; n_hat {found.n_hat},"
             f" attention factor {found.attention_factor:.4g}"
         )
@@ -64,52 +70,84 @@ def plot_search(factors: Path, trace: Path, out: Path) -> None:
 def read_trace(path: Path) -> pd.DataFrame:
     """One row per candidate, in the order of their last scores, and what was known by then.
 
-    `perplexity` is over all documents; estimated for a candidate that was scored on `documents` of
-    them only. `best_perplexity` is that of the best candidate scored on all, NaN before there is
-    one. The row that was `found` is true.
+    `perplexity` and `fitness` are over all documents; estimated for a candidate that was scored on
+    `documents` of them only. `best_perplexity` and `best_fitness` are those of the best candidate
+    scored on all, NaN before there is one. The row that was `found` is true; `losses` are the means
+    of a candidate on its own documents, in nats a token.
     """
-    losses: dict[tuple, dict[int, float]] = {}
+    scores: dict[tuple, dict[int, dict[str, float]]] = {}
     last: dict[tuple, dict] = {}
     winner, best = None, None
     for line in read_lines(path):
         candidate = (line["n_hat"], tuple(line["mu"]), line["attention"], line["critical"])
-        loss = line["losses"]["perplexity"]
-        losses.setdefault(candidate, {})[line["sample"]] = math.inf if loss is None else loss
+        score = {**line["losses"], "fitness": line["fitness"]}
+        scores.setdefault(candidate, {})[line["sample"]] = {
+            measure: math.inf if value is None else value for measure, value in score.items()
+        }
         last[candidate] = line
         if line["best_fitness"] != best:
             winner, best = candidate, line["best_fitness"]
     if winner is None:
         raise UserError(f"{path}: no candidate has a finite loss on every document; search longer")
-    ahead = losses[winner]
+    ahead = scores[winner]
     rows = [
         {
             **{key: line[key] for key in ("step", "generation", "tokens", "start", "n_hat")},
             "mu": np.array(line["mu"]),
-            "documents": len(losses[candidate]),
-            "perplexity": _estimate(losses[candidate], ahead),
+            "documents": len(scores[candidate]),
+            "perplexity": _exp(_estimate(scores[candidate], ahead, "perplexity")),
+            "fitness": _estimate(scores[candidate], ahead, "fitness"),
+            "losses": {each: _mean(scores[candidate], each) for each in line["losses"]},
             "best_perplexity": line["best_perplexity"],
+            "best_fitness": line["best_fitness"],
             "found": candidate == winner,
         }
         for candidate, line in last.items()
     ]
     frame = pd.DataFrame(rows).sort_values("step", ignore_index=True)
-    return frame.astype({"best_perplexity": float})
+    return frame.astype({"best_perplexity": float, "best_fitness": float})
 
 
-def _estimate(losses: dict[int, float], ahead: dict[int, float]) -> float:
-    """Perplexity on all documents of `ahead` from losses on some: as far from it as on those."""
-    behind = sum(loss - ahead[sample] for sample, loss in losses.items()) / len(losses)
-    loss = sum(ahead.values()) / len(ahead) + behind
+def minimised(tried: pd.DataFrame) -> str:
+    """What the search minimised: `perplexity`, or `fitness` where that has more parts."""
+    return "perplexity" if set(tried.losses.iloc[0]) == {"perplexity"} else "fitness"
+
+
+def _mean(scores: dict[int, dict[str, float]], measure: str) -> float:
+    return sum(score[measure] for score in scores.values()) / len(scores)
+
+
+def _estimate(scores: dict[int, dict], ahead: dict[int, dict], measure: str) -> float:
+    """A mean over all documents of `ahead` from scores on some: as far from it as on those."""
+    on_those = {sample: ahead[sample] for sample in scores}
+    return _mean(ahead, measure) + _mean(scores, measure) - _mean(on_those, measure)
+
+
+def _exp(loss: float) -> float:
     return math.exp(loss) if loss < LARGEST else math.inf
+
+
+def _worth(tried: pd.DataFrame) -> str:
+    """What the candidate that was found is worth, in words."""
+    winner = tried[tried.found].iloc[0]
+    perplexity = f"perplexity {winner.perplexity:.4g}"
+    if minimised(tried) == "perplexity":
+        return perplexity
+    others = [
+        f"{measure.replace('_', ' ')} {loss:.3g}"
+        for measure, loss in winner.losses.items()
+        if measure != "perplexity"
+    ]
+    return f"fitness {winner.fitness:.4g} ({', '.join([perplexity, *others])})"
 
 
 def shown_starts(tried: pd.DataFrame) -> pd.DataFrame:
     """The starts to draw: of every closed form its best, and the best of the forms."""
     starts = tried[tried.start.notna()].copy()
     starts["form"] = [start_label(name)[1] for name in starts.start]
-    starts = starts.sort_values("perplexity", kind="stable").drop_duplicates("form")
+    starts = starts.sort_values(minimised(tried), kind="stable").drop_duplicates("form")
     starts["rest"] = ~starts.form.isin(FIRST)
-    return starts.sort_values(["rest", "perplexity"], kind="stable").head(MOST)
+    return starts.sort_values(["rest", minimised(tried)], kind="stable").head(MOST)
 
 
 def start_label(name: str) -> tuple[str, str]:
@@ -134,27 +172,29 @@ def progress_names(tried: pd.DataFrame) -> list[str]:
 
 
 def draw_progress(axes: Axes, tried: pd.DataFrame) -> None:
-    """The best perplexity by tokens forwarded, and what the search began with; dots are the
-    candidates that were scored on all documents. The axis ends above the nearest start, at
-    about twice the best at most.
+    """The best so far by tokens forwarded, and what the search began with; dots are the candidates
+    that were scored on all documents. The axis ends above the nearest start, see `REACH`.
     """
-    best, starts = tried.best_perplexity.iloc[-1], shown_starts(tried).perplexity
-    nearest = min(starts[starts > best], default=tried.best_perplexity.max())
-    reach = float(np.clip(nearest - best, LEAST * best, best))
-    lowest = min([tried.best_perplexity.min(), *starts])  # below the last where needles count too
+    measure = minimised(tried)
+    curve, starts = tried[f"best_{measure}"], shown_starts(tried)[measure]
+    best = curve.iloc[-1]
+    least, most = (each * (best if measure == "perplexity" else 1) for each in REACH[measure])
+    nearest = min(starts[starts > best], default=curve.max())
+    reach = float(np.clip(nearest - best, least, most))
+    lowest = min([best, *starts])  # a start may be estimated to be below it
     axes.set_ylim(lowest - 0.06 * reach, best + 1.15 * reach)
     axes.set_xlim(0, tried.tokens.iloc[-1])
     whole = tried[tried.documents == tried.documents.max()]
-    axes.scatter(whole.tokens, whole.perplexity, s=7, color="#aaaaaa", linewidth=0, zorder=2)
+    axes.scatter(whole.tokens, whole[measure], s=7, color="#aaaaaa", linewidth=0, zorder=2)
     look = {"where": "post", "color": SEARCHED, "linewidth": 2, "zorder": 4}
-    axes.step(tried.tokens, tried.best_perplexity, **look)
+    axes.step(tried.tokens, curve, **look)
     ends = _ends(tried, axes.get_ylim()[1])
     for end in ends[1:]:
         axes.axhline(end.y, color=end.colour, linewidth=0.9, linestyle=DASHES, zorder=1)
     name_ends(axes, ends)
-    note_above(axes, whole.perplexity, "candidate")
+    note_above(axes, whole[measure], "candidate")
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.set(xlabel="tokens forwarded", ylabel="validation perplexity")
+    axes.set(xlabel="tokens forwarded", ylabel=LABELS[measure])
     if any("≈" in end.label for end in ends):
         text, look = "≈ from some documents", {"fontsize": 6, "color": "#777777"}
         axes.text(1.05, -0.08, text, transform=axes.transAxes, va="top", **look)
@@ -162,10 +202,11 @@ def draw_progress(axes: Axes, tried: pd.DataFrame) -> None:
 
 def _ends(tried: pd.DataFrame, top: float) -> list[End]:
     """The line of what was found and those of the starts; what ends above `top` is only named."""
-    last, best = tried.tokens.iloc[-1], tried.best_perplexity.iloc[-1]
+    measure = minimised(tried)
+    last, best = tried.tokens.iloc[-1], tried[f"best_{measure}"].iloc[-1]
     ends = [End(f"found {best:.4g}", last, best, SEARCHED, bold=True)]
-    for start in shown_starts(tried).itertuples():
-        (label, form), value = start_label(start.start), start.perplexity
+    for _, start in shown_starts(tried).iterrows():
+        (label, form), value = start_label(start.start), start[measure]
         label += " ≈" if start.documents < tried.documents.max() else ""
         label += f" {value:.4g}" if value <= top else ""  # else `name_ends` writes it
         ends.append(End(label, last, value, _start_colour(form)))
