@@ -13,6 +13,7 @@ import pytest
 
 from longrope.baselines import closed_form
 from longrope.config import (
+    Bayesian,
     Cma,
     CorpusSettings,
     FolderModel,
@@ -33,11 +34,24 @@ TOKENS = "7c431f6e49b5ad6b"
 LOSS = 2.63419  # nats a token
 TRIALS = [["42416", 0.75], ["62031", 0.375], ["72911", 0.25], ["67557", 0.75]]
 TRACE = [4.07048, 3.24416, 3.26789, 3.247, 3.21513, 3.24631, 3.2322, 3.25254]  # nats a token
+# By generation, on documents 0, 1, 1, 0, ...; noise of 1e-5 in the scores leaves the path the same.
+SEARCHED = [
+    [4.33403, 4.37625, 3.39434, 3.38699, 3.32115, 3.29624, 3.2499, 3.26516, 3.28971,  # starts
+     3.34005, 3.27819, 3.27988, 3.26388],  # ramps
+    [2.79878, 2.80365, 2.80034],  # the best three, on the other document
+    [2.78948, 2.80021, 2.80166, 2.7915],
+    [3.27017, 3.28209, 3.2711, 3.27365],
+    [2.79916, 2.79271, 2.79301, 2.79842],
+    [3.26201, 3.25778, 3.25516, 3.25906],
+    [2.79984, 2.79442, 2.79452, 2.79338],
+    [3.25404],
+    [2.79214, 2.79166, 2.7915],  # finalists
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """The carried model, two books as its tokens, YaRN's factors for 512."""
+    """The carried model, three plays as its tokens, YaRN's factors for 512."""
     place = tmp_path_factory.mktemp("golden")
     source = FolderModel(kind="folder", path=str(ROOT / "resources/models/tiny"))
     record = import_model(source, "tiny", 256, place / "model")
@@ -46,10 +60,11 @@ def place(tmp_path_factory):
         source={
             "kind": "text",
             "files": [
-                str(ROOT / f"resources/books/{book}.txt.xz") for book in ("macbeth", "othello")
+                str(ROOT / f"resources/books/{book}.txt.xz")
+                for book in ("macbeth", "othello", "the-tempest")
             ],
         },
-        splits={"validation": ["othello"], "test": ["macbeth"]},
+        splits={"validation": ["othello", "the-tempest"], "test": ["macbeth"]},
     )
     folders = {split: place / split for split in SPLITS}
     tokenize_corpus(TokenizeSettings(corpus=corpus), load_tokenizer(place / "model"), folders)
@@ -78,15 +93,31 @@ def test_evaluate_passkey_gives_the_prompts_of_version_1(place):
     assert [[trial["key"], trial["depth"]] for trial in trials] == TRIALS
 
 
-def test_search_gives_the_trace_of_version_2(place):
-    settings = SearchSettings(
-        window=512,
-        budget={"evaluations": 8, "documents": 1},
-        optimiser=Cma(name="cma"),
-        attention_factor="none",
-        seed=1,
-    )
-    paths = (place / "f.json", place / "t.jsonl", place / "state/s")
+def search(place: Path, name: str, **settings) -> list[dict]:
+    """The trace of a search at 512 tokens."""
+    paths = (place / f"{name}.json", place / f"{name}.jsonl", place / f"state/{name}")
+    settings = SearchSettings(window=512, seed=1, **settings)
     search_factors(settings, place / "model", place / "validation", *paths)
-    lines = [json.loads(line) for line in (place / "t.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in paths[1].read_text().splitlines()]
+
+
+def test_search_gives_the_trace_of_version_3(place):
+    budget = {"evaluations": 8, "documents": 1}
+    lines = search(place, "cma", budget=budget, optimiser=Cma(name="cma"))
     assert [line["losses"]["perplexity"] for line in lines] == pytest.approx(TRACE, abs=1e-3)
+
+
+def test_the_default_search_gives_the_trace_of_version_3(place):
+    """As config.yaml has it: by the Gaussian process, with needles and the attention factor."""
+    lines = search(
+        place,
+        "bayesian",
+        budget={"evaluations": 20, "documents": 2},
+        optimiser=Bayesian(name="bayesian"),
+        fitness={"perplexity": 1, "needle": 0.1},
+        attention_factor="search",
+    )
+    wanted = [(number, each) for number, fitness in enumerate(SEARCHED) for each in fitness]
+    assert [line["generation"] for line in lines] == [number for number, _ in wanted]
+    fitness = [each for _, each in wanted]
+    assert [line["fitness"] for line in lines] == pytest.approx(fitness, abs=1e-3)
