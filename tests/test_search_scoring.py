@@ -242,22 +242,30 @@ def helped(tokens, losses_of):
     return gains, float(ordered[middle : middle + 2].mean())
 
 
-def test_the_long_tokens_are_those_that_all_of_the_context_helps(helped, model, tokens, losses_of):
+ANY = 99.0  # nats: no loss of the random model is above it
+
+
+@pytest.mark.parametrize("below", [ANY, 7.0])
+def test_the_long_tokens_are_those_that_all_of_the_context_helps_to_a_low_loss(
+    below, helped, model, tokens, losses_of
+):
     gains, bound = helped
-    scorer = scorer_of(model, tokens, long_tokens=0.5, helped_by=bound)
+    scorer = scorer_of(model, tokens, long_tokens=0.5, helped_by=bound, known_below=below)
     for sample, (text, gain) in enumerate(zip(texts_of(tokens), gains, strict=True)):
-        assert 20 < (gain >= bound).sum() < 150
+        chosen = (gain >= bound) & (losses_of(text, YARN) < below)
+        assert 5 < chosen.sum() < 150
+        assert (chosen.sum() < (gain >= bound).sum()) == (below < ANY)
         for form, rope in (("pi", PI), ("yarn", YARN)):
             losses = losses_of(text, rope)
             score = scorer.score(factors_of(model, form), sample)
-            expected = losses[gain >= bound].mean()
+            expected = losses[chosen].mean()
             assert score.losses["long_tokens"] == pytest.approx(expected, rel=1e-5)
             assert score.fitness == pytest.approx(losses.mean() + 0.5 * expected, rel=1e-5)
 
 
 def test_losses_of_other_tokens_do_not_matter_for_the_long_ones(helped, model, tokens, monkeypatch):
     gains, bound = helped
-    scorer = scorer_of(model, tokens, long_tokens=1, helped_by=bound)
+    scorer = scorer_of(model, tokens, long_tokens=1, helped_by=bound, known_below=ANY)
     factors, true = factors_of(model, "pi"), scoring.token_losses
     before = scorer.score(factors, 0)
 
@@ -273,10 +281,10 @@ def test_losses_of_other_tokens_do_not_matter_for_the_long_ones(helped, model, t
 
 
 def test_which_tokens_count_does_not_depend_on_what_was_scored_before(helped, model, tokens):
-    used = scorer_of(model, tokens, long_tokens=1, helped_by=helped[1])
+    used = scorer_of(model, tokens, long_tokens=1, helped_by=helped[1], known_below=ANY)
     for form in ("pi", "ntk", "none"):
         used.score(factors_of(model, form), 1)
-    fresh = scorer_of(model, tokens, long_tokens=1, helped_by=helped[1])
+    fresh = scorer_of(model, tokens, long_tokens=1, helped_by=helped[1], known_below=ANY)
     assert used.score(factors_of(model, "yarn"), 1) == fresh.score(factors_of(model, "yarn"), 1)
 
 
@@ -288,7 +296,7 @@ def test_what_the_choice_costs_is_counted(helped, model, tokens, monkeypatch):
         return true(model, tokens)
 
     monkeypatch.setattr(scoring, "token_losses", counting)
-    scorer = scorer_of(model, tokens, long_tokens=1, helped_by=helped[1])
+    scorer = scorer_of(model, tokens, long_tokens=1, helped_by=helped[1], known_below=ANY)
     assert sum(forwarded) <= scorer.tokens_before <= 1.1 * sum(forwarded)
     forwarded.clear()
     scorer.score(factors_of(model, "pi"), 0)
@@ -306,7 +314,9 @@ def test_at_a_window_of_no_whole_number_of_half_windows_short_contexts_are_as_lo
         return true(model, tokens)
 
     monkeypatch.setattr(scoring, "token_losses", recording)
-    scorer_of(model, tokens, window=200, documents=1, long_tokens=1, helped_by=0.01)
+    scorer_of(
+        model, tokens, window=200, documents=1, long_tokens=1, helped_by=0.01, known_below=ANY
+    )
     assert min(pieces) >= WINDOW
 
 
@@ -316,12 +326,14 @@ def test_at_a_window_of_no_whole_number_of_half_windows_short_contexts_are_as_lo
 def test_weights_add_up_and_a_weight_of_0_is_not_measured(helped, model, tokens):
     weights = {"perplexity": 0.5, "needle": 0.25, "long_tokens": 2.0}
     writer = PasskeyWriter(load_tokenizer(model))
-    both = scorer_of(model, tokens, writer=writer, helped_by=helped[1], **weights)
+    both = scorer_of(model, tokens, writer=writer, helped_by=helped[1], known_below=ANY, **weights)
     score = both.score(factors_of(model, "ntk"), 1)
     expected = sum(weight * score.losses[name] for name, weight in weights.items())
     assert score.losses.keys() == weights.keys()
     assert score.fitness == pytest.approx(expected)
-    only = scorer_of(model, tokens, perplexity=0, long_tokens=1, helped_by=helped[1])
+    only = scorer_of(
+        model, tokens, perplexity=0, long_tokens=1, helped_by=helped[1], known_below=ANY
+    )
     alone = only.score(factors_of(model, "ntk"), 1)
     assert alone.fitness == alone.losses["long_tokens"] == score.losses["long_tokens"]
     assert alone.losses["perplexity"] == score.losses["perplexity"]  # reported all the same
@@ -358,5 +370,5 @@ def test_the_mean_of_scores_is_that_of_every_loss():
 
 
 def test_where_long_context_helps_no_token_the_search_says_so(model, tokens):
-    with pytest.raises(UserError, match="by 99 nats: lower fitness"):
+    with pytest.raises(UserError, match="by 99 nats to a loss below 2: lower fitness"):
         scorer_of(model, tokens, long_tokens=1, helped_by=99)
