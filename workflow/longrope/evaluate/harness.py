@@ -25,16 +25,15 @@ SEED = 1234  # of the draw of examples: the harness's default
 class Benchmark:
     """What Table 8 of the paper reports of one of the harness's tasks."""
 
-    shots: int  # examples before each question, in the paper
     metric: str  # which of the harness's
     label: str  # what people call it
 
 
 BENCHMARKS = {
-    "arc_challenge": Benchmark(25, "acc_norm", "ARC-Challenge"),
-    "hellaswag": Benchmark(10, "acc_norm", "HellaSwag"),
-    "mmlu": Benchmark(5, "acc", "MMLU"),
-    "truthfulqa_mc2": Benchmark(0, "acc", "TruthfulQA MC2"),
+    "arc_challenge": Benchmark("acc_norm", "ARC-Challenge"),
+    "hellaswag": Benchmark("acc_norm", "HellaSwag"),
+    "mmlu": Benchmark("acc", "MMLU"),
+    "truthfulqa_mc2": Benchmark("acc", "TruthfulQA MC2"),
 }
 
 
@@ -158,6 +157,11 @@ def chance(samples: list[dict]) -> float:
         labels = sample["doc"].get("mc2_targets", {}).get("labels")
         shares.append(sum(labels) / len(labels) if labels else 1 / len(sample["resps"]))
     return sum(shares) / len(shares)
+
+
+def values(samples: list[dict], metric: str) -> list[float]:
+    """A metric of every question, in the order of the questions."""
+    return [float(sample[metric]) for sample in samples]
 
 
 def asked_fingerprint(samples: list[dict]) -> str:

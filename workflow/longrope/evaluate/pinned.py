@@ -18,20 +18,21 @@ from longrope.extended import Tiers
 from longrope.progress import Progress
 from longrope.rope import RescaledRotary
 
-PART = 1024  # requests between two lines of progress
+PART = 512  # requests between two lines of progress
 
 
 class PinnedModel(HFLM):
     """The harness's model class around a model whose rotary embedding is rescaled."""
 
-    def __init__(
-        self, model, tokenizer, rotary: RescaledRotary, tiers: Tiers, window: int, batch: int
-    ) -> None:
-        super().__init__(
-            pretrained=model, tokenizer=tokenizer, max_length=window, batch_size=batch
-        )
-        self._rotary, self._tiers, self._window = rotary, tiers, window
-        self.doing = "benchmarks"  # what messages and progress are about
+    def __init__(self, model, tokenizer, rotary: RescaledRotary, tiers: Tiers) -> None:
+        super().__init__(pretrained=model, tokenizer=tokenizer)
+        self._rotary, self._tiers = rotary, tiers
+        self.begin("nothing", 0, 0)
+
+    def begin(self, doing: str, window: int, batch_tokens: int) -> None:
+        """Say what the next requests are about, how long they may be, and how many run together."""
+        self._doing, self._window, self._batch_tokens = doing, window, batch_tokens
+        self._max_length = window  # the harness's own
         self.longest = 0  # tokens of the longest sequence so far
 
     @property
@@ -62,23 +63,25 @@ class PinnedModel(HFLM):
         return self._by_tier(requests, lengths, lambda part: generate(part, disable_tqdm=True))
 
     def _by_tier(self, requests: list, lengths: list[int], run: Callable[[list], list]) -> list:
-        """Run requests tier by tier; the answers are in the order of the requests."""
+        """Run requests tier by tier, short ones first; answers are in the order of the requests."""
         if long := [length for length in lengths if length > self._window]:
             raise UserError(
-                f"{self.doing}: {len(long)} of {len(lengths)} sequences are longer than the window"
+                f"{self._doing}: {len(long)} of {len(lengths)} sequences are longer than the window"
                 f" of {self._window:,} tokens, up to {max(long):,}. Nothing is cut: raise `window`,"
-                " or lower `shots`"
+                " or ask with fewer `shots`"
             )
         self.longest = max([self.longest, *lengths])
         tiers: dict[int, list[int]] = {}  # window of the factors -> requests
-        for number, length in enumerate(lengths):
-            tiers.setdefault(factors_at(self._tiers, length).window, []).append(number)
+        for number in sorted(range(len(requests)), key=lengths.__getitem__):
+            tier = factors_at(self._tiers, lengths[number]).window
+            tiers.setdefault(tier, []).append(number)
         answers, done = [None] * len(requests), 0
-        progress = Progress(self.doing, len(requests))
+        progress = Progress(self._doing, len(requests))
         for window, numbers in sorted(tiers.items()):
             self._rotary.use([each for each in self._tiers.factors if each.window == window])
             for first in range(0, len(numbers), PART):
                 part = numbers[first : first + PART]
+                self.batch_size_per_gpu = max(1, self._batch_tokens // lengths[part[-1]])
                 found = run([requests[number] for number in part])
                 for number, answer in zip(part, found, strict=True):
                     answers[number] = answer

@@ -83,7 +83,9 @@ def read_questions(folder: Path, name: str) -> Questions:
     """Read a benchmark from a folder; UserError if it is not there or not as it was written."""
     manifest = read_json(Path(folder) / MANIFEST)
     if manifest.get("schema") != SCHEMA:
-        raise UserError(f"{folder}/{MANIFEST}: schema {manifest.get('schema')!r}, expected {SCHEMA}")
+        raise UserError(
+            f"{folder}/{MANIFEST}: schema {manifest.get('schema')!r}, expected {SCHEMA}"
+        )
     about = manifest["benchmarks"].get(name)
     if about is None:
         known = ", ".join(sorted(manifest["benchmarks"])) or "none"
