@@ -17,7 +17,13 @@ from longrope.errors import UserError
 from longrope.evaluate import harness
 from longrope.evaluate.harness import BENCHMARKS
 from longrope.evaluate.questions import MANIFEST, Questions, read_questions, spread
-from longrope.evaluate.records import evaluate_lengths, identity_of, tiers_of
+from longrope.evaluate.records import (
+    evaluate_lengths,
+    factors_at,
+    identity_of,
+    tiers_of,
+)
+from longrope.extended import Tiers
 from longrope.factors import RescaleFactors
 from longrope.files import append_line, fingerprint, resume_lines, sha256_of
 from longrope.models import load_model, load_tokenizer, read_record
@@ -47,8 +53,7 @@ def evaluate_benchmarks(
         "questions": _source(stage),
         "window": stage.window,
         "seed": harness.SEED,
-        # Every table of factors that a sequence may have: the key of what is done holds one only.
-        "tiers": {window_label(each.window): identity_of(each) for each in tiers.factors},
+        "tiers": _used(tiers, stage.window),
     }
     results = evaluate_lengths(
         "benchmarks",
@@ -139,6 +144,21 @@ def _local(stage: BenchmarksStage, name: str) -> Questions:
     if stage.shots[name] and not found.shots:
         raise UserError(f"{stage.files}: has no examples of {name}; set shots: 0")
     return Questions(spread(found.asked, stage.questions), found.shots, found.about)
+
+
+def _used(tiers: Tiers, window: int) -> dict[str, dict]:
+    """The factors that sequences of at most `window` tokens may have, shortest first."""
+    last = factors_at(tiers, window)
+    return {
+        window_label(each.window): {
+            "method": each.method,
+            "attention_factor": each.attention_factor,
+            "n_hat": each.n_hat,
+            "fingerprint": identity_of(each),
+        }
+        for each in tiers.factors
+        if each.window <= last.window
+    }
 
 
 def _source(stage: BenchmarksStage) -> dict:
