@@ -21,7 +21,8 @@ from longrope.config import (
     RulerStage,
 )
 from longrope.errors import UserError
-from longrope.evaluate import benchmarks, harness, ruler
+from longrope.evaluate import benchmarks, harness
+from longrope.evaluate import needles as needles_module
 from longrope.evaluate.benchmarks import evaluate_benchmarks
 from longrope.evaluate.questions import read_questions, spread
 from longrope.evaluate.ruler import evaluate_ruler
@@ -35,6 +36,15 @@ CARRIED = ROOT / "resources/benchmarks"
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="needs the extra benchmarks"
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Two threads on two busy cores take several times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +167,7 @@ def command_line(place: Path, tasks: Path, shots: int, names: list[str], out: Pa
     command += ["--model_args", f"pretrained={place / 'model'},max_length=4096,dtype=float32"]
     command += ["--device", "cpu", "--include_path", str(tasks), "--num_fewshot", str(shots)]
     command += ["--tasks", ",".join(names), "--output_path", str(out / f"theirs-{shots}")]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, capture_output=True, env=environment)
     (path,) = (out / f"theirs-{shots}").glob("**/results_*.json")
     found = json.loads(path.read_text())
@@ -279,7 +289,7 @@ def test_needles_fill_their_length_and_are_written_once(needles, monkeypatch):
     for each in record["records"]:
         assert 512 - 32 < each["longest"] <= 512 and each["prompts"] == 2
     written = {path: path.read_text() for path in prompts.iterdir()}
-    monkeypatch.setattr(ruler.SampleWriter, "_write", None)
+    monkeypatch.setattr(needles_module.SampleWriter, "_write", None)
     again, _ = needles({512: 2}, state="another")
     assert again["records"] == record["records"]
     assert {path: path.read_text() for path in prompts.iterdir()} == written

@@ -23,7 +23,7 @@ from pathlib import Path
 from longrope import __version__
 from longrope.errors import UserError
 
-OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
+OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "pyarrow", "sentencepiece")
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,9 @@ def require_harness() -> str:
             "benchmarks are run by lm-evaluation-harness, which is not installed:"
             ' pip install -c envs/constraints.txt -e ".[benchmarks]"'
         )
+    import datasets
+
+    datasets.disable_progress_bars()
     for name in ("lm_eval", "datasets"):  # what they say of every task fills a log
         logging.getLogger(name).setLevel(logging.ERROR)
     return importlib.metadata.version("lm_eval")

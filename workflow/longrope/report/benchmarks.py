@@ -37,22 +37,16 @@ PRINTED = " Rows from `paper` are printed there: all questions, so not to be com
 
 def table08(config: Config, sources: Sources) -> Table:
     """Benchmarks at short lengths, for every method that was asked."""
-    rows, rules, told, ours = [], set(), set(), False
-    groups = list(sources.texts(config, "benchmarks"))
-    for model, text, own in groups:
-        rules.add(len(rows))
-        ours = True
-        rows += [_row(config, each) for each in own]
-        rules.add(len(rows))
-        rows += _amounts(model, text, own)
-    for model in config.models:
+    rows, rules, told = [], set(), False
+    for model, text, own in sources.texts(config, "benchmarks"):
         printed = _printed(sources, model)
-        rules |= {len(rows)} if printed else set()
-        rows += printed
-        told |= {model} if printed else set()
+        for block in ([_row(config, each) for each in own], _amounts(model, text, own), printed):
+            rules |= {len(rows)} if block else set()
+            rows += block
+        told = told or bool(printed)
     columns = [*TEXT_COLUMNS, *LABELS.values()]
     frame = pd.DataFrame(rows, columns=columns, dtype=object).fillna(NOTHING)
-    caption = CAPTION + (PRINTED if told else "") + ("" if ours else NO_ROWS)
+    caption = CAPTION + (PRINTED if told else "") + ("" if rows else NO_ROWS)
     return Table("table08", caption, frame, rules=frozenset(rules))
 
 
