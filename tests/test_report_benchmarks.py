@@ -27,12 +27,6 @@ models:
 """
 FACTORS = {"method": "none", "window": 4096, "attention_factor": 1.0, "n_hat": 0}
 FACTORS |= {"fingerprint": "x"}
-    "method": "none",
-    "window": 4096,
-    "attention_factor": 1.0,
-    "n_hat": 0,
-    "fingerprint": "x",
-}
 
 
 def config() -> Config:

@@ -588,6 +588,9 @@ class _Tee:
     def isatty(self) -> bool:
         return False
 
+    def close(self) -> None:
+        """Nothing: what it writes to is not its own. Handlers of logging close what they got."""
+
     def fileno(self) -> int:
         return self._streams[0].fileno()
 

@@ -7,12 +7,15 @@ command line reads the same files (`lm_eval --include_path FOLDER`). The package
 optional: only functions that run it import it.
 """
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from longrope.errors import UserError
 from longrope.evaluate.questions import Questions
@@ -147,7 +150,8 @@ def ask(lm, name: str, tasks: Path | None, *, shots: int = 0, limit: int | None 
         if task.get_config("num_fewshot") != 0:  # 0 in its own file: it takes none
             task.set_config(key="num_fewshot", value=shots)
         task.set_fewshot_seed(seed=SEED)
-    found = evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
+    with _no_bars():
+        found = evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     samples = [sample for part in found["samples"].values() for sample in part]
     results = found["results"].get(name) or found["groups"][name]
     return Answered(results, samples, loaded["tasks"])
@@ -160,6 +164,20 @@ def chance(samples: list[dict]) -> float:
         labels = sample["doc"].get("mc2_targets", {}).get("labels")
         shares.append(sum(labels) / len(labels) if labels else 1 / len(sample["resps"]))
     return sum(shares) / len(shares)
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """The harness draws several bars for every subject; `Progress` says how far it is."""
+    from tqdm.std import tqdm
+
+    original = tqdm.__init__
+
+    def hidden(self, *arguments, **options) -> None:
+        original(self, *arguments, **options | {"disable": True})
+
+    with mock.patch.object(tqdm, "__init__", hidden):
+        yield
 
 
 def values(samples: list[dict], metric: str) -> list[float]:
