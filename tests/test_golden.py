@@ -14,17 +14,21 @@ import pytest
 from longrope.baselines import closed_form
 from longrope.config import (
     Bayesian,
+    BenchmarksStage,
     Cma,
     CorpusSettings,
     FolderModel,
     PasskeyStage,
     PerplexityStage,
+    RulerStage,
     SearchSettings,
     TokenizeSettings,
 )
 from longrope.corpus import SPLITS, tokenize_corpus
+from longrope.evaluate.benchmarks import evaluate_benchmarks
 from longrope.evaluate.passkey import evaluate_passkey
 from longrope.evaluate.perplexity import evaluate_perplexity
+from longrope.evaluate.ruler import evaluate_ruler
 from longrope.factors import write_factors
 from longrope.models import import_model, load_tokenizer
 from longrope.search.stage import search_factors
@@ -33,6 +37,8 @@ ROOT = Path(__file__).parent.parent
 TOKENS = "7c431f6e49b5ad6b"
 LOSS = 2.63419  # nats a token
 TRIALS = [["42416", 0.75], ["62031", 0.375], ["72911", 0.25], ["67557", 0.75]]
+BENCHMARK = ["f84786e099fc9b5e", 0.3]  # hash of the prompts, acc_norm
+NEEDLES = "2040f2a74dbf4760"  # hash of the prompts
 TRACE = [4.07048, 3.24416, 3.26789, 3.247, 3.21513, 3.24631, 3.2322, 3.25254]  # nats a token
 # By generation, on documents 0, 1, 1, 0, ...; noise of 1e-5 in the scores leaves the path the same.
 SEARCHED = [
@@ -91,6 +97,38 @@ def test_evaluate_passkey_gives_the_prompts_of_version_1(place):
     evaluate_passkey(stage, *paths, place / "k.json", place / "state/k")
     trials = json.loads((place / "k.json").read_text())["records"][0]["trials"]
     assert [[trial["key"], trial["depth"]] for trial in trials] == TRIALS
+
+
+def test_evaluate_benchmarks_gives_the_number_of_version_1(place):
+    pytest.importorskip("lm_eval")
+    stage = BenchmarksStage(
+        evaluation="benchmarks",
+        method="yarn",
+        window=512,
+        shots={"hellaswag": 0},
+        questions=20,
+        files=str(ROOT / "resources/benchmarks"),
+    )
+    paths = (place / "model", [place / "yarn.json"])
+    evaluate_benchmarks(stage, *paths, place / "b.json", place / "state/b")
+    (record,) = json.loads((place / "b.json").read_text())["records"]
+    assert [record["prompts_sha256"], record["value"]] == BENCHMARK
+
+
+def test_evaluate_ruler_gives_the_prompts_of_version_1(place):
+    pytest.importorskip("lm_eval")
+    stage = RulerStage(
+        evaluation="ruler",
+        method="yarn",
+        needles=["niah_multikey_1"],
+        prompts={512: 1},
+        haystack=[str(ROOT / "resources/books/persuasion.txt.xz")],
+        seed=1,
+    )
+    paths = (place / "model", [place / "yarn.json"])
+    evaluate_ruler(stage, *paths, place / "r.json", place / "state/r", place / "prompts")
+    (record,) = json.loads((place / "r.json").read_text())["records"]
+    assert record["prompts_sha256"] == NEEDLES
 
 
 def search(place: Path, name: str, **settings) -> list[dict]:

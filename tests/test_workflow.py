@@ -54,7 +54,8 @@ def test_the_ablations_are_asked_for_by_a_target_of_their_own(place):
     counts = jobs(snakemake("--dry-run", "study", cwd=place).stdout)
     assert counts["search_factors"] == 13
     assert counts["finetune_model"] == 8
-    assert (counts["make_table"], counts["plot_figure"]) == (13, 8)
+    assert counts["evaluate_benchmarks"] == 3
+    assert (counts["make_table"], counts["plot_figure"]) == (14, 8)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from pathlib import Path
 from longrope import __version__
 from longrope.errors import UserError
 
-OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
+OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "pyarrow", "sentencepiece")
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +316,35 @@ def _evaluate_passkey(options: argparse.Namespace) -> Outcome:
     return Outcome(metrics, artifacts=[options.out])
 
 
+def _evaluate_benchmarks(options: argparse.Namespace) -> Outcome:
+    from longrope.config import BenchmarksStage
+    from longrope.evaluate.benchmarks import evaluate_benchmarks
+    from longrope.reading import read_settings
+
+    stage = read_settings(BenchmarksStage, options.settings)
+    metrics = evaluate_benchmarks(stage, options.model, options.factors, options.out, options.state)
+    return Outcome(metrics, artifacts=[options.out])
+
+
+def _evaluate_ruler(options: argparse.Namespace) -> Outcome:
+    from longrope.config import RulerStage
+    from longrope.evaluate.ruler import evaluate_ruler
+    from longrope.reading import read_settings
+
+    stage = read_settings(RulerStage, options.settings)
+    metrics = evaluate_ruler(
+        stage, options.model, options.factors, options.out, options.state, options.samples
+    )
+    return Outcome(metrics, artifacts=[options.out])
+
+
+def _fetch_benchmarks(options: argparse.Namespace) -> None:
+    from longrope.evaluate.questions import fetch_questions
+
+    for name, count in fetch_questions(options.out, options.questions).items():
+        print(f"{name}: {count:,} questions")
+
+
 def _tabulate(options: argparse.Namespace) -> Outcome:
     from longrope.config import Config
     from longrope.reading import read_settings
@@ -436,6 +465,18 @@ def build_parser() -> argparse.ArgumentParser:
     _many(stage, "--factors")
     _settings(stage)
 
+    stage = _stage(
+        stages, "evaluate-benchmarks", _evaluate_benchmarks, "questions of lm-evaluation-harness"
+    )
+    _files(stage, "--model", "--out", "--state")
+    _many(stage, "--factors")
+    _settings(stage)
+
+    stage = _stage(stages, "evaluate-ruler", _evaluate_ruler, "retrieval of RULER's needles")
+    _files(stage, "--model", "--out", "--state", "--samples")
+    _many(stage, "--factors")
+    _settings(stage)
+
     stage = _stage(stages, "tabulate", _tabulate, "one table of what was measured")
     stage.add_argument("table", help="table05, passkey, searches, ...")
     _files(stage, "--paper", "--out")
@@ -461,6 +502,13 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--window", type=_window, help="the window that the csv is for")
     stage.add_argument("--n-hat", type=int, default=0, help="which the csv does not say")
     stage.add_argument("--which", choices=("long", "short"), default="long")
+    _files(stage, "--out")
+
+    stage = _stage(
+        stages, "fetch-benchmarks", _fetch_benchmarks, "get all that benchmarks need offline",
+        tracked=False,
+    )  # fmt: skip
+    stage.add_argument("--questions", type=int, help="at most so many of each, evenly chosen")
     _files(stage, "--out")
 
     stage = _stage(stages, "sync", _sync, "put finished runs into MLflow", tracked=False)
@@ -539,6 +587,9 @@ class _Tee:
 
     def isatty(self) -> bool:
         return False
+
+    def close(self) -> None:
+        """Nothing: what it writes to is not its own. Handlers of logging close what they got."""
 
     def fileno(self) -> int:
         return self._streams[0].fileno()

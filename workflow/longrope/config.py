@@ -498,7 +498,73 @@ class PasskeySettings(Settings):
         return self.prompts
 
 
-EvaluationSettings = Annotated[PerplexitySettings | PasskeySettings, Field(discriminator="task")]
+Benchmark = Literal["arc_challenge", "hellaswag", "mmlu", "truthfulqa_mc2"]
+SHOTS = {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0}  # in the paper
+EXAMPLE = 16  # tokens that an example takes at the very least
+
+
+class BenchmarksSettings(Settings):
+    """Questions of lm-evaluation-harness (Table 8 of the paper)."""
+
+    task: Literal["benchmarks"]
+    benchmarks: list[Benchmark] = Field(default=list(SHOTS), min_length=1)
+    # The longest sequence, a question with its examples and an answer: longer ones are refused.
+    # Each sequence has the factors of its own length.
+    window: Window
+    questions: Count | None = None  # at most so many of each benchmark; null: all
+    shots: Annotated[int, Field(ge=0)] | None = None  # examples; null: as many as the paper
+    # A folder that `longrope fetch-benchmarks` made; null: the harness fetches from the hub.
+    files: str | None = None
+    methods: Methods = {}
+    shown_in: list[Shown] = ["table08"]
+
+    @model_validator(mode="after")
+    def _check(self):
+        for name in self.benchmarks:
+            if (shots := self.shots_of(name)) * EXAMPLE > self.window:
+                raise ValueError(
+                    f"a window of {window_label(self.window)} cannot hold the {shots} examples of"
+                    f" {name}: raise window, or set shots: 0"
+                )
+        return self
+
+    def shots_of(self, name: str) -> int:
+        """How many examples stand before each question of a benchmark; TruthfulQA takes none."""
+        return min(SHOTS[name], SHOTS[name] if self.shots is None else self.shots)
+
+    @property
+    def amounts(self) -> dict[int, int]:
+        """How much is measured at each length; 0: all questions."""
+        return {self.window: self.questions or 0}
+
+
+Needle = Literal[
+    "niah_single_1", "niah_single_2", "niah_single_3",
+    "niah_multikey_1", "niah_multikey_2", "niah_multikey_3",
+]  # fmt: skip
+
+
+class RulerSettings(Settings):
+    """RULER's needles, by lm-evaluation-harness: one or several keys, one of which is asked for."""
+
+    task: Literal["ruler"]
+    needles: list[Needle] = Field(default=["niah_single_1", "niah_multikey_1"], min_length=1)
+    prompts: dict[Window, Count] = Field(min_length=1)  # for each length, how many of each needle
+    # Text files that stand for RULER's essays, in single_2, single_3 and multikey_1.
+    haystack: list[str] = Field(default=["resources/books/*.txt.xz"], min_length=1)
+    methods: Methods = {}
+    shown_in: list[Shown] = ["passkey"]
+
+    @property
+    def amounts(self) -> dict[int, int]:
+        """How much is measured at each length."""
+        return self.prompts
+
+
+EvaluationSettings = Annotated[
+    PerplexitySettings | PasskeySettings | BenchmarksSettings | RulerSettings,
+    Field(discriminator="task"),
+]
 
 
 # --- models ---------------------------------------------------------------------------------
@@ -583,6 +649,28 @@ class PasskeyStage(Settings):
     method: Name
     prompts: dict[Window, Count]
     key: str
+    seed: int
+
+
+class BenchmarksStage(Settings):
+    """Stage slice of `evaluate_benchmarks`, for one method of one checkpoint."""
+
+    evaluation: Name
+    method: Name
+    window: Window
+    shots: dict[Benchmark, int]  # benchmark -> examples before each question
+    questions: Count | None = None
+    files: str | None = None
+
+
+class RulerStage(Settings):
+    """Stage slice of `evaluate_ruler`, for one method of one checkpoint."""
+
+    evaluation: Name
+    method: Name
+    needles: list[Needle]
+    prompts: dict[Window, Count]
+    haystack: list[str]
     seed: int
 
 

@@ -189,12 +189,17 @@ def source_files(source) -> list[str]:
     """The local files that a corpus or a model comes from, as far as they exist."""
     match source.kind:
         case "text" | "jsonl" | "parquet":
-            return sorted(path for pattern in source.files for path in glob(pattern))
+            return text_files(source.files)
         case "folder":
             return sorted(glob(f"{source.path}/*.json") + glob(f"{source.path}/*.safetensors"))
         case "gguf":
             return glob(source.path)
     return []
+
+
+def text_files(patterns: Iterable[str]) -> list[str]:
+    """The files that some globs match."""
+    return sorted(path for pattern in patterns for path in glob(pattern))
 
 
 def needs(config: Config, model: str, corpus: str) -> list[Need]:

@@ -17,6 +17,8 @@ VERSIONS = {
     "assemble": 1,
     "evaluate-perplexity": 1,
     "evaluate-passkey": 1,
+    "evaluate-benchmarks": 1,
+    "evaluate-ruler": 1,
     "card": 1,
     "tabulate": 2,
     "plot": 3,

@@ -251,6 +251,44 @@ def passkey_settings(wildcards):
     )
 
 
+def question_files(wildcards):
+    """What says which questions are asked: the manifest of local ones."""
+    files = evaluation_settings(wildcards).files
+    return [f"{files}/manifest.json"] if files else []
+
+
+def benchmarks_settings(wildcards):
+    asked = evaluation_settings(wildcards)
+    return as_json(
+        typed.BenchmarksStage(
+            evaluation=wildcards.evaluation,
+            method=wildcards.method,
+            window=asked.window,
+            shots={name: asked.shots_of(name) for name in asked.benchmarks},
+            questions=asked.questions,
+            files=asked.files,
+        )
+    )
+
+
+def haystack_files(wildcards):
+    return study.text_files(evaluation_settings(wildcards).haystack)
+
+
+def ruler_settings(wildcards):
+    asked = evaluation_settings(wildcards)
+    return as_json(
+        typed.RulerStage(
+            evaluation=wildcards.evaluation,
+            method=wildcards.method,
+            needles=asked.needles,
+            prompts=lengths(wildcards),
+            haystack=asked.haystack,
+            seed=STUDY.seed,
+        )
+    )
+
+
 # --- tables and figures ------------------------------------------------------------------------
 
 

@@ -67,9 +67,9 @@ def evaluate_lengths(
             "window": factors.window,
             "attention_factor": factors.attention_factor,
             "n_hat": factors.n_hat,
-            "fingerprint": _identity(factors),
+            "fingerprint": identity_of(factors),
         }
-        key = fingerprint([record.fingerprint, _identity(factors), length, amount])
+        key = fingerprint([record.fingerprint, identity_of(factors), length, amount])
         if key not in known:
             known[key] = measure(length, factors)
             append_line(done, {"key": key, "records": known[key]})
@@ -101,6 +101,7 @@ def evaluate_lengths(
     return results
 
 
-def _identity(factors: RescaleFactors) -> str:
+def identity_of(factors: RescaleFactors) -> str:
+    """A hash of what the factors do, whatever they are called."""
     lambda_ = [str(value) for value in factors.lambda_]
     return fingerprint([lambda_, factors.n_hat, factors.attention_factor])

@@ -2,7 +2,8 @@
 The paper's tables for whatever was configured.
 
 `TABLES` names them; each is a function of the configuration and of what was measured for it. The
-search has tables of its own (`searches`, `fitness`); Tables 1, 2, 3, 11 and 12 are in `ablations`.
+search has tables of its own (`searches`, `fitness`); Tables 1, 2, 3, 11 and 12 are in `ablations`,
+Table 8 in `benchmarks`.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pandas as pd
 from longrope.config import BASE, Config
 from longrope.errors import unknown_name
 from longrope.report import ablations
+from longrope.report.benchmarks import needle_rows, share, table08
 from longrope.report.fitness import fitness_table
 from longrope.report.lines import Group, Line, perplexity_table
 from longrope.report.load import (
@@ -49,6 +51,14 @@ PASSKEY = (
     " the key itself counts. Every method reads the same prompts. `other than text in tuning` is"
     " the share of passkey documents (digits-K, word) and other drills in the data that the"
     " weights were tuned on, tuning after tuning; a model's card tells of its pre-training."
+)
+
+
+RULER = (
+    " Rows of RULER are its needle tasks by lm-evaluation-harness: a word's number or uuid, alone"
+    " (single) or among other keys (multikey), found if it stands anywhere in 128 new tokens, the"
+    " prompt and these together at most the length; where RULER has essays there are the texts"
+    " named. They are other questions than the passkey's: compare them within a block."
 )
 
 
@@ -154,7 +164,6 @@ def _by_length(
 
 def passkey_table(config: Config, sources: Sources) -> Table:
     """Passkeys found, by length; the paper shows its own in Figure 4 only, without numbers."""
-    evaluations = of_task(sources.evaluations, "passkey")
     rows, rules, lengths = [], set(), set()
     for model, text, own in sources.texts(config, "passkey"):
         settings, frame = config.models[model], accuracies(own)
@@ -167,12 +176,27 @@ def passkey_table(config: Config, sources: Sources) -> Table:
         rows.append(
             row | {window_label(n): " or ".join(map(str, each)) for n, each in amounts.items()}
         )
+    for _, _, own in sources.texts(config, "ruler"):
+        lengths |= {length for each in own for length in each.lengths}
+        rules.add(len(rows))
+        rows += [row for each in own for row in needle_rows(config, each, TUNED_ON)]
+        rows.append(_needle_prompts(own))
     columns = ["model", "text", LABEL, "source", FACTOR, "protocol", TUNED_ON]
     columns += [window_label(length) for length in sorted(lengths)]
     frame = pd.DataFrame(rows, columns=columns, dtype=object).fillna(NOTHING)
     caption = f"Passkey retrieval by length: the counterpart of the paper's Figure 4. {PASSKEY}"
-    caption += "" if evaluations else NO_ROWS
+    caption += RULER if of_task(sources.evaluations, "ruler") else ""
+    caption += "" if rows else NO_ROWS
     return Table("passkey", caption, frame, rules=frozenset(rules), left=tuple(columns[:7]))
+
+
+def _needle_prompts(own: list[Evaluation]) -> dict[str, str]:
+    amounts: dict[str, list[str]] = {}
+    for each in own:
+        for record in each.records:
+            amounts.setdefault(window_label(record["length"]), []).append(str(record["prompts"]))
+    words = {"model": own[0].model, "text": own[0].name, LABEL: "prompts of each", "source": "ours"}
+    return words | {label: " or ".join(dict.fromkeys(each)) for label, each in amounts.items()}
 
 
 def _passkey_row(settings, evaluation: Evaluation) -> dict[str, str]:
@@ -185,12 +209,7 @@ def _passkey_row(settings, evaluation: Evaluation) -> dict[str, str]:
         FACTOR: span([each["attention_factor"] for each in evaluation.factors.values()]),
         "protocol": f"key {evaluation.protocol['key']}, {evaluation.protocol['decoding']}",
         TUNED_ON: drills(settings, evaluation.weights),
-        **{
-            window_label(length): "{:.0f} [{:.0f}, {:.0f}]".format(
-                *(100 * each[key] for key in ("accuracy", "low", "high"))
-            )
-            for length, each in sorted(found.items())
-        },
+        **{window_label(length): share(each) for length, each in sorted(found.items())},
     }
 
 
@@ -201,6 +220,7 @@ TABLES: dict[str, Callable[[Config, Sources], Table]] = {
     "table05": table05,
     "table06": table06,
     "table07": table07,
+    "table08": table08,
     "table09": table09,
     "table10": table10,
     "table11": ablations.table11,

@@ -1,0 +1,177 @@
+"""
+RULER's needles (Hsieh et al. 2024, arXiv 2404.06654), by lm-evaluation-harness.
+
+A needle says that a key has a value; it is hidden in a haystack, alone (niah_single) or among
+others with other keys (niah_multikey), and asked for at the end. `needles` has the prompts; the
+harness scores the answers, and nothing is cut. The prompt ends in the beginning of the answer, as
+for models that only continue text.
+"""
+
+import json
+from pathlib import Path
+
+from longrope.config import RulerStage
+from longrope.evaluate import harness
+from longrope.evaluate.needles import ANSWER, SampleWriter
+from longrope.evaluate.records import evaluate_lengths, tiers_of
+from longrope.factors import RescaleFactors
+from longrope.files import replacing, write_lines
+from longrope.models import load_model, load_tokenizer, read_record
+from longrope.rope import install
+from longrope.statistics import wilson
+from longrope.versions import VERSIONS
+from longrope.windows import window_label
+
+BATCH_TOKENS = 1 << 14  # tokens of sequences that run together
+
+
+def evaluate_ruler(
+    stage: RulerStage,
+    model_folder: Path,
+    factors: list[Path],
+    out: Path,
+    state: Path,
+    samples: Path,
+) -> dict[str, float]:
+    """Test a checkpoint with a method's factors; returns the accuracy of each needle and length.
+
+    `samples` keeps the prompts for every method and checkpoint with the same tokenizer.
+    """
+    version = harness.require_harness()
+    record = read_record(model_folder)
+    tiers = tiers_of(factors, record)
+    tokenizer = load_tokenizer(model_folder)
+    writer = SampleWriter(tokenizer, stage.haystack, samples, stage.seed)
+    prompts = {
+        length: {name: writer.samples(name, length, count) for name in stage.needles}
+        for length, count in stage.prompts.items()
+    }
+    lm = _pinned(model_folder, tiers, tokenizer, max(stage.prompts))
+
+    def measure(length: int, _: RescaleFactors) -> list[dict]:
+        return [
+            _measure(lm, name, length, prompts[length][name], state / "tasks")
+            for name in stage.needles
+        ]
+
+    protocol = {
+        "harness": version,
+        "needles": stage.needles,
+        "haystack": writer.haystack_name,
+        "seed": stage.seed,
+        "decoding": "greedy",
+        "answer_tokens": ANSWER,
+    }
+    results = evaluate_lengths(
+        "ruler",
+        stage.evaluation,
+        stage.method,
+        model_folder,
+        tiers,
+        stage.prompts,
+        protocol,
+        measure,
+        summarise,
+        out,
+        state,
+        VERSIONS["evaluate-ruler"],
+    )
+    return {
+        f"{name}_{length}": found["accuracy"]
+        for length, needles in results.items()
+        for name, found in needles.items()
+    }
+
+
+def summarise(records: list[dict]) -> dict:
+    """Needle -> share found at one length; `low` and `high` are the 95% Wilson interval."""
+    results = {}
+    for record in records:
+        found, prompts = record["found"], record["prompts"]
+        low, high = wilson(found, prompts)
+        results[record["needle"]] = {
+            "accuracy": found / prompts,
+            "low": low,
+            "high": high,
+            "found": found,
+            "prompts": prompts,
+        }
+    return results
+
+
+def _measure(lm, name: str, length: int, samples: list[dict], folder: Path) -> dict:
+    tasks = _write_task(folder / window_label(length), name, length, samples)
+    lm.begin(f"{name} at {window_label(length)}", length, BATCH_TOKENS)
+    answered = harness.ask(lm, name, tasks)
+    trials = [
+        {
+            "value": each["doc"]["outputs"][0],
+            "answer": each["filtered_resps"][0],
+            "found": each[str(length)] == 1,
+        }
+        for each in answered.samples
+    ]
+    return {
+        "length": length,
+        "needle": name,
+        "prompts": len(trials),
+        "found": sum(trial["found"] for trial in trials),
+        "longest": lm.longest,  # tokens, answer included
+        "bos": lm.puts_bos,
+        "prompts_sha256": harness.asked_fingerprint(answered.samples),
+        "trials": trials,
+    }
+
+
+def _write_task(folder: Path, name: str, length: int, samples: list[dict]) -> Path:
+    """A task file that has the harness's own prompt and score, for samples that are written."""
+    place = folder.resolve() / name
+    with replacing(place) as draft:
+        draft.mkdir(parents=True)
+        write_lines(draft / "samples.jsonl", samples)
+        # The harness knows six lengths; this one is added to them.
+        (draft / "ruler_score.py").write_text(
+            "from lm_eval.tasks.ruler.common_utils import aggregate_metrics, process_results\n"
+            "__all__ = ['aggregate_metrics', 'process_results']\n"
+        )
+        settings = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {
+                "data_files": {"test": str(place / "samples.jsonl")},
+                "cache_dir": str(place / "arrow"),
+            },
+            "output_type": "generate_until",
+            "test_split": "test",
+            "doc_to_text": "{{input}}",
+            "doc_to_target": "{{outputs}}",
+            "gen_prefix": "{{gen_prefix}}",
+            "target_delimiter": " ",
+            "generation_kwargs": {"do_sample": False, "max_gen_toks": ANSWER, "until": []},
+            "num_fewshot": 0,
+        }
+        text = json.dumps(settings, indent=1).removesuffix("\n}")
+        score = f"""{text},
+ "process_results": !function ruler_score.process_results,
+ "metric_list": [{{
+  "metric": "{length}",
+  "aggregation": !function ruler_score.aggregate_metrics,
+  "higher_is_better": true
+ }}]
+}}
+"""
+        (draft / f"{name}.yaml").write_text(score)
+    return place
+
+
+def _pinned(model_folder: Path, tiers, tokenizer, window: int):
+    from transformers import GenerationConfig
+
+    from longrope.evaluate.pinned import PinnedModel
+
+    model = load_model(model_folder)
+    model.config.max_position_embeddings = window  # else `generate` warns
+    model.generation_config = GenerationConfig(  # in place of the checkpoint's own
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id or 0
+    )
+    return PinnedModel(model, tokenizer, install(model, tiers.rope), tiers)
