@@ -25,7 +25,7 @@ WINDOW = 64  # of the tiny model, in tokens
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """Settings of a corpus of book excerpts on disk."""
-    from longrope.config import CorpusSettings
+    from longrope.config.corpus import CorpusSettings
 
     folder = tmp_path_factory.mktemp("books")
     for book, characters in EXCERPTS.items():
@@ -102,7 +102,7 @@ def model(model_folder):
 @pytest.fixture(scope="session")
 def tokens(corpus, tokenizer, tmp_path_factory) -> dict[str, Path]:
     """The excerpts as tokens: one folder for each of train, validation and test."""
-    from longrope.config import TokenizeSettings
+    from longrope.config.corpus import TokenizeSettings
     from longrope.corpus import SPLITS, tokenize_corpus
 
     root = tmp_path_factory.mktemp("tokens")

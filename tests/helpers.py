@@ -15,7 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from longrope.baselines import closed_form
-from longrope.config import FolderModel, PaperSpace, TokenizeSettings
+from longrope.config import FolderModel
+from longrope.config.corpus import TokenizeSettings
+from longrope.config.search import PaperSpace
 from longrope.corpus import SPLITS, tokenize_corpus
 from longrope.factors import RescaleFactors, Rope
 from longrope.models import import_model, load_model, load_tokenizer, read_record, save_model

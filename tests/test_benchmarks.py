@@ -12,11 +12,11 @@ import torch
 
 from helpers import make_checkpoint
 from longrope.baselines import closed_form
-from longrope.config import (
+from longrope.config import FolderModel
+from longrope.config.evaluation import (
     SHOTS,
     BenchmarksSettings,
     BenchmarksStage,
-    FolderModel,
     RulerSettings,
     RulerStage,
 )

@@ -12,18 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import ROOT
-from longrope.config import (
-    Config,
-    PerplexityStage,
-    PretrainStage,
-    SearchSettings,
-    TokenizeSettings,
-    TuningStage,
-    json_schema,
-)
+from longrope.checks import load_config
+from longrope.config import Config, PretrainStage, json_schema
+from longrope.config.corpus import TokenizeSettings
+from longrope.config.evaluation import PerplexityStage
+from longrope.config.search import SearchSettings
+from longrope.config.training import TuningStage
 from longrope.errors import UserError
 from longrope.reading import read_settings
-from longrope.study import factor_files, lengths_of, load_config, needs
+from longrope.study import factor_files, lengths_of, needs
 from longrope.windows import window_label
 
 STUDY = """

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import excerpt, make_tokenizer
-from longrope.config import CorpusSettings, Splits, TokenizeSettings
+from longrope.config.corpus import CorpusSettings, Splits, TokenizeSettings
 from longrope.corpus import SPLITS, TokenSplit, read_documents, tokenize_corpus
 from longrope.errors import UserError
 

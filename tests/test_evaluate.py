@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from conftest import BOOKS, WINDOW
-from longrope.config import FolderModel, PasskeyStage, PerplexityStage
+from longrope.config import FolderModel
+from longrope.config.evaluation import PasskeyStage, PerplexityStage
 from longrope.corpus import TokenSplit, tokenizer_fingerprint
 from longrope.errors import UserError
 from longrope.evaluate import passkey, perplexity

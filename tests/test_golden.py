@@ -12,18 +12,10 @@ from pathlib import Path
 import pytest
 
 from longrope.baselines import closed_form
-from longrope.config import (
-    Bayesian,
-    BenchmarksStage,
-    Cma,
-    CorpusSettings,
-    FolderModel,
-    PasskeyStage,
-    PerplexityStage,
-    RulerStage,
-    SearchSettings,
-    TokenizeSettings,
-)
+from longrope.config import FolderModel
+from longrope.config.corpus import CorpusSettings, TokenizeSettings
+from longrope.config.evaluation import BenchmarksStage, PasskeyStage, PerplexityStage, RulerStage
+from longrope.config.search import Bayesian, Cma, SearchSettings
 from longrope.corpus import SPLITS, tokenize_corpus
 from longrope.evaluate.benchmarks import evaluate_benchmarks
 from longrope.evaluate.passkey import evaluate_passkey

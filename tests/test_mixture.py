@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import END, make_tokenizer, make_tokens
-from longrope.config import Phase
+from longrope.config.training import Phase
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.mixture import SequenceMaker

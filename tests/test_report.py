@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 
 from evaluations import documents, scored, write_evaluation
 from helpers import TOY_ROPE, Toy, convex, toy_search
-from longrope.config import Evolution
+from longrope.checks import load_config
+from longrope.config.search import Evolution
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.report.drawing import spread
@@ -25,7 +26,6 @@ from longrope.report.summary import summarise, write_summary
 from longrope.report.tables import make_table
 from longrope.search.scoring import Score
 from longrope.statistics import compare, mean_interval, wilson
-from longrope.study import load_config
 
 STUDY = """
 seed: 1

@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from evaluations import documents, write_evaluation
+from longrope.checks import load_config
 from longrope.config import Config
 from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.report.figures import plot
 from longrope.report.tables import make_table
-from longrope.study import load_config
 
 STUDY = """
 seed: 1

@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from longrope.checks import load_config
 from longrope.config import Config
 from longrope.evaluate.benchmarks import summarise
 from longrope.evaluate.ruler import summarise as of_needles
 from longrope.report.tables import make_table
-from longrope.study import load_config
 
 PAPER = Path(__file__).parents[1] / "resources/paper/tables.csv"
 STUDY = """

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from scipy.stats import binomtest
 
+from longrope.checks import load_config
 from longrope.config import Config
 from longrope.errors import UserError
 from longrope.evaluate.passkey import summarise as of_passkeys
@@ -16,7 +17,8 @@ from longrope.evaluate.perplexity import summarise as of_perplexity
 from longrope.report.searches import describe
 from longrope.report.tables import make_table
 from longrope.statistics import flip_test
-from longrope.study import load_config, search_settings, trace_files
+from longrope.study import search_settings
+from longrope.targets import trace_files
 
 STUDY = """
 seed: 1

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import gamma, kv
 
 from helpers import PAIRS, TOY_ROPE, Toy, convex, lines_of, toy_search
-from longrope.config import Bayesian, PaperSpace
+from longrope.config.search import Bayesian, PaperSpace
 from longrope.search import bayesian
 from longrope.search.bayesian import BayesianSearch
 from longrope.search.gaussian import JITTER, OFFSET, GaussianProcess

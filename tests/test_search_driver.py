@@ -17,7 +17,7 @@ from helpers import (
     lines_of,
     toy_search,
 )
-from longrope.config import Bayesian, Cma, CriticalSpace, Evolution, PaperSpace
+from longrope.config.search import Bayesian, Cma, CriticalSpace, Evolution, PaperSpace
 from longrope.errors import UserError
 from longrope.search import bayesian, driver
 from longrope.search.driver import run_search

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers import OPTIMUM, PAIRS, TOY_ROPE, Toy, convex, lines_of, toy_search
 from longrope.baselines import closed_form
-from longrope.config import Bayesian, Cma, CriticalSpace, Evolution, PaperSpace
+from longrope.config.search import Bayesian, Cma, CriticalSpace, Evolution, PaperSpace
 from longrope.errors import UserError
 from longrope.search import bayesian
 from longrope.search.evolution import EvolutionSearch

@@ -9,7 +9,7 @@ import pytest
 
 from helpers import PAIRS, TOY_ROPE, convex
 from longrope.baselines import closed_form
-from longrope.config import Evolution, PaperSpace
+from longrope.config.search import Evolution, PaperSpace
 from longrope.search.optimisers import Told, Trial, make_optimiser
 from longrope.search.racing import ENOUGH, Racing
 from longrope.search.space import Candidate, first_space

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from helpers import OPTIMUM, PAIRS, TOY_ROPE
 from longrope.baselines import closed_form
-from longrope.config import CriticalSpace, PaperSpace
+from longrope.config.search import CriticalSpace, PaperSpace
 from longrope.factors import RescaleFactors, Rope
 from longrope.search.space import Candidate, first_space, recovery_space, second_space
 

@@ -23,7 +23,7 @@ from helpers import (
     make_tuned,
 )
 from longrope.baselines import closed_form
-from longrope.config import Bayesian, Cma, CriticalSpace, Evolution, SearchSettings
+from longrope.config.search import Bayesian, Cma, CriticalSpace, Evolution, SearchSettings
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, read_factors, write_factors
 from longrope.models import read_record

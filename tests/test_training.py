@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 
 from helpers import END, SPLIT, WINDOW, make_checkpoint, make_tokens, write_excerpts
 from longrope.baselines import closed_form
-from longrope.config import CorpusSettings, LoopSettings, PretrainedHere, TuningStage
+from longrope.config import PretrainedHere
+from longrope.config.corpus import CorpusSettings
+from longrope.config.training import LoopSettings, TuningStage
 from longrope.errors import UserError
 from longrope.factors import Rope, read_factors, write_factors
 from longrope.finetune import finetune

@@ -23,11 +23,12 @@ from statistics import geometric_mean
 
 import yaml
 
-from longrope.config import BASE
+from longrope.checks import load_config
+from longrope.config.base import BASE
 from longrope.report.load import Evaluation, read_evaluations
 from longrope.report.trace import Spent, read_traces, trace_path
 from longrope.statistics import Comparison, compare, mean_losses
-from longrope.study import factors_path, load_config, searches
+from longrope.study import factors_path, searches
 from longrope.windows import window_label
 
 STUDY = Path("config/search-study.yaml")  # from the root of the repository

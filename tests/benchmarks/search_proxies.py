@@ -32,7 +32,8 @@ import torch
 from scipy.stats import spearmanr
 
 from longrope.baselines import closed_form
-from longrope.config import BASE, PaperSpace
+from longrope.config.base import BASE
+from longrope.config.search import PaperSpace
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.files import write_json

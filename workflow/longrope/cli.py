@@ -2,37 +2,19 @@
 The command line: one sub-command a stage, each named after the verb that its rule does.
 
 This module imports nothing heavy: a stage's modules are imported when it runs, so that
-`longrope --help` answers at once. Whatever a stage prints also goes to `--log FILE`, and beside
-that file a record of the run (`FILE` with the ending .run.json) is written for `longrope sync`.
+`longrope --help` answers at once. `job.py` has what surrounds every stage.
 """
 
 import argparse
-import contextlib
-import datetime
 import json
-import platform
-import subprocess
 import sys
-import time
-import traceback
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from longrope import __version__
 from longrope.errors import UserError
-
-OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "pyarrow", "sentencepiece")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a stage tells of itself for tracking."""
-
-    metrics: dict[str, float] = field(default_factory=dict)  # final values
-    curves: list[Path] = field(default_factory=list)  # .jsonl files with numbers by step
-    artifacts: list[Path] = field(default_factory=list)  # files worth keeping with the run
+from longrope.job import Outcome, logging_to, run_stage
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,73 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        with _logging_to(options.log):
-            return _run(options)
+        with logging_to(options.log):
+            return run_stage(options)
     except UserError as error:
         print(f"longrope: {error}", file=sys.stderr)
         return 1
-
-
-def _run(options: argparse.Namespace) -> int:
-    """Run the stage; the exit code says whose turn it is."""
-    try:
-        _recorded(options)
-    except UserError as error:
-        print(f"longrope {options.stage}: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL:
-            traceback.print_exc()
-            return 70
-        print(
-            f"longrope {options.stage}: this needs the package {error.name!r}:"
-            ' pip install "longrope[workflow]"',
-            file=sys.stderr,
-        )
-        return 1
-    except KeyboardInterrupt:
-        print(f"longrope {options.stage}: interrupted", file=sys.stderr)
-        return 130
-    except Exception:
-        traceback.print_exc()
-        return 70
-    return 0
-
-
-def _recorded(options: argparse.Namespace) -> None:
-    """Run the stage; with --log, leave a record of the run beside the log, also if it fails."""
-    if options.log is None or not options.tracked:
-        options.run(options)
-        return
-    from longrope.tracking import RunRecord, write_record
-
-    began = time.monotonic()
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    outcome, tags, status = Outcome(), _tags(options), "failed"
-    try:
-        outcome = options.run(options) or outcome
-        status = "finished"
-    except BaseException as error:
-        tags["error"] = f"{type(error).__name__}: {error}"[:500]
-        raise
-    finally:
-        record = RunRecord(
-            run_id=options.run_id,
-            stage=options.stage,
-            name=str(options.log.with_suffix("")),
-            status=status,
-            started=started,
-            seconds=round(time.monotonic() - began, 3),
-            params=_params(options),
-            metrics=outcome.metrics,
-            curves=[str(path) for path in outcome.curves],
-            artifacts=[str(path) for path in outcome.artifacts],
-            tags=tags,
-        )
-        try:
-            write_record(options.log.with_suffix(".run.json"), record)
-        except OSError as error:  # tracking never fails a job
-            print(f"no run record: {error}", file=sys.stderr)
 
 
 def _live(options: argparse.Namespace):
@@ -117,56 +37,6 @@ def _live(options: argparse.Namespace):
     from longrope.tracking import LiveRun
 
     return LiveRun(options.run_id, str(options.log and options.log.with_suffix("")))
-
-
-def _params(options: argparse.Namespace) -> dict:
-    """The options of the run, with the settings unfolded."""
-    plain = {
-        key: " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        for key, value in vars(options).items()
-        if key not in ("run", "run_id", "stage", "tracked", "settings", "log")
-    }
-    try:
-        return plain | {"settings": json.loads(getattr(options, "settings", "{}"))}
-    except json.JSONDecodeError:  # the stage has said so
-        return plain | {"settings": options.settings}
-
-
-def _tags(options: argparse.Namespace) -> dict[str, str]:
-    place = options.log.parts[1:3] if options.log.parts[0] == "logs" else ()
-    return {
-        **dict(zip(("model", "weights"), place, strict=False)),
-        "stage": options.stage,
-        "longrope": __version__,
-        "commit": _commit(),
-        "host": platform.node(),
-        "log": str(options.log),
-    }
-
-
-def _commit() -> str:
-    """The commit of this package, `+` if it has changes; empty outside a checkout."""
-    try:
-        answer = subprocess.run(
-            [
-                "git",
-                "-C",
-                Path(__file__).parent,
-                "describe",
-                "--always",
-                "--dirty=+",
-                "--abbrev=12",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout.strip()
-
-
-# --- the stages -----------------------------------------------------------------------------
 
 
 def _import_model(options: argparse.Namespace) -> Outcome:
@@ -212,7 +82,7 @@ def _card(options: argparse.Namespace) -> Outcome:
 
 
 def _tokenize(options: argparse.Namespace) -> Outcome:
-    from longrope.config import TokenizeSettings
+    from longrope.config.corpus import TokenizeSettings
     from longrope.corpus import SPLITS, tokenize_corpus
     from longrope.models import load_tokenizer
     from longrope.reading import read_settings
@@ -239,7 +109,7 @@ def _derive(options: argparse.Namespace) -> Outcome:
 
 
 def _search(options: argparse.Namespace) -> Outcome:
-    from longrope.config import SearchSettings
+    from longrope.config.search import SearchSettings
     from longrope.reading import read_settings
     from longrope.search.stage import search_factors
 
@@ -263,7 +133,7 @@ def _search(options: argparse.Namespace) -> Outcome:
 
 
 def _finetune(options: argparse.Namespace) -> Outcome:
-    from longrope.config import TuningStage
+    from longrope.config.training import TuningStage
     from longrope.finetune import finetune
     from longrope.reading import read_settings
 
@@ -295,7 +165,7 @@ def _assemble(options: argparse.Namespace) -> Outcome:
 
 
 def _evaluate_perplexity(options: argparse.Namespace) -> Outcome:
-    from longrope.config import PerplexityStage
+    from longrope.config.evaluation import PerplexityStage
     from longrope.evaluate.perplexity import evaluate_perplexity
     from longrope.reading import read_settings
 
@@ -307,7 +177,7 @@ def _evaluate_perplexity(options: argparse.Namespace) -> Outcome:
 
 
 def _evaluate_passkey(options: argparse.Namespace) -> Outcome:
-    from longrope.config import PasskeyStage
+    from longrope.config.evaluation import PasskeyStage
     from longrope.evaluate.passkey import evaluate_passkey
     from longrope.reading import read_settings
 
@@ -317,7 +187,7 @@ def _evaluate_passkey(options: argparse.Namespace) -> Outcome:
 
 
 def _evaluate_benchmarks(options: argparse.Namespace) -> Outcome:
-    from longrope.config import BenchmarksStage
+    from longrope.config.evaluation import BenchmarksStage
     from longrope.evaluate.benchmarks import evaluate_benchmarks
     from longrope.reading import read_settings
 
@@ -327,7 +197,7 @@ def _evaluate_benchmarks(options: argparse.Namespace) -> Outcome:
 
 
 def _evaluate_ruler(options: argparse.Namespace) -> Outcome:
-    from longrope.config import RulerStage
+    from longrope.config.evaluation import RulerStage
     from longrope.evaluate.ruler import evaluate_ruler
     from longrope.reading import read_settings
 
@@ -549,50 +419,6 @@ def _settings(stage: argparse.ArgumentParser) -> None:
     stage.add_argument(
         "--settings", required=True, metavar="JSON", help="this stage's slice of the configuration"
     )
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path | None):
-    """Write standard output and error to `path` as well, line by line."""
-    if path is None:
-        yield
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--log {path}: cannot be written ({error})") from None
-    with opened as log:
-        with (
-            contextlib.redirect_stdout(_Tee(sys.stdout, log)),
-            contextlib.redirect_stderr(_Tee(sys.stderr, log)),
-        ):
-            yield
-
-
-class _Tee:
-    """A text stream that writes to two; not a terminal, so that nothing draws bars on it."""
-
-    def __init__(self, *streams) -> None:
-        self._streams = streams
-
-    def write(self, text: str) -> int:
-        for stream in self._streams:
-            stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        for stream in self._streams:
-            stream.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        """Nothing: what it writes to is not its own. Handlers of logging close what they got."""
-
-    def fileno(self) -> int:
-        return self._streams[0].fileno()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longrope.config import CorpusSettings, Need, TokenizeSettings
+from longrope.config.corpus import CorpusSettings, Need, TokenizeSettings
 from longrope.errors import UserError
 from longrope.files import fingerprint, read_json, replacing, sha256_of, write_json
 

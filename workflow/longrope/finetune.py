@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longrope.config import TuningStage
+from longrope.config.training import TuningStage
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import describe, read_factors

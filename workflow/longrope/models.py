@@ -14,7 +14,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrope.config import BASE, FolderModel, GgufModel, HubModel
+from longrope.config import FolderModel, GgufModel, HubModel
+from longrope.config.base import BASE
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, read_factors, write_factors
 from longrope.files import read_json, replacing, sha256_of, write_json

@@ -16,7 +16,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from longrope.config import BASE, CorpusSettings, PretrainedHere, TokenizeSettings
+from longrope.config import PretrainedHere
+from longrope.config.base import BASE
+from longrope.config.corpus import CorpusSettings, TokenizeSettings
 from longrope.corpus import SPLITS, TokenSplit, read_documents, tokenize_corpus
 from longrope.factors import Rope
 from longrope.files import open_state, write_json

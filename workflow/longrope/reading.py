@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from longrope.config import Settings
+from longrope.config.base import Settings
 from longrope.errors import UserError
 from longrope.windows import PATTERN, parse_window
 

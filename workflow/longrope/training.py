@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from longrope.config import LoopSettings
+from longrope.config.training import LoopSettings
 from longrope.errors import UserError
 from longrope.files import append_line, replacing, resume_lines, write_lines
 from longrope.losses import token_losses

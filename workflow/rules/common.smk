@@ -1,19 +1,30 @@
 """
 What all rules share: the checked configuration, wildcards, and, stage by stage, the functions that
 give a rule its inputs and its settings as one JSON string. What a configuration means is decided
-in workflow/longrope/study.py; here it only meets wildcards.
+in workflow/longrope/study.py and checked in checks.py; here it only meets wildcards.
 """
 
 import re
 
 from longrope.baselines import CLOSED_FORMS, DETAILS
-from longrope.config import ABLATIONS, MAIN, NAME
+from longrope.checks import load_config
+from longrope.config import ImportStage, PretrainStage
+from longrope.config.base import NAME
+from longrope.config.corpus import TokenizeSettings
+from longrope.config.evaluation import (
+    ABLATIONS,
+    MAIN,
+    BenchmarksStage,
+    PasskeyStage,
+    PerplexityStage,
+    RulerStage,
+)
+from longrope.config.training import TuningStage
 from longrope.errors import UserError
-from longrope.study import ON_TUNED, load_config
+from longrope.study import ON_TUNED
 from longrope.versions import VERSIONS
 from longrope.windows import PATTERN, parse_window, window_label
-from longrope import config as typed
-from longrope import study
+from longrope import study, targets
 from snakemake.exceptions import WorkflowError
 
 try:
@@ -83,15 +94,13 @@ def model_files(wildcards):
 
 def import_settings(wildcards):
     settings = model_settings(wildcards)
-    return as_json(
-        typed.ImportStage(source=settings.source, original_window=settings.original_window)
-    )
+    return as_json(ImportStage(source=settings.source, original_window=settings.original_window))
 
 
 def pretrain_settings(wildcards):
     settings = model_settings(wildcards)
     return as_json(
-        typed.PretrainStage(
+        PretrainStage(
             model=settings.source,
             corpus=STUDY.corpora[settings.corpus],
             original_window=settings.original_window,
@@ -102,7 +111,7 @@ def pretrain_settings(wildcards):
 
 def untouched_records(wildcards):
     """The evaluations of a model as it was pre-trained."""
-    return study.untouched_files(STUDY, wildcards.model)
+    return targets.untouched_files(STUDY, wildcards.model)
 
 
 # --- corpora -----------------------------------------------------------------------------------
@@ -118,7 +127,7 @@ def model_corpus_files(wildcards):
 
 def corpus_settings(wildcards):
     return as_json(
-        typed.TokenizeSettings(
+        TokenizeSettings(
             corpus=STUDY.corpora[wildcards.corpus],
             needs=study.needs(STUDY, wildcards.model, wildcards.corpus),
         )
@@ -164,7 +173,7 @@ TUNED = sorted({name for each in STUDY.models.values() for name in each.tunings}
 
 def tuning_settings(wildcards):
     tuning = model_settings(wildcards).tunings[wildcards.weights]
-    return as_json(typed.TuningStage(name=wildcards.weights, tuning=tuning, seed=STUDY.seed))
+    return as_json(TuningStage(name=wildcards.weights, tuning=tuning, seed=STUDY.seed))
 
 
 def start_model(wildcards):
@@ -188,7 +197,7 @@ def tier_factors(wildcards):
 
 def named(task):
     """A wildcard constraint: the evaluations of one task."""
-    return either({name for _, name, _ in study.evaluations(STUDY, task)})
+    return either({name for _, name, _ in targets.evaluations(STUDY, task)})
 
 
 def evaluation_settings(wildcards):
@@ -229,7 +238,7 @@ def test_tokens(wildcards):
 def perplexity_settings(wildcards):
     asked = evaluation_settings(wildcards)
     return as_json(
-        typed.PerplexityStage(
+        PerplexityStage(
             evaluation=wildcards.evaluation,
             method=wildcards.method,
             windows=lengths(wildcards),
@@ -241,7 +250,7 @@ def perplexity_settings(wildcards):
 
 def passkey_settings(wildcards):
     return as_json(
-        typed.PasskeyStage(
+        PasskeyStage(
             evaluation=wildcards.evaluation,
             method=wildcards.method,
             prompts=lengths(wildcards),
@@ -260,7 +269,7 @@ def question_files(wildcards):
 def benchmarks_settings(wildcards):
     asked = evaluation_settings(wildcards)
     return as_json(
-        typed.BenchmarksStage(
+        BenchmarksStage(
             evaluation=wildcards.evaluation,
             method=wildcards.method,
             window=asked.window,
@@ -278,7 +287,7 @@ def haystack_files(wildcards):
 def ruler_settings(wildcards):
     asked = evaluation_settings(wildcards)
     return as_json(
-        typed.RulerStage(
+        RulerStage(
             evaluation=wildcards.evaluation,
             method=wildcards.method,
             needles=asked.needles,
@@ -294,31 +303,31 @@ def ruler_settings(wildcards):
 
 def records_of(wildcards):
     """The evaluations that are shown in a table."""
-    return study.evaluation_files(STUDY, shown_in=wildcards.table)
+    return targets.evaluation_files(STUDY, shown_in=wildcards.table)
 
 
 def traces_of(wildcards):
-    return study.trace_files(STUDY, wildcards.table) if wildcards.table == "searches" else []
+    return targets.trace_files(STUDY, wildcards.table) if wildcards.table == "searches" else []
 
 
 def figure_records(wildcards):
     figure = wildcards.figure
     match figure:
         case "figure2":
-            return study.figure2_files(STUDY)
+            return targets.figure2_files(STUDY)
         case "figure5" | "figure5c":
-            return study.training_files(STUDY, figure)
+            return targets.training_files(STUDY, figure)
         case "figure6":
-            return study.trace_files(STUDY, figure)
-    return study.evaluation_files(STUDY, shown_in=figure)
+            return targets.trace_files(STUDY, figure)
+    return targets.evaluation_files(STUDY, shown_in=figure)
 
 
 def tables_among(names):
     """The tables among these that the configuration has evaluations for, the summary included."""
-    shown = [each for each in study.shown(STUDY, names) if each not in FIGURES]
+    shown = [each for each in targets.shown(STUDY, names) if each not in FIGURES]
     return [f"results/tables/{each}.md" for each in shown]
 
 
 def figures_among(names):
-    shown = [each for each in study.shown(STUDY, names) if each in FIGURES]
+    shown = [each for each in targets.shown(STUDY, names) if each in FIGURES]
     return [f"results/figures/{each}.png" for each in shown]

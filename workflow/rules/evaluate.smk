@@ -109,5 +109,5 @@ rule evaluate_ruler:
 rule evaluation:
     """All evaluations."""
     input:
-        study.evaluation_files(STUDY),
+        targets.evaluation_files(STUDY),
     localrule: True

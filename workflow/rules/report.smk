@@ -37,7 +37,7 @@ rule make_table:
 rule make_summary:
     """The claims of the method that the study bears out, and those that it does not."""
     input:
-        study.evaluation_files(STUDY, shown_in="summary"),
+        targets.evaluation_files(STUDY, shown_in="summary"),
     output:
         summary="results/tables/summary.json",
         claims="results/tables/summary.md",

@@ -52,12 +52,12 @@ rule search_factors:
 rule search:
     """All searches, on the pre-trained and on the tuned weights."""
     input:
-        study.search_files(STUDY),
+        targets.search_files(STUDY),
     localrule: True
 
 
 rule recovery:
     """The factors of the short windows."""
     input:
-        study.recovery_files(STUDY),
+        targets.recovery_files(STUDY),
     localrule: True

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longrope.config import BenchmarksStage
+from longrope.config.evaluation import BenchmarksStage
 from longrope.errors import UserError
 from longrope.evaluate import harness
 from longrope.evaluate.harness import BENCHMARKS

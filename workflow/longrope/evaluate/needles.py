@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from longrope.config import CorpusSettings
+from longrope.config.corpus import CorpusSettings
 from longrope.corpus import read_documents, tokenizer_fingerprint
 from longrope.errors import UserError
 from longrope.files import fingerprint, read_lines, write_lines

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig
 
-from longrope.config import PasskeyStage
+from longrope.config.evaluation import PasskeyStage
 from longrope.evaluate.records import evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.models import load_model, load_tokenizer, read_record

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longrope.config import PerplexityStage
+from longrope.config.evaluation import PerplexityStage
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.evaluate.records import evaluate_lengths, tiers_of

@@ -10,7 +10,7 @@ for models that only continue text.
 import json
 from pathlib import Path
 
-from longrope.config import RulerStage
+from longrope.config.evaluation import RulerStage
 from longrope.evaluate import harness
 from longrope.evaluate.needles import ANSWER, SampleWriter
 from longrope.evaluate.records import evaluate_lengths, tiers_of

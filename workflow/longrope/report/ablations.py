@@ -6,7 +6,8 @@ anything. A row that the configuration does not evaluate is not there.
 """
 
 from longrope.baselines import is_closed_form, parts_of
-from longrope.config import BASE, Config, ModelSettings
+from longrope.config import Config, ModelSettings
+from longrope.config.base import BASE
 from longrope.report.lines import Group, Line, perplexity_table
 from longrope.report.load import (
     Evaluation,

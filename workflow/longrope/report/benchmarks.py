@@ -4,7 +4,8 @@ Table 8 of the paper, benchmarks of short questions, and RULER's needles for the
 
 import pandas as pd
 
-from longrope.config import SHOTS, Config
+from longrope.config import Config
+from longrope.config.evaluation import SHOTS
 from longrope.report.load import (
     Evaluation,
     drills,

@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from longrope.config import BASE, Config, ModelSettings
+from longrope.config import Config, ModelSettings
+from longrope.config.base import BASE
 from longrope.errors import UserError, unknown_name
 from longrope.files import read_lines
 from longrope.report.depths import depths

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from statistics import fmean
 
-from longrope.config import BASE, Config, ModelSettings
+from longrope.config import Config, ModelSettings
+from longrope.config.base import BASE
 from longrope.report.load import Evaluation, chosen, of_task
 from longrope.report.searches import (
     PAPER,

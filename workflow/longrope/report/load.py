@@ -14,7 +14,8 @@ from pathlib import Path
 import pandas as pd
 
 from longrope.baselines import is_closed_form, parts_of
-from longrope.config import BASE, Config, ModelSettings
+from longrope.config import Config, ModelSettings
+from longrope.config.base import BASE
 from longrope.errors import UserError, unknown_name
 from longrope.files import read_json
 from longrope.study import ON_TUNED

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
-from longrope.config import BASE
+from longrope.config.base import BASE
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, read_factors
 from longrope.files import read_lines, replacing

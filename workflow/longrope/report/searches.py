@@ -13,12 +13,15 @@ from statistics import fmean, geometric_mean, stdev
 import pandas as pd
 
 from longrope.baselines import is_closed_form
-from longrope.config import BASE, Config, ModelSettings, SearchSettings
+from longrope.config import Config, ModelSettings
+from longrope.config.base import BASE
+from longrope.config.search import SearchSettings
 from longrope.report.load import Evaluation, chosen, of_task, row_label
 from longrope.report.sources import Sources
 from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, Table
 from longrope.report.trace import Spent, trace_path
-from longrope.study import ON_TUNED, evaluations, factors_path, search_settings, searched, searches
+from longrope.study import ON_TUNED, factors_path, search_settings, searched, searches
+from longrope.targets import evaluations
 from longrope.windows import window_label
 
 PAPER = "search-paper"  # the variant that runs the paper's algorithm

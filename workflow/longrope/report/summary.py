@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 
 from longrope.baselines import is_closed_form
-from longrope.config import BASE, Config, ModelSettings
+from longrope.config import Config, ModelSettings
+from longrope.config.base import BASE
 from longrope.files import write_json, write_text
 from longrope.report.load import (
     Evaluation,

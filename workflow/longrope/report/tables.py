@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from longrope.config import BASE, Config
+from longrope.config import Config
+from longrope.config.base import BASE
 from longrope.errors import unknown_name
 from longrope.report import ablations
 from longrope.report.benchmarks import needle_rows, share, table08

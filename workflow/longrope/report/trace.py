@@ -7,7 +7,7 @@ from pathlib import Path
 from longrope.config import Config
 from longrope.errors import UserError
 from longrope.files import read_lines
-from longrope.study import recovery_files, search_files
+from longrope.targets import recovery_files, search_files
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from longrope.config import Bayesian
+from longrope.config.search import Bayesian
 from longrope.search.gaussian import GaussianProcess
 from longrope.search.optimisers import Told, Trial
 from longrope.search.space import Candidate, SearchSpace

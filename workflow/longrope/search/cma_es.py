@@ -10,7 +10,7 @@ import math
 import cma
 import numpy as np
 
-from longrope.config import Cma
+from longrope.config.search import Cma
 from longrope.search.optimisers import Told, Trial
 from longrope.search.space import Candidate, SearchSpace
 

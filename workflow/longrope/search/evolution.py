@@ -22,7 +22,7 @@ from functools import partial
 
 import numpy as np
 
-from longrope.config import Evolution
+from longrope.config.search import Evolution
 from longrope.search.optimisers import Told, Trial
 from longrope.search.space import ATTENTION, STEP, Candidate, SearchSpace
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from longrope.config import Bayesian, Cma, Evolution, OptimiserSettings
+from longrope.config.search import Bayesian, Cma, Evolution, OptimiserSettings
 from longrope.search.space import Candidate, SearchSpace
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from longrope.baselines import closed_form
-from longrope.config import Fitness
+from longrope.config.search import Fitness
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope

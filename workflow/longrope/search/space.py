@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from longrope.baselines import theoretical_critical_pair, turns_within
-from longrope.config import SpaceSettings
+from longrope.config.search import SpaceSettings
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope
 

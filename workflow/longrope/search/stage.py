@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from longrope.baselines import closed_form
-from longrope.config import SearchSettings
+from longrope.config.search import SearchSettings
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, describe, read_factors, write_factors

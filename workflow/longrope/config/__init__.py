@@ -1,0 +1,118 @@
+"""
+The configuration, typed: what every key means, what it may hold, and what must fit together.
+
+One module a part of a configuration file; this one holds models and the whole. The JSON schema for
+editors (`workflow/schemas/config.schema.json`) is generated from here. A stage gets its slice of
+the configuration as one JSON string. `reading.py` turns what a user wrote into these types,
+`checks.py` says whether they fit together.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from longrope.config.base import NAME, Name, Settings, Window
+from longrope.config.corpus import CorpusSettings
+from longrope.config.evaluation import EvaluationSettings
+from longrope.config.search import (
+    Bayesian,
+    Budget,
+    Fitness,
+    OptimiserSettings,
+    PaperSpace,
+    SearchedAttention,
+    SpaceSettings,
+    Variant,
+)
+from longrope.config.training import PretrainSettings, TuningSettings
+
+
+class FolderModel(Settings):
+    """A checkpoint on disk, as `save_pretrained` writes it."""
+
+    kind: Literal["folder"]
+    path: str
+
+
+class HubModel(Settings):
+    """A checkpoint of the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    name: str  # such as mistralai/Mistral-7B-v0.1
+    revision: str | None = None
+
+
+class GgufModel(Settings):
+    """A GGUF file; its weights are dequantised."""
+
+    kind: Literal["gguf"]
+    path: str
+
+
+class PretrainedHere(PretrainSettings):
+    """A model that the workflow trains from nothing first."""
+
+    kind: Literal["pretrain"]
+
+
+class Extension(Settings):
+    """The long windows and the recovered short ones, on tuned weights, without training."""
+
+    weights: Name  # the tuning that is extended
+    optimiser: OptimiserSettings | None = None  # instead of the model's own, and so on
+    fitness: Fitness | None = None
+    attention_factor: SearchedAttention | None = None
+    search: dict[Window, Budget] = {}  # windows beyond the tuned one; factors multiply the tuned
+    recovery: dict[Window, Budget] = {}  # short windows; factors are absolute
+
+
+class ModelSettings(Settings):
+    """One model, and what is done with it."""
+
+    source: Annotated[
+        FolderModel | HubModel | GgufModel | PretrainedHere, Field(discriminator="kind")
+    ]
+    original_window: Window  # tokens it was pre-trained for; checked against the checkpoint
+    corpus: Name
+    optimiser: OptimiserSettings = Bayesian(name="bayesian")
+    # Multiplies cos and sin of searched factors: none (the paper's equations), su (the authors'
+    # released code: sqrt(1 + ln s / ln L)), yarn (0.1 ln s + 1), or a number.
+    # or `search`: one more number that is searched.
+    attention_factor: SearchedAttention = "none"
+    fitness: Fitness = Fitness()
+    space: SpaceSettings = PaperSpace()
+    search: dict[Window, Budget] = {}  # on the pre-trained model
+    variants: dict[Annotated[str, Field(pattern=f"^search-{NAME}$")], Variant] = {}
+    tunings: dict[Name, TuningSettings] = {}
+    extension: Extension | None = None
+    # Name -> what is measured, at which lengths, for which weights and methods.
+    evaluation: dict[Name, EvaluationSettings] = {}
+
+
+class ImportStage(Settings):
+    """Stage slice of `import_model`."""
+
+    source: Annotated[FolderModel | HubModel | GgufModel, Field(discriminator="kind")]
+    original_window: Window
+
+
+class PretrainStage(Settings):
+    """Stage slice of `pretrain_model`."""
+
+    model: PretrainedHere
+    corpus: CorpusSettings
+    original_window: Window
+    seed: int
+
+
+class Config(Settings):
+    """A whole configuration file."""
+
+    seed: int  # every random choice derives from it
+    corpora: dict[Name, CorpusSettings] = Field(min_length=1)
+    models: dict[Name, ModelSettings] = Field(min_length=1)
+
+
+def json_schema() -> dict:
+    """The JSON schema of a configuration file."""
+    return Config.model_json_schema()

@@ -1,0 +1,29 @@
+"""
+What every part of the configuration is made of: names, windows, numbers, and their strictness.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+
+from longrope.windows import PATTERN, parse_window, window_label
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # names of models, corpora and tunings: parts of paths
+BASE = "base"  # the weights that a model comes with
+
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+Window = Annotated[
+    int,
+    BeforeValidator(parse_window),
+    PlainSerializer(window_label, return_type=str),
+    WithJsonSchema({"type": ["integer", "string"], "pattern": f"^{PATTERN}$"}),
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """A part of the configuration: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,0 +1,185 @@
+"""
+What surrounds every stage that the command line runs: its log, its record, its exit code.
+
+Whatever a stage prints also goes to `--log FILE`, and beside that file a record of the run (`FILE`
+with the ending .run.json) is written for `longrope sync`, also where the stage fails.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import platform
+import subprocess
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from longrope import __version__
+from longrope.errors import UserError
+
+OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a stage tells of itself for tracking."""
+
+    metrics: dict[str, float] = field(default_factory=dict)  # final values
+    curves: list[Path] = field(default_factory=list)  # .jsonl files with numbers by step
+    artifacts: list[Path] = field(default_factory=list)  # files worth keeping with the run
+
+
+def run_stage(options: argparse.Namespace) -> int:
+    """Run `options.run`; 0 = done, 1 = the user can mend it, 70 = a bug, 130 = interrupted."""
+    try:
+        _recorded(options)
+    except UserError as error:
+        print(f"longrope {options.stage}: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            traceback.print_exc()
+            return 70
+        print(
+            f"longrope {options.stage}: this needs the package {error.name!r}:"
+            ' pip install "longrope[workflow]"',
+            file=sys.stderr,
+        )
+        return 1
+    except KeyboardInterrupt:
+        print(f"longrope {options.stage}: interrupted", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 70
+    return 0
+
+
+def _recorded(options: argparse.Namespace) -> None:
+    """Run the stage; with --log, leave a record of the run beside the log, also if it fails."""
+    if options.log is None or not options.tracked:
+        options.run(options)
+        return
+    from longrope.tracking import RunRecord, write_record
+
+    began = time.monotonic()
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    outcome, tags, status = Outcome(), _tags(options), "failed"
+    try:
+        outcome = options.run(options) or outcome
+        status = "finished"
+    except BaseException as error:
+        tags["error"] = f"{type(error).__name__}: {error}"[:500]
+        raise
+    finally:
+        record = RunRecord(
+            run_id=options.run_id,
+            stage=options.stage,
+            name=str(options.log.with_suffix("")),
+            status=status,
+            started=started,
+            seconds=round(time.monotonic() - began, 3),
+            params=_params(options),
+            metrics=outcome.metrics,
+            curves=[str(path) for path in outcome.curves],
+            artifacts=[str(path) for path in outcome.artifacts],
+            tags=tags,
+        )
+        try:
+            write_record(options.log.with_suffix(".run.json"), record)
+        except OSError as error:  # tracking never fails a job
+            print(f"no run record: {error}", file=sys.stderr)
+
+
+def _params(options: argparse.Namespace) -> dict:
+    """The options of the run, with the settings unfolded."""
+    plain = {
+        key: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for key, value in vars(options).items()
+        if key not in ("run", "run_id", "stage", "tracked", "settings", "log")
+    }
+    try:
+        return plain | {"settings": json.loads(getattr(options, "settings", "{}"))}
+    except json.JSONDecodeError:  # the stage has said so
+        return plain | {"settings": options.settings}
+
+
+def _tags(options: argparse.Namespace) -> dict[str, str]:
+    place = options.log.parts[1:3] if options.log.parts[0] == "logs" else ()
+    return {
+        **dict(zip(("model", "weights"), place, strict=False)),
+        "stage": options.stage,
+        "longrope": __version__,
+        "commit": _commit(),
+        "host": platform.node(),
+        "log": str(options.log),
+    }
+
+
+def _commit() -> str:
+    """The commit of this package, `+` if it has changes; empty outside a checkout."""
+    try:
+        answer = subprocess.run(
+            [
+                "git",
+                "-C",
+                Path(__file__).parent,
+                "describe",
+                "--always",
+                "--dirty=+",
+                "--abbrev=12",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip()
+
+
+@contextlib.contextmanager
+def logging_to(path: Path | None):
+    """Write standard output and error to `path` as well, line by line."""
+    if path is None:
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--log {path}: cannot be written ({error})") from None
+    with opened as log:
+        with (
+            contextlib.redirect_stdout(_Tee(sys.stdout, log)),
+            contextlib.redirect_stderr(_Tee(sys.stderr, log)),
+        ):
+            yield
+
+
+class _Tee:
+    """A text stream that writes to two; not a terminal, so that nothing draws bars on it."""
+
+    def __init__(self, *streams) -> None:
+        self._streams = streams
+
+    def write(self, text: str) -> int:
+        for stream in self._streams:
+            stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in self._streams:
+            stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nothing: what it writes to is not its own. Handlers of logging close what they got."""
+
+    def fileno(self) -> int:
+        return self._streams[0].fileno()
