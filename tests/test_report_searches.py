@@ -241,8 +241,8 @@ MIXED, BAD = (1.1, 1.9, 3.05), (1.2, 2.2, 3.2)
         ({"yarn": (SAME, "x" * 15 + "." * 5)}, "neither; perplexity ties with yarn; passkeys tie"),
         ({"yarn": (BAD, "x" * 14 + "." * 6)}, "both"),
         ({"ntk": (BAD, HALF), "yarn": (BAD, "")}, "both"),
-        ({"yarn": (BAD, "")}, "perplexity; passkeys not measured"),
-        ({"yarn": (MIXED, "")}, "perplexity ties with yarn; passkeys not measured"),
+        ({"yarn": (BAD, "")}, "perplexity; passkeys not compared"),
+        ({"yarn": (MIXED, "")}, "perplexity ties with yarn; passkeys not compared"),
         (
             {"ntk": ((0.9, 1.9, 2.9), HALF), "yarn": (SAME, HALF)},
             "passkeys; perplexity loses to ntk",
@@ -269,7 +269,7 @@ def test_a_search_that_loses_is_said_to_lose(tmp_path):
 def test_one_document_decides_nothing(tmp_path):
     table = fitness_of(tmp_path, {"yarn": ((2,), ""), "search": ((1,), "")})
     verdict = table["beats every closed form"].iloc[-1]
-    assert verdict == "perplexity undecided against yarn; passkeys not measured"
+    assert verdict == "perplexity undecided against yarn; passkeys not compared"
 
 
 def test_without_passkeys_there_is_a_dash_and_without_a_paper_no_column(tmp_path):
@@ -419,7 +419,7 @@ def test_a_second_search_is_measured_as_the_extended_model(tmp_path):
     ]
     table = written(tmp_path, load_config(study), perplexity=paths)["fitness"]
     assert table.index.tolist()[-2:] == ["ours, YaRN on tuned (from 512)", "ours, second search"]
-    assert table.iloc[-1]["beats every closed form"] == "perplexity; passkeys not measured"
+    assert table.iloc[-1]["beats every closed form"] == "perplexity; passkeys not compared"
 
 
 # --- all of it --------------------------------------------------------------------------------

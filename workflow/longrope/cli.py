@@ -101,6 +101,8 @@ def _derive(options: argparse.Namespace) -> Outcome:
 
     record = read_record(options.model)
     tuned = tuned_factors(options.model) if options.method.endswith(ON_TUNED) else None
+    if tuned is None and options.method.endswith(ON_TUNED):
+        raise UserError(f"{options.method}: these weights are not tuned; leave {ON_TUNED} out")
     form = options.method.removesuffix(ON_TUNED)
     factors = closed_form(form, record.rope, options.window, on=tuned)
     write_factors(options.out, factors)

@@ -119,6 +119,7 @@ class ExtendedModel:
         self.model = model
         self.tiers = tiers
         self._rotary = install(model, tiers.rope)
+        model.config.max_position_embeddings = tiers.longest.window  # else `generate` warns
 
     def pin(self, tokens: int) -> RescaleFactors:
         """Use the tier for sequences of `tokens` tokens (prompt and new ones) from now on."""

@@ -77,7 +77,10 @@ def _explain(problem: dict) -> str:
     """What is wrong, and how to mend it."""
     match problem["type"]:
         case "extra_forbidden":
-            near = difflib.get_close_matches(str(problem["loc"][-1]), sorted(_known_keys()), n=1)
+            key, known = str(problem["loc"][-1]), _known_keys()
+            if key in known:
+                return "no key of this part, but of another; config/README.md lists all keys"
+            near = difflib.get_close_matches(key, sorted(known), n=1)
             hint = f"did you mean {near[0]!r}?" if near else "config/README.md lists all keys"
             return f"unknown key; {hint}"
         case "missing":

@@ -12,6 +12,7 @@ rule tokenize_corpus:
         test=directory("results/{model}/data/{corpus}/test"),
     log:
         "logs/{model}/data/{corpus}.log",
+    priority: 20  # what is wrong with a corpus shows before any long work
     conda:
         ENVIRONMENT
     params:

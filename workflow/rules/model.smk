@@ -11,6 +11,7 @@ rule import_model:
         "logs/{model}/base/import-model.log",
     wildcard_constraints:
         model=either(IMPORTED),
+    priority: 20  # what is wrong with a checkpoint shows before any long work
     conda:
         ENVIRONMENT
     params:

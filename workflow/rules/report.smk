@@ -42,7 +42,10 @@ rule make_summary:
         summary="results/tables/summary.json",
         claims="results/tables/summary.md",
         page=report(
-            "results/tables/summary.html", caption="../report/summary.rst", category="Tables"
+            "results/tables/summary.html",
+            caption="../report/summary.rst",
+            category="Tables",
+            labels={"table": "summary"},
         ),
     log:
         "logs/summary.log",

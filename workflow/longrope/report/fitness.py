@@ -119,7 +119,7 @@ def verdict(row: Row, closed: list[Row]) -> str:
     parts = parts or (["neither"] if len(measured) == 2 else [])
     for task, found in outcomes.items():
         if not found:
-            parts.append(f"{task} not measured")
+            parts.append(f"{task} not compared")
         elif task not in won:
             parts.append(f"{task} {_not_better(VERBS[task], found)}")
     return "; ".join(parts)
