@@ -341,6 +341,24 @@ def test_the_extended_model_is_set_against_everything_else_that_was_tuned(tmp_pa
     ]
 
 
+def test_passkeys_are_compared_prompt_by_prompt_and_losses_printed(tmp_path):
+    def keys(*found: bool) -> list[dict]:
+        trials = [{"key": str(n), "depth": 0.5, "found": each} for n, each in enumerate(found)]
+        return [{"length": 1024, "prompts": len(found), "found": sum(found), "trials": trials}]
+
+    few, many = keys(*[False] * 10), keys(*[True] * 9, False)
+    paths = [
+        write_evaluation(tmp_path, "base", method, found)
+        for method, found in {"search": few, "yarn": many, "pi": keys(*[False] * 9, True)}.items()
+    ]
+    config = config_of(passkey={"base": ["pi", "yarn", "search"]})
+    write_summary(config, paths, tmp_path / "summary.json")
+    tested = json.loads((tmp_path / "summary.json").read_text())["models"]["toy"]["retrieval"]
+    outcomes = {claim["than"]["method"]: (claim["found"], claim["outcome"]) for claim in tested}
+    assert outcomes == {"pi": ([0, 1], "tie"), "yarn": ([0, 9], "loss")}
+    assert "| 0 and 9 of 10 | loss |" in (tmp_path / "summary.md").read_text()
+
+
 def test_the_blow_up_is_the_ratio_to_the_original_window(tmp_path):
     records = documents(256, math.log(20)) + documents(1024, math.log(50))
     passkey = [{"length": 1024, "prompts": 10, "found": 5, "trials": []}]

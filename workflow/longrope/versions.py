@@ -20,6 +20,6 @@ VERSIONS = {
     "evaluate-benchmarks": 1,
     "evaluate-ruler": 1,
     "card": 1,
-    "tabulate": 2,
+    "tabulate": 3,
     "plot": 3,
 }

@@ -77,7 +77,9 @@ def figure1(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
         low, high = own.perplexity.min(), own.perplexity.max()
         axes.set_yscale("log")
         axes.set_ylim(low * 0.9, min(high * 1.05, low * REACH))
-        ticks = [digit * 10.0**power for power in range(7) for digit in (1, 1.5, 2, 2.5, 3, 4, 6, 8)]
+        ticks = [
+            digit * 10.0**power for power in range(7) for digit in (1, 1.5, 2, 2.5, 3, 4, 6, 8)
+        ]
         axes.yaxis.set_major_locator(FixedLocator(ticks))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter("{x:g}")

@@ -25,7 +25,7 @@ from longrope.report.load import (
     row_label,
 )
 from longrope.report.page import page_of
-from longrope.statistics import compare
+from longrope.statistics import compare, compare_passkeys
 from longrope.windows import window_label
 
 SCHEMA = 2  # of summary.json
@@ -41,15 +41,16 @@ Every comparison that the method's claims imply, on the same windows of the same
 documents: how much lower the mean loss of the row claimed better is, with a 95% interval
 (Student's t over documents). **win**: the interval is above 0. **loss**: it is below 0, the claim
 does not hold here. **tie**: it contains 0. **undecided**: a single document, no interval.
-Intervals are not corrected for the number of comparisons. All of it is perplexity: what each
-method retrieves is in `passkey.md`."""
+Intervals are not corrected for the number of comparisons. Perplexity is not retrieval: the last
+part of each model has the same comparisons by passkeys found."""
+RETRIEVAL = "Do they find more passkeys? (prompt by prompt, McNemar's exact test at 5%)"
 OUTCOMES = ("win", "loss", "tie", "undecided")
 Key = tuple[str, str]  # weights, method
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """That one evaluation has a lower loss than another at a length; not yet whether it has."""
+    """That one evaluation is better than another at a length; not yet whether it is."""
 
     group: str  # one of GROUPS
     length: int
@@ -73,7 +74,7 @@ def summarise(config: Config, records: list[Path]) -> dict:
     models = {}
     for model, settings in config.models.items():
         everything = {BASE, *settings.tunings}
-        own = chosen(scored, model, everything)
+        own, found = (chosen(each, model, everything) for each in (scored, retrieved))
         models[model] = {
             "blow_up": _blow_up(own, settings.original_window),
             "claims": [
@@ -81,12 +82,17 @@ def summarise(config: Config, records: list[Path]) -> dict:
                 for name in settings.evaluation
                 for claim in claims(settings, [each for each in own if each.name == name])
             ],
+            "retrieval": [
+                _retrieved(settings, claim)
+                for name in settings.evaluation
+                for claim in claims(settings, [each for each in found if each.name == name])
+            ],
             "perplexity": _nested(
                 perplexities(own),
                 ["perplexity", "perplexity_document_mean", "tokens", "windows", "documents"],
             ),
             "passkey": _nested(
-                accuracies(chosen(retrieved, model, everything)),
+                accuracies(found),
                 ["accuracy", "found", "prompts", "low", "high"],
             ),
         }
@@ -150,6 +156,21 @@ def _tested(model: str, settings: ModelSettings, claim: Claim) -> dict:
     }
 
 
+def _retrieved(settings: ModelSettings, claim: Claim) -> dict:
+    """The same for passkeys: how many of the same prompts each side finds."""
+    (ours,), (theirs,) = (each.at(claim.length) for each in (claim.better, claim.than))
+    return {
+        "group": claim.group,
+        "text": claim.better.name,
+        "length": window_label(claim.length),
+        "better": {"weights": claim.better.weights, "method": claim.better.method},
+        "than": {"weights": claim.than.weights, "method": claim.than.method},
+        "found": [ours["found"], theirs["found"]],
+        "prompts": ours["prompts"],
+        "outcome": compare_passkeys([ours], [theirs]),
+    }
+
+
 def _blow_up(evaluations: list[Evaluation], original: int) -> dict | None:
     """How perplexity grows beyond the original window if nothing is done; None if not evaluated."""
     untouched = [each for each in evaluations if (each.weights, each.method) == (BASE, "none")]
@@ -190,6 +211,9 @@ def _markdown(config: Config, summary: dict) -> str:
             if tested := [claim for claim in found["claims"] if claim["group"] == group]:
                 parts += [f"### {statement}", _tally(tested)]
                 parts.append(_claims_table(config.models[model], tested))
+        if found["retrieval"]:
+            parts += [f"### {RETRIEVAL}", _tally(found["retrieval"])]
+            parts.append(_retrieval_table(config.models[model], found["retrieval"]))
         if not found["claims"]:
             parts.append("This configuration evaluates no two methods that a claim compares.")
     return "\n\n".join(parts) + "\n"
@@ -230,5 +254,20 @@ def _claims_table(settings: ModelSettings, tested: list[dict]) -> str:
             f"| {claim['text']} | {claim['length']} | {ours} | {theirs}"
             f" | {claim['difference_nats']:+.4f}{reach}"
             f" | {claim['windows']} ({claim['documents']}) | {claim['outcome']} |"
+        )
+    return "\n".join(lines)
+
+
+def _retrieval_table(settings: ModelSettings, tested: list[dict]) -> str:
+    lines = [
+        "| prompts | length | claimed better | than | passkeys found | outcome |",
+        "| :-- | --: | :-- | :-- | --: | :-- |",
+    ]
+    for claim in tested:
+        ours, theirs = (row_label(settings, **claim[side]) for side in ("better", "than"))
+        own, other = claim["found"]
+        lines.append(
+            f"| {claim['text']} | {claim['length']} | {ours} | {theirs}"
+            f" | {own} and {other} of {claim['prompts']} | {claim['outcome']} |"
         )
     return "\n".join(lines)
