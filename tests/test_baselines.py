@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from longrope.baselines import CLOSED_FORMS, closed_form, theoretical_critical_pair
+from longrope.baselines import CLOSED_FORMS, closed_form, is_closed_form, theoretical_critical_pair
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope
 
@@ -313,6 +313,29 @@ def test_what_cannot_be_computed_is_an_error_that_says_why(method, window, optio
 
 def test_only_the_untouched_embedding_may_be_asked_for_at_a_shorter_window():
     assert closed_form("none", rope_of(), 64).is_identity
+
+
+@pytest.mark.parametrize(
+    ("method", "known"),
+    [
+        ("yarn-critical-c6", True),
+        ("ntk-critical-c6-n8", True),
+        ("pi-n16", True),
+        ("yarn-critical-c0", False),
+        ("yarn-critical-c05", False),
+        ("yarn-c6", False),
+        ("search", False),
+    ],
+)
+def test_a_name_may_say_the_critical_pair_and_n_hat(method, known):
+    assert is_closed_form(method) is known
+
+
+def test_a_named_critical_pair_is_that_option():
+    rope = Rope("toy", 10000.0, 64, 2048, "0")
+    named = closed_form("yarn-critical-c20-n8", rope, 8192)
+    assert named.n_hat == 8
+    assert named.lambda_ == closed_form("yarn-critical", rope, 8192, critical_pair=20).lambda_
 
 
 def test_ntk_needs_two_pairs():

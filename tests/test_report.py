@@ -103,7 +103,7 @@ def test_with_many_documents_the_interval_is_that_of_the_mean():
     assert found.interval == pytest.approx((gains.mean() - error, gains.mean() + error), abs=1e-3)
 
 
-def test_six_documents_of_any_length_hold_the_truth_in_their_interval_95_times_of_100():
+def test_six_documents_of_unequal_lengths_hold_the_truth_in_their_interval_95_times_of_100():
     rng, truth, held = np.random.default_rng(0), 0.02, 0
     for _ in range(4000):
         tokens = rng.integers(200, 600, 6)

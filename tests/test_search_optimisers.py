@@ -234,6 +234,16 @@ def test_the_papers_numbers_ask_for_1344_candidates_in_41_generations(tmp_path):
     assert [line["start"] for line in lines[:4]] == ["pi", "ntk", "yarn", None]  # then mutants
 
 
+def test_more_starts_than_the_population_are_all_scored():
+    space = space_of()
+    starts = [space.snap([1 + each / 10] * PAIRS, 0) for each in range(7)]
+    search = make_optimiser(
+        Evolution(name="evolution", population=4, parents=2), space, starts, 1, 99,
+        np.random.default_rng(0),
+    )  # fmt: skip
+    assert [trial.candidate for trial in search.ask()] == starts
+
+
 def test_without_starts_the_first_population_is_drawn_evenly_from_the_space():
     space = space_of(PaperSpace(monotone=False))
     settings = Evolution(name="evolution", population=1000, starts=[])
@@ -292,7 +302,6 @@ def test_ramps_find_the_better_of_two_basins_from_a_start_in_the_other(seed, tmp
     with_ramps = Bayesian(name="bayesian", check_every=4)
     found = toy_search(with_ramps, tmp_path / "with", **options)
     assert lines_of(tmp_path / "with")[0]["fitness"] == 1 and found.score.fitness < 0.2
-    monkeypatch.setattr(bayesian, "RAMPS", 0)  # those among the steps, too
     without = Bayesian(name="bayesian", check_every=4, ramps=0)
     stuck = toy_search(without, tmp_path / "without", **options)
     assert stuck.score.fitness == 1 and stuck.scores == found.scores

@@ -23,7 +23,7 @@ CLOSED_FORMS: dict[str, Callable[..., Form]] = {}  # method -> function of a Str
 SOURCES: dict[str, str] = {}  # method -> who published it
 # What a method's name may say more: yarn-critical-c5, at critical pair 5; pi-n16, PI but the first
 # 16 tokens left as they are.
-DETAILS = r"(?:-c(\d+))?(?:-n(\d+))?"
+DETAILS = r"(?:-c([1-9]\d*))?(?:-n(\d+))?"
 NOISE = 1e-12  # how far rounding may push a lambda below 1
 
 

@@ -18,7 +18,9 @@ from longrope.job import Outcome, logging_to, run_stage
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one sub-command; 0 = done, 1 = the user can mend it (one line says how), 2 = usage."""
+    """Run one sub-command; 0 = done, 1 = the user can mend it (one line says how), 2 = usage.
+
+    And those of `run_stage`."""
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.stage is None:

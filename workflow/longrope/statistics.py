@@ -115,7 +115,7 @@ def flip_test(differences: Iterable[int]) -> float:
 def mean_interval(sums: Sequence[float], tokens: Sequence[int]) -> tuple[float, float] | None:
     """The 95% interval of sum(sums) / sum(tokens), one sum a document; None for one document.
 
-    Student's t over documents, for a ratio (Cochran 1977, section 6.8): the standard error is that
+    Student's t over documents, for a ratio (Cochran 1977, chapter 6): the standard error is that
     of what each document's sum is off from the common mean of its tokens. Few documents have a wide
     interval: with two, 12.7 standard errors to each side, with six 2.6.
     """

@@ -1,14 +1,15 @@
 """
-What a configuration asks for: which factors a method means, which lengths it is measured at, what
-the corpus must hold, and whether all of it fits together.
+What a configuration asks for: which factors a method means, which lengths it is measured at, and
+what the corpus must hold. `checks.py` says whether all of it fits together.
 
 Rules ask here; nothing is read or run.
 
 The methods of an evaluation:
 
-    none, pi, ntk, yarn, ...   closed forms from the original window to each length
+    none, pi, ntk, yarn, ...   closed forms from the original window to each length; pi-n16 leaves
+                               the first 16 tokens, yarn-critical-c6 has its critical pair at 6
     yarn-on-tuned, ...         closed forms from the tuned window, multiplied onto the tuned factors
-    search                     searched factors, at the windows that were searched
+    search, search-NAME        searched factors, at the windows that were searched
     tuned                      the factors of the fine-tuning, at every length
     extended                   the extended model: at each length the factors of its tier
     longest                    the factors of its longest window, at lengths up to the tuned one

@@ -1,5 +1,5 @@
 """
-The configuration, typed: what every key means, what it may hold, and what must fit together.
+The configuration, typed: what every key means, and what it may hold.
 
 One module a part of a configuration file; this one holds models and the whole. The JSON schema for
 editors (`workflow/schemas/config.schema.json`) is generated from here. A stage gets its slice of
@@ -76,8 +76,8 @@ class ModelSettings(Settings):
     corpus: Name
     optimiser: OptimiserSettings = Bayesian(name="bayesian")
     # Multiplies cos and sin of searched factors: none (the paper's equations), su (the authors'
-    # released code: sqrt(1 + ln s / ln L)), yarn (0.1 ln s + 1), or a number.
-    # or `search`: one more number that is searched.
+    # released code: sqrt(1 + ln s / ln L)), yarn (0.1 ln s + 1), a number, or
+    # search: one more number that is searched.
     attention_factor: SearchedAttention = "none"
     fitness: Fitness = Fitness()
     space: SpaceSettings = PaperSpace()

@@ -58,7 +58,8 @@ class Bayesian(Starting):
     name: Literal["bayesian"]
     sigma: Positive = 0.08  # size of a step, in nats of lambda
     batch: Count = 4  # candidates a generation
-    ramps: Annotated[int, Field(ge=0)] = 24  # random smooth candidates beside the starts
+    # Random smooth candidates beside the starts; with 0 none later either.
+    ramps: Annotated[int, Field(ge=0)] = 24
     check_every: Annotated[int, Field(ge=2)] = 8  # generations between two scores on all documents
     finalists: Count = 3  # candidates that are scored on all documents at the end
 
@@ -80,7 +81,9 @@ class CriticalSpace(Settings):
     """LongRoPE2's space: pairs from the critical one up in [s, 2 s], those below derived."""
 
     kind: Literal["critical"]
-    pair: Literal["searched", "theoretical"] | Count = "searched"  # or its number, from 0
+    pair: Literal["searched", "theoretical"] | Count = (
+        "searched"  # or its number, at least 1, counted from 0
+    )
     monotone: Literal[True] = True
     vary: list[Literal["lambda", "n_hat"]] = Field(default=["lambda"], min_length=1)
 

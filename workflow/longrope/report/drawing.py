@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from longrope.baselines import parts_of
 from longrope.files import replacing, write_text
 
 STYLE = {
@@ -65,7 +66,11 @@ class End:
 
 
 def colour(form: str, forms: Iterable[str]) -> str:
-    """A method's colour, the same in every figure; what is none of the `forms` is searched."""
+    """A method's colour, the same in every figure; what is none of the `forms` is searched.
+
+    Closed forms with a critical pair or an n_hat of their own have that of the plain one.
+    """
+    form = parts_of(form)[0]
     if form in COLOURS:
         return COLOURS[form]
     others = [name for name in forms if name not in COLOURS]

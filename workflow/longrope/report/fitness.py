@@ -106,7 +106,8 @@ def passkey_cell(evaluations: list[Evaluation], row: Row) -> str:
 def verdict(row: Row, closed: list[Row]) -> str:
     """What a search is better in than every closed form, and which of them it is not better than.
 
-    `both`, `perplexity (2 of 3 seeds); passkeys tie with yarn`, `neither; perplexity loses to ntk`.
+    `both: perplexity, passkeys`, `perplexity (2 of 3 seeds alone); passkeys tie with yarn`,
+    `neither; perplexity loses to ntk`.
     """
     outcomes = {task: _outcomes(row, closed, task) for task in VERBS}
     measured = [task for task, found in outcomes.items() if found]

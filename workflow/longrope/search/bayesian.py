@@ -19,7 +19,7 @@ from longrope.search.optimisers import Told, Trial
 from longrope.search.space import Candidate, SearchSpace
 
 POOL = 1500  # steps that one generation chooses from
-RAMPS = 100  # and random ramps
+RAMPS = 100  # and random ramps, unless the settings want none
 REACHES = (0.25, 0.7, 1.5)  # of a step, in sigmas
 SHARES = (0.2, 0.5, 1.0)  # of the coordinates that a step changes
 BEND = 0.2  # nats above the best from which on differences count less and less
@@ -139,7 +139,8 @@ class BayesianSearch:
         chosen = rng.random(shape) < rng.choice(SHARES, size=(POOL, 1))
         points = middle + reach * rng.standard_normal(shape) * chosen
         pool = self._space.decode(points)
-        pool += [self._space.ramp(rng) for _ in range(RAMPS)]
+        if self._settings.ramps:
+            pool += [self._space.ramp(rng) for _ in range(RAMPS)]
         pool = [each for each in dict.fromkeys(pool) if (each, sample) not in self._seen]
         mean, deviation = self._process.predict(self._points(pool))
         picked = []

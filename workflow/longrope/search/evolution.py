@@ -64,7 +64,7 @@ class EvolutionSearch:
         missing, starts = self._settings.population - len(self._starts), self._starts
         if not starts:
             return [self._new(lambda: self._space.random(self._rng)) for _ in range(missing)]
-        mutants = itertools.islice(itertools.cycle(starts), missing)
+        mutants = itertools.islice(itertools.cycle(starts), max(0, missing))
         return starts + [self._new(partial(self.mutate, start)) for start in mutants]
 
     def _next(self) -> list[Candidate]:

@@ -11,8 +11,8 @@ go with it. Of a sample three losses can be taken, each a mean over tokens in na
 
 The fitness is their weighted sum. Windows and keys are drawn once. So are the tokens that long
 context helps, with fixed factors, so that no candidate picks its own test: those whose loss after
-the whole window is lower, by a given number of nats, than after as much context as the weights
-were made for.
+the whole window is below a bound, and lower, by a given number of nats, than after as much context
+as the weights were made for.
 """
 
 import math
