@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import lzma
 import os
 import subprocess
 import sys
@@ -28,11 +29,12 @@ from longrope.evaluate.questions import read_questions, spread
 from longrope.evaluate.ruler import evaluate_ruler
 from longrope.extended import make_tiers, write_extended
 from longrope.factors import RescaleFactors, write_factors
-from longrope.models import import_model, read_record
+from longrope.models import import_model, load_tokenizer, read_record
 from longrope.reading import parse
 
 ROOT = Path(__file__).parents[1]
 CARRIED = ROOT / "resources/benchmarks"
+BOOK = ROOT / "resources/books/persuasion.txt.xz"
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="needs the extra benchmarks"
 )
@@ -215,7 +217,7 @@ def test_benchmarks_that_are_done_are_not_asked_again(tiny, tmp_path, monkeypatc
 @needs_harness
 def test_each_sequence_has_the_factors_of_its_own_whole_length(tmp_path):
     from longrope.evaluate.pinned import PinnedModel
-    from longrope.models import load_model, load_tokenizer
+    from longrope.models import load_model
     from longrope.rope import install
 
     folder = make_checkpoint(tmp_path)
@@ -266,13 +268,13 @@ def needles(tiny, tmp_path_factory):
     pytest.importorskip("lm_eval")
     place = tmp_path_factory.mktemp("ruler")
 
-    def run(prompts, names=("niah_single_1", "niah_multikey_1"), seed=1, state="state"):
+    def run(prompts, names=("niah_single_1", "niah_multikey_1"), seed=1, state="state", text=BOOK):
         stage = RulerStage(
             evaluation="ruler",
             method="none",
             needles=list(names),
             prompts=prompts,
-            haystack=[str(ROOT / "resources/books/persuasion.txt.xz")],
+            haystack=[str(text)],
             seed=seed,
         )
         paths = ([tiny / "none.json"], place / "out.json", place / state, place / "prompts")
@@ -293,6 +295,29 @@ def test_needles_fill_their_length_and_are_written_once(needles, monkeypatch):
     again, _ = needles({512: 2}, state="another")
     assert again["records"] == record["records"]
     assert {path: path.read_text() for path in prompts.iterdir()} == written
+
+
+def test_another_text_under_the_same_name_is_asked_anew(needles, tmp_path):
+    text, words = tmp_path / "text.txt", lzma.decompress(BOOK.read_bytes()).decode().split()
+    records = []
+    for words_now in (words, words[::-1]):
+        text.write_text(" ".join(words_now))
+        record, _ = needles({512: 1}, ["niah_multikey_1"], state="text", text=text)
+        records.append(record)
+    first, second = records
+    assert first["protocol"]["haystack"] == second["protocol"]["haystack"] == "text"
+    assert first["records"][0]["prompts_sha256"] != second["records"][0]["prompts_sha256"]
+
+
+def test_another_version_of_the_harness_writes_its_own_prompts(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval")
+    tokenizer, written = load_tokenizer(tiny / "model"), set()
+    for version in ("0.4.11", "0.4.12"):
+        monkeypatch.setattr(harness, "require_harness", lambda version=version: version)
+        writer = needles_module.SampleWriter(tokenizer, [str(BOOK)], tmp_path, seed=1)
+        writer.samples("niah_single_1", 512, 1)
+        written |= set(tmp_path.iterdir())
+    assert len(written) == 2
 
 
 def test_many_keys_stand_in_the_haystack_and_one_is_asked_for(needles):

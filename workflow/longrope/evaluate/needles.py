@@ -18,6 +18,7 @@ from unittest import mock
 from longrope.config.corpus import CorpusSettings
 from longrope.corpus import read_documents, tokenizer_fingerprint
 from longrope.errors import UserError
+from longrope.evaluate import harness
 from longrope.files import fingerprint, read_lines, write_lines
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
@@ -56,9 +57,11 @@ class SampleWriter:
         self._words = " ".join(document.text for document in documents).split()
         first, more = documents[0].id, len(documents) - 1
         self.haystack_name = first + (f" and {more} more" if more else "")
+        self.haystack_sha256 = hashlib.sha256(" ".join(self._words).encode()).hexdigest()
         self._identity = [
             tokenizer_fingerprint(tokenizer),
-            hashlib.sha256(" ".join(self._words).encode()).hexdigest(),
+            self.haystack_sha256,
+            harness.require_harness(),
             seed,
             VERSIONS["evaluate-ruler"],
         ]

@@ -58,6 +58,7 @@ def evaluate_ruler(
         "harness": version,
         "needles": stage.needles,
         "haystack": writer.haystack_name,
+        "haystack_sha256": writer.haystack_sha256,  # a text may change and keep its name
         "seed": stage.seed,
         "decoding": "greedy",
         "answer_tokens": ANSWER,
