@@ -112,6 +112,7 @@ def test_a_file_of_questions_that_was_changed_is_refused(tmp_path):
         ({"benchmarks": ["arc"]}, "'arc_challenge', 'hellaswag', 'mmlu' or 'truthfulqa_mc2'"),
         ({"window": 256}, "a window of 256 cannot hold the 25 examples of arc_challenge"),
         ({"shots": -1}, "greater than or equal to 0"),
+        ({"questions": 1}, "greater than or equal to 2"),  # else no standard error
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_runs(settings, message):
@@ -129,6 +130,12 @@ def test_truthfulqa_takes_no_examples_whatever_is_set():
     assert [settings.shots_of(name) for name in SHOTS] == [3, 3, 3, 0]
 
 
+@pytest.mark.parametrize(("questions", "each"), [(2, 1), (57, 1), (58, 2), (100, 2)])
+def test_from_the_hub_every_subject_of_mmlu_is_limited_to_its_share(questions, each):
+    assert benchmarks._limit("mmlu", questions) == each
+    assert benchmarks._limit("hellaswag", questions) == questions
+
+
 # --- without the harness ----------------------------------------------------------------------
 
 
@@ -138,6 +145,13 @@ def test_without_the_harness_the_error_names_the_extra(tiny, tmp_path, monkeypat
         importlib.util, "find_spec", lambda name: None if name == "lm_eval" else find(name)
     )
     with pytest.raises(UserError, match=r"lm-evaluation-harness.*\[benchmarks\]"):
+        asked(tiny, tmp_path)
+
+
+def test_a_folder_with_one_question_is_refused_before_anything_runs(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "require_harness", lambda: "0.4.11")
+    monkeypatch.setattr(benchmarks, "spread", lambda rows, count: rows[:1])
+    with pytest.raises(UserError, match="1 question of hellaswag, a standard error takes two"):
         asked(tiny, tmp_path)
 
 

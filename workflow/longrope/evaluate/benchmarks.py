@@ -32,6 +32,7 @@ from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
 BATCH_TOKENS = 1 << 12  # tokens of sequences that run together
+MMLU_SUBJECTS = 57
 
 
 def evaluate_benchmarks(
@@ -143,7 +144,13 @@ def _local(stage: BenchmarksStage, name: str) -> Questions:
     found = read_questions(Path(stage.files), name)
     if stage.shots[name] and not found.shots:
         raise UserError(f"{stage.files}: has no examples of {name}; set shots: 0")
-    return Questions(spread(found.asked, stage.questions), found.shots, found.about)
+    asked = spread(found.asked, stage.questions)
+    if len(asked) < 2:
+        raise UserError(
+            f"{stage.files}: has {len(asked)} question of {name}, a standard error takes two;"
+            " fetch more"
+        )
+    return Questions(asked, found.shots, found.about)
 
 
 def _used(tiers: Tiers, window: int) -> dict[str, dict]:
@@ -168,8 +175,8 @@ def _source(stage: BenchmarksStage) -> dict:
 
 
 def _limit(name: str, questions: int) -> int:
-    """The harness limits every subject of MMLU, of which there are 57."""
-    return math.ceil(questions / 57) if name == "mmlu" else questions
+    """The harness limits every subject of MMLU, so that of each a 57th is asked, rounded up."""
+    return math.ceil(questions / MMLU_SUBJECTS) if name == "mmlu" else questions
 
 
 def _available(tasks: dict) -> int:
