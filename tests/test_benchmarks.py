@@ -4,6 +4,7 @@ import importlib.util
 import json
 import lzma
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from longrope.evaluate import benchmarks, harness
 from longrope.evaluate import needles as needles_module
 from longrope.evaluate.benchmarks import evaluate_benchmarks
 from longrope.evaluate.questions import read_questions, spread
-from longrope.evaluate.ruler import evaluate_ruler
+from longrope.evaluate.ruler import _write_task, evaluate_ruler
 from longrope.extended import make_tiers, write_extended
 from longrope.factors import RescaleFactors, write_factors
 from longrope.models import import_model, load_tokenizer, read_record
@@ -316,7 +317,7 @@ def test_another_text_under_the_same_name_is_asked_anew(needles, tmp_path):
     records = []
     for words_now in (words, words[::-1]):
         text.write_text(" ".join(words_now))
-        record, _ = needles({512: 1}, ["niah_multikey_1"], state="text", text=text)
+        record, _ = needles({512: 1}, ["niah_single_2"], state="text", text=text)
         records.append(record)
     first, second = records
     assert first["protocol"]["haystack"] == second["protocol"]["haystack"] == "text"
@@ -342,6 +343,52 @@ def test_many_keys_stand_in_the_haystack_and_one_is_asked_for(needles):
         assert sample["input"].count("One of the special magic numbers for") == 4
         key = sample["gen_prefix"].split(" for ")[1].split(" mentioned")[0]
         assert f"for {key} is: {sample['outputs'][0]}." in sample["input"]
+
+
+@needs_harness
+@pytest.mark.parametrize("name", needles_module.KINDS)
+def test_a_prompt_is_the_one_that_the_harness_writes_of_as_much_haystack(tiny, name, monkeypatch):
+    niah_utils, prepare_niah = needles_module.import_ruler()
+    words = lzma.decompress(BOOK.read_bytes()).decode().split()
+    original, units, asked_for = prepare_niah.generate_input_output, [], {}
+
+    def seeded(amount, *rest, **options):
+        random.seed(1)
+        units.append(amount)
+        return original(amount, *rest, **options)
+
+    def one(haystack, **options):
+        asked_for.update(options, haystack=haystack, num_samples=1)
+        return [{"x": 1}]
+
+    def get_haystack(type_haystack, original=prepare_niah.get_haystack):
+        return words if type_haystack == "essay" else original(type_haystack)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(niah_utils, "get_haystack", get_haystack)
+        patch.setattr(niah_utils, "generate_samples", one)
+        getattr(niah_utils, name)(pretrained=str(tiny / "model"), max_seq_lengths=[2048])
+        patch.setattr(prepare_niah, "generate_input_output", seeded)
+        patch.setattr(prepare_niah, "cached_sent_tokenize", needles_module._sentences)
+        (theirs,) = prepare_niah.generate_samples(**asked_for)
+    with needles_module._harness_writer() as write:
+        random.seed(1)
+        ours = write(needles_module.KINDS[name], units[-1], words, prepare_niah.RANDOM_SEED)
+    assert ours == {key: theirs[key] for key in ("input", "outputs", "gen_prefix")}
+
+
+@needs_harness
+@pytest.mark.parametrize("name", needles_module.KINDS)
+def test_a_needle_s_task_differs_from_the_harness_s_own_in_data_and_metric_only(name, tmp_path):
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    needles_module.import_ruler()  # else loading its task asks the network
+    place = _write_task(tmp_path, name, 512, [{"input": "x"}])
+    own, ours = (load_yaml(path) for path in (harness.own_task(name), place / f"{name}.yaml"))
+    differ = {key for key in own | ours if own.get(key) != ours.get(key)}
+    data = {"dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset"}
+    assert differ == data | {"metric_list", "tag"}
+    assert own["generation_kwargs"]["max_gen_toks"] == needles_module.ANSWER
 
 
 def test_a_length_that_holds_no_needle_is_refused(needles):

@@ -1,10 +1,10 @@
 """
-The benchmarks as lm-evaluation-harness has them: its tasks, its prompts, its metrics.
+Tasks as lm-evaluation-harness has them: its prompts, its metrics.
 
 Nothing of the harness is written again here. Offline, `write_tasks` makes task files that include
 the harness's own and only say where the questions are, so prompts and scores stay its own; its
-command line reads the same files (`lm_eval --include_path FOLDER`). The package lm_eval is
-optional: only functions that run it import it.
+command line reads the same files (`lm_eval --include_path FOLDER`). `ruler` does the same. The
+package lm_eval is optional: only functions that run it import it.
 """
 
 import contextlib
@@ -70,7 +70,7 @@ def write_tasks(folder: Path, name: str, questions: Questions) -> Path:
                     ),
                     questions.about,
                 )
-                _write_task(draft, place, f"mmlu_{subject}", part)
+                write_task(draft, place, f"mmlu_{subject}", part.asked, part.shots)
             group = {
                 "group": "mmlu",
                 "task": [f"mmlu_{subject}" for subject in subjects],
@@ -78,13 +78,19 @@ def write_tasks(folder: Path, name: str, questions: Questions) -> Path:
             }
             _write_yaml(draft / "mmlu.yaml", group)
         else:
-            _write_task(draft, place, name, questions)
+            write_task(draft, place, name, questions.asked, questions.shots)
     return place
 
 
-def _write_task(draft: Path, place: Path, name: str, questions: Questions) -> None:
+def write_task(
+    draft: Path, place: Path, name: str, asked: list[dict], shots: list[dict], **more
+) -> None:
+    """Write the harness's own task over other data; `more` is what else differs from it.
+
+    The files are written in `draft`, a folder that will stand at `place`.
+    """
     files = {}
-    for part, rows in (("test", questions.asked), ("shots", questions.shots)):
+    for part, rows in (("test", asked), ("shots", shots)):
         if rows:
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (draft / f"{name}.{part}.jsonl").write_text(lines)
@@ -101,6 +107,7 @@ def _write_task(draft: Path, place: Path, name: str, questions: Questions) -> No
         "test_split": "test",
         "fewshot_split": "shots" if "shots" in files else None,
     }
+    settings |= more
     _write_yaml(draft / f"{name}.yaml", settings)
 
 
