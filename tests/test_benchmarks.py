@@ -27,7 +27,7 @@ from longrope.evaluate import benchmarks, harness
 from longrope.evaluate import needles as needles_module
 from longrope.evaluate.benchmarks import evaluate_benchmarks
 from longrope.evaluate.questions import read_questions, spread
-from longrope.evaluate.ruler import _write_task, evaluate_ruler
+from longrope.evaluate.ruler import _pinned, _write_task, evaluate_ruler
 from longrope.extended import make_tiers, write_extended
 from longrope.factors import RescaleFactors, write_factors
 from longrope.models import import_model, load_tokenizer, read_record
@@ -258,7 +258,49 @@ def test_each_sequence_has_the_factors_of_its_own_whole_length(tmp_path):
 
 
 @needs_harness
-def test_another_tier_of_an_extended_model_asks_again(tiny, tmp_path):
+def test_continuations_are_those_of_each_prompt_alone_with_its_own_factors(tmp_path):
+    from lm_eval.api.instance import Instance
+
+    folder, new = make_checkpoint(tmp_path), 8
+    rope, tokenizer = read_record(folder).rope, load_tokenizer(folder)
+    kinds = {32: (1.0, 0), 64: (2.0, 4), 128: (4.0, 0)}  # window: factor, n_hat
+    tiers = make_tiers(
+        [
+            RescaleFactors(rope, window, "pi", (by,) * rope.pairs, n_hat=n_hat)
+            for window, (by, n_hat) in kinds.items()
+        ]
+    )
+    lm = _pinned(folder, tiers, tokenizer, 128)
+    lm.begin("test", 128, 1024)
+    text = lzma.decompress(BOOK.read_bytes()).decode()[5000:]
+    prompts = [text[size : 2 * size] for size in (70, 24, 150, 40, 90, 30, 180, 60, 10)]
+    settings = {"do_sample": False, "max_gen_toks": new, "until": []}
+    requests = [
+        Instance("generate_until", {}, (prompt, settings), number)
+        for number, prompt in enumerate(prompts)
+    ]
+    found, used = lm.generate_until(requests), []
+    for prompt, answer in zip(prompts, found, strict=True):
+        tokens = lm.tok_encode(prompt)
+        own = tiers.for_length(len(tokens) + new)
+        lm._rotary.use([own])
+        ids, used = list(tokens), [*used, own.window]
+        with torch.no_grad():
+            while len(ids) < len(tokens) + new and ids[-1] != tokenizer.eos_token_id:
+                ids.append(int(lm.model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert answer == tokenizer.decode(ids[len(tokens) :], skip_special_tokens=True)
+    assert min(used.count(window) for window in kinds) >= 2  # each tier has a batch
+
+
+@needs_harness
+def test_another_tier_of_an_extended_model_asks_again(tiny, tmp_path, monkeypatch):
+    ask, calls = harness.ask, []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return ask(*arguments, **options)
+
+    monkeypatch.setattr(benchmarks.harness, "ask", counted)
     rope = read_record(tiny / "model").rope
 
     def extended(by: float) -> Path:
@@ -268,9 +310,10 @@ def test_another_tier_of_an_extended_model_asks_again(tiny, tmp_path):
         return tmp_path / "extended/extended.json"
 
     first = asked(tiny, tmp_path, extended(1.0), questions=10)
+    assert asked(tiny, tmp_path, extended(1.0), questions=10) == first and len(calls) == 1
     second = asked(tiny, tmp_path, extended(4.0), questions=10)
+    assert len(calls) == 2
     assert first["factors"] == second["factors"]  # those of 1k
-    assert first["records"][0]["values"] is not None
     assert first["protocol"]["tiers"] != second["protocol"]["tiers"]
 
 
