@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import logging
 import lzma
 import os
 import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -17,14 +19,17 @@ from longrope.baselines import closed_form
 from longrope.config import FolderModel
 from longrope.config.evaluation import (
     SHOTS,
+    Benchmark,
     BenchmarksSettings,
     BenchmarksStage,
+    Needle,
     RulerSettings,
     RulerStage,
 )
 from longrope.errors import UserError
-from longrope.evaluate import benchmarks, harness
+from longrope.evaluate import benchmarks, harness, ruler
 from longrope.evaluate import needles as needles_module
+from longrope.evaluate import questions as questions_module
 from longrope.evaluate.benchmarks import evaluate_benchmarks
 from longrope.evaluate.questions import read_questions, spread
 from longrope.evaluate.ruler import _pinned, _write_task, evaluate_ruler
@@ -126,6 +131,13 @@ def test_an_unknown_needle_lists_the_known_ones():
         parse(RulerSettings, {"task": "ruler", "needles": ["x"], "prompts": {512: 1}}, "here")
 
 
+def test_every_list_of_benchmarks_and_of_needles_has_the_same_names():
+    names = get_args(Benchmark)
+    for known in (SHOTS, harness.BENCHMARKS, questions_module.SOURCES, questions_module.READERS):
+        assert tuple(known) == names
+    assert tuple(needles_module.KINDS) == get_args(Needle)
+
+
 def test_truthfulqa_takes_no_examples_whatever_is_set():
     settings = BenchmarksSettings(task="benchmarks", window="4k", shots=3)
     assert [settings.shots_of(name) for name in SHOTS] == [3, 3, 3, 0]
@@ -202,6 +214,18 @@ def test_the_record_says_what_was_asked_and_how(tiny, tmp_path):
     assert sum(found["values"]) / 20 == found["value"]
     assert record["protocol"]["harness"] == harness.require_harness()
     assert record["results"]["1k"]["hellaswag"]["at_chance"] is True
+
+
+@needs_harness
+def test_the_harness_is_quiet_only_while_it_runs(tiny, tmp_path, caplog):
+    importlib.import_module("datasets")  # which sets its own level
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    before = [logger.level for logger in loggers]
+    asked(tiny, tmp_path, questions=2)
+    assert not [line for line in caplog.records if line.name.startswith("lm_eval")]
+    assert [logger.level for logger in loggers] == before
+    loggers[0].warning("as before")
+    assert "as before" in caplog.text
 
 
 @needs_harness
@@ -352,6 +376,8 @@ def test_needles_fill_their_length_and_are_written_once(needles, monkeypatch):
     monkeypatch.setattr(needles_module.SampleWriter, "_write", None)
     again, _ = needles({512: 2}, state="another")
     assert again["records"] == record["records"]
+    monkeypatch.setattr(ruler, "_pinned", None)  # nothing is left to do for it
+    assert needles({512: 2}, state="another")[0] == again
     assert {path: path.read_text() for path in prompts.iterdir()} == written
 
 

@@ -20,14 +20,15 @@ from longrope.evaluate.questions import MANIFEST, Questions, read_questions, spr
 from longrope.evaluate.records import (
     evaluate_lengths,
     factors_at,
-    identity_of,
     tiers_of,
+    what_they_do,
 )
 from longrope.extended import Tiers
 from longrope.factors import RescaleFactors
 from longrope.files import append_line, fingerprint, resume_lines, sha256_of
 from longrope.models import load_model, load_tokenizer, read_record
 from longrope.rope import install
+from longrope.statistics import Z
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
@@ -78,7 +79,7 @@ def summarise(records: list[dict]) -> dict:
     keys = ("metric", "value", "stderr", "chance", "questions", "shots")
     return {
         record["benchmark"]: {key: record[key] for key in keys}
-        | {"at_chance": abs(record["value"] - record["chance"]) <= 1.96 * record["stderr"]}
+        | {"at_chance": abs(record["value"] - record["chance"]) <= Z * record["stderr"]}
         for record in records
     }
 
@@ -136,7 +137,9 @@ class _Asker:
             model = load_model(self._folder)
             rotary = install(model, self._tiers.rope)
             model.config.max_position_embeddings = self._stage.window
-            self._model = PinnedModel(model, load_tokenizer(self._folder), rotary, self._tiers)
+            tokenizer = load_tokenizer(self._folder)
+            with harness.quiet():
+                self._model = PinnedModel(model, tokenizer, rotary, self._tiers)
         return self._model
 
 
@@ -157,12 +160,7 @@ def _used(tiers: Tiers, window: int) -> dict[str, dict]:
     """The factors that sequences of at most `window` tokens may have, shortest first."""
     last = factors_at(tiers, window)
     return {
-        window_label(each.window): {
-            "method": each.method,
-            "attention_factor": each.attention_factor,
-            "n_hat": each.n_hat,
-            "fingerprint": identity_of(each),
-        }
+        window_label(each.window): what_they_do(each)
         for each in tiers.factors
         if each.window <= last.window
     }

@@ -29,7 +29,7 @@ class Benchmark:
     """What Table 8 of the paper reports of one of the harness's tasks."""
 
     metric: str  # which of the harness's
-    label: str  # what people call it
+    label: str  # what people call it, and the table's column
 
 
 BENCHMARKS = {
@@ -47,11 +47,6 @@ def require_harness() -> str:
             "benchmarks are run by lm-evaluation-harness, which is not installed:"
             ' pip install -c envs/constraints.txt -e ".[benchmarks]"'
         )
-    import datasets
-
-    datasets.disable_progress_bars()
-    for name in ("lm_eval", "datasets"):  # what they say of every task fills a log
-        logging.getLogger(name).setLevel(logging.ERROR)
     return importlib.metadata.version("lm_eval")
 
 
@@ -144,20 +139,20 @@ def ask(lm, name: str, tasks: Path | None, *, shots: int = 0, limit: int | None 
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=tasks and str(tasks), include_defaults=tasks is None)
-    try:
-        loaded = manager.load([name])
-    except (OSError, ConnectionError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{name}: its questions cannot be fetched ({first[:200]}). Without a network, name a"
-            " folder of questions (`files`); `longrope fetch-benchmarks` makes one"
-        ) from error
-    for task in loaded["tasks"].values():
-        if task.get_config("num_fewshot") != 0:  # 0 in its own file: it takes none
-            task.set_config(key="num_fewshot", value=shots)
-        task.set_fewshot_seed(seed=SEED)
-    with _no_bars():
+    with quiet():
+        manager = TaskManager(include_path=tasks and str(tasks), include_defaults=tasks is None)
+        try:
+            loaded = manager.load([name])
+        except (OSError, ConnectionError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{name}: its questions cannot be fetched ({first[:200]}). Without a network, name"
+                " a folder of questions (`files`); `longrope fetch-benchmarks` makes one"
+            ) from error
+        for task in loaded["tasks"].values():
+            if task.get_config("num_fewshot") != 0:  # 0 in its own file: it takes none
+                task.set_config(key="num_fewshot", value=shots)
+            task.set_fewshot_seed(seed=SEED)
         found = evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     samples = [sample for part in found["samples"].values() for sample in part]
     results = found["results"].get(name) or found["groups"][name]
@@ -174,17 +169,26 @@ def chance(samples: list[dict]) -> float:
 
 
 @contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """The harness draws several bars for every subject; `Progress` says how far it is."""
+def quiet() -> Iterator[None]:
+    """Keep from the log what the harness says of every task, and its several bars for each, but
+    for errors; `Progress` says how far it is. Everything is put back at the end."""
     from tqdm.std import tqdm
 
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    levels = [logger.level for logger in loggers]
     original = tqdm.__init__
 
     def hidden(self, *arguments, **options) -> None:
         original(self, *arguments, **options | {"disable": True})
 
-    with mock.patch.object(tqdm, "__init__", hidden):
-        yield
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with mock.patch.object(tqdm, "__init__", hidden):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def values(samples: list[dict], metric: str) -> list[float]:

@@ -7,6 +7,7 @@ harness's own task asks for and scores the answers, and nothing is cut. The prom
 beginning of the answer, as for models that only continue text.
 """
 
+import functools
 from pathlib import Path
 
 from longrope.config.evaluation import RulerStage
@@ -46,11 +47,14 @@ def evaluate_ruler(
         length: {name: writer.samples(name, length, count) for name in stage.needles}
         for length, count in stage.prompts.items()
     }
-    lm = _pinned(model_folder, tiers, tokenizer, max(stage.prompts))
+
+    @functools.cache  # loaded for the first length that is not done yet
+    def lm():
+        return _pinned(model_folder, tiers, tokenizer, max(stage.prompts))
 
     def measure(length: int, _: RescaleFactors) -> list[dict]:
         return [
-            _measure(lm, name, length, prompts[length][name], state / "tasks")
+            _measure(lm(), name, length, prompts[length][name], state / "tasks")
             for name in stage.needles
         ]
 
@@ -148,4 +152,6 @@ def _pinned(model_folder: Path, tiers, tokenizer, window: int):
     model.generation_config = GenerationConfig(  # in place of the checkpoint's own
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id or 0
     )
-    return PinnedModel(model, tokenizer, install(model, tiers.rope), tiers)
+    rotary = install(model, tiers.rope)
+    with harness.quiet():
+        return PinnedModel(model, tokenizer, rotary, tiers)
