@@ -2,10 +2,14 @@
 
 import importlib.util
 import json
+import logging
+import lzma
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -15,24 +19,28 @@ from longrope.baselines import closed_form
 from longrope.config import FolderModel
 from longrope.config.evaluation import (
     SHOTS,
+    Benchmark,
     BenchmarksSettings,
     BenchmarksStage,
+    Needle,
     RulerSettings,
     RulerStage,
 )
 from longrope.errors import UserError
-from longrope.evaluate import benchmarks, harness
+from longrope.evaluate import benchmarks, harness, ruler
 from longrope.evaluate import needles as needles_module
+from longrope.evaluate import questions as questions_module
 from longrope.evaluate.benchmarks import evaluate_benchmarks
 from longrope.evaluate.questions import read_questions, spread
-from longrope.evaluate.ruler import evaluate_ruler
+from longrope.evaluate.ruler import _pinned, _write_task, evaluate_ruler
 from longrope.extended import make_tiers, write_extended
 from longrope.factors import RescaleFactors, write_factors
-from longrope.models import import_model, read_record
+from longrope.models import import_model, load_tokenizer, read_record
 from longrope.reading import parse
 
 ROOT = Path(__file__).parents[1]
 CARRIED = ROOT / "resources/benchmarks"
+BOOK = ROOT / "resources/books/persuasion.txt.xz"
 needs_harness = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="needs the extra benchmarks"
 )
@@ -110,6 +118,7 @@ def test_a_file_of_questions_that_was_changed_is_refused(tmp_path):
         ({"benchmarks": ["arc"]}, "'arc_challenge', 'hellaswag', 'mmlu' or 'truthfulqa_mc2'"),
         ({"window": 256}, "a window of 256 cannot hold the 25 examples of arc_challenge"),
         ({"shots": -1}, "greater than or equal to 0"),
+        ({"questions": 1}, "greater than or equal to 2"),  # else no standard error
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_runs(settings, message):
@@ -122,9 +131,22 @@ def test_an_unknown_needle_lists_the_known_ones():
         parse(RulerSettings, {"task": "ruler", "needles": ["x"], "prompts": {512: 1}}, "here")
 
 
+def test_every_list_of_benchmarks_and_of_needles_has_the_same_names():
+    names = get_args(Benchmark)
+    for known in (SHOTS, harness.BENCHMARKS, questions_module.SOURCES, questions_module.READERS):
+        assert tuple(known) == names
+    assert tuple(needles_module.KINDS) == get_args(Needle)
+
+
 def test_truthfulqa_takes_no_examples_whatever_is_set():
     settings = BenchmarksSettings(task="benchmarks", window="4k", shots=3)
     assert [settings.shots_of(name) for name in SHOTS] == [3, 3, 3, 0]
+
+
+@pytest.mark.parametrize(("questions", "each"), [(2, 1), (57, 1), (58, 2), (100, 2)])
+def test_from_the_hub_every_subject_of_mmlu_is_limited_to_its_share(questions, each):
+    assert benchmarks._limit("mmlu", questions) == each
+    assert benchmarks._limit("hellaswag", questions) == questions
 
 
 # --- without the harness ----------------------------------------------------------------------
@@ -136,6 +158,13 @@ def test_without_the_harness_the_error_names_the_extra(tiny, tmp_path, monkeypat
         importlib.util, "find_spec", lambda name: None if name == "lm_eval" else find(name)
     )
     with pytest.raises(UserError, match=r"lm-evaluation-harness.*\[benchmarks\]"):
+        asked(tiny, tmp_path)
+
+
+def test_a_folder_with_one_question_is_refused_before_anything_runs(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "require_harness", lambda: "0.4.11")
+    monkeypatch.setattr(benchmarks, "spread", lambda rows, count: rows[:1])
+    with pytest.raises(UserError, match="1 question of hellaswag, a standard error takes two"):
         asked(tiny, tmp_path)
 
 
@@ -188,6 +217,18 @@ def test_the_record_says_what_was_asked_and_how(tiny, tmp_path):
 
 
 @needs_harness
+def test_the_harness_is_quiet_only_while_it_runs(tiny, tmp_path, caplog):
+    importlib.import_module("datasets")  # which sets its own level
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    before = [logger.level for logger in loggers]
+    asked(tiny, tmp_path, questions=2)
+    assert not [line for line in caplog.records if line.name.startswith("lm_eval")]
+    assert [logger.level for logger in loggers] == before
+    loggers[0].warning("as before")
+    assert "as before" in caplog.text
+
+
+@needs_harness
 def test_a_sequence_longer_than_the_window_is_refused_and_never_cut(tiny, tmp_path):
     with pytest.raises(UserError, match=r"hellaswag, 0-shot: \d+ of 400 .* up to 281"):
         asked(tiny, tmp_path, window=256)
@@ -215,7 +256,7 @@ def test_benchmarks_that_are_done_are_not_asked_again(tiny, tmp_path, monkeypatc
 @needs_harness
 def test_each_sequence_has_the_factors_of_its_own_whole_length(tmp_path):
     from longrope.evaluate.pinned import PinnedModel
-    from longrope.models import load_model, load_tokenizer
+    from longrope.models import load_model
     from longrope.rope import install
 
     folder = make_checkpoint(tmp_path)
@@ -241,7 +282,49 @@ def test_each_sequence_has_the_factors_of_its_own_whole_length(tmp_path):
 
 
 @needs_harness
-def test_another_tier_of_an_extended_model_asks_again(tiny, tmp_path):
+def test_continuations_are_those_of_each_prompt_alone_with_its_own_factors(tmp_path):
+    from lm_eval.api.instance import Instance
+
+    folder, new = make_checkpoint(tmp_path), 8
+    rope, tokenizer = read_record(folder).rope, load_tokenizer(folder)
+    kinds = {32: (1.0, 0), 64: (2.0, 4), 128: (4.0, 0)}  # window: factor, n_hat
+    tiers = make_tiers(
+        [
+            RescaleFactors(rope, window, "pi", (by,) * rope.pairs, n_hat=n_hat)
+            for window, (by, n_hat) in kinds.items()
+        ]
+    )
+    lm = _pinned(folder, tiers, tokenizer, 128)
+    lm.begin("test", 128, 1024)
+    text = lzma.decompress(BOOK.read_bytes()).decode()[5000:]
+    prompts = [text[size : 2 * size] for size in (70, 24, 150, 40, 90, 30, 180, 60, 10)]
+    settings = {"do_sample": False, "max_gen_toks": new, "until": []}
+    requests = [
+        Instance("generate_until", {}, (prompt, settings), number)
+        for number, prompt in enumerate(prompts)
+    ]
+    found, used = lm.generate_until(requests), []
+    for prompt, answer in zip(prompts, found, strict=True):
+        tokens = lm.tok_encode(prompt)
+        own = tiers.for_length(len(tokens) + new)
+        lm._rotary.use([own])
+        ids, used = list(tokens), [*used, own.window]
+        with torch.no_grad():
+            while len(ids) < len(tokens) + new and ids[-1] != tokenizer.eos_token_id:
+                ids.append(int(lm.model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert answer == tokenizer.decode(ids[len(tokens) :], skip_special_tokens=True)
+    assert min(used.count(window) for window in kinds) >= 2  # each tier has a batch
+
+
+@needs_harness
+def test_another_tier_of_an_extended_model_asks_again(tiny, tmp_path, monkeypatch):
+    ask, calls = harness.ask, []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return ask(*arguments, **options)
+
+    monkeypatch.setattr(benchmarks.harness, "ask", counted)
     rope = read_record(tiny / "model").rope
 
     def extended(by: float) -> Path:
@@ -251,9 +334,10 @@ def test_another_tier_of_an_extended_model_asks_again(tiny, tmp_path):
         return tmp_path / "extended/extended.json"
 
     first = asked(tiny, tmp_path, extended(1.0), questions=10)
+    assert asked(tiny, tmp_path, extended(1.0), questions=10) == first and len(calls) == 1
     second = asked(tiny, tmp_path, extended(4.0), questions=10)
+    assert len(calls) == 2
     assert first["factors"] == second["factors"]  # those of 1k
-    assert first["records"][0]["values"] is not None
     assert first["protocol"]["tiers"] != second["protocol"]["tiers"]
 
 
@@ -266,13 +350,13 @@ def needles(tiny, tmp_path_factory):
     pytest.importorskip("lm_eval")
     place = tmp_path_factory.mktemp("ruler")
 
-    def run(prompts, names=("niah_single_1", "niah_multikey_1"), seed=1, state="state"):
+    def run(prompts, names=("niah_single_1", "niah_multikey_1"), seed=1, state="state", text=BOOK):
         stage = RulerStage(
             evaluation="ruler",
             method="none",
             needles=list(names),
             prompts=prompts,
-            haystack=[str(ROOT / "resources/books/persuasion.txt.xz")],
+            haystack=[str(text)],
             seed=seed,
         )
         paths = ([tiny / "none.json"], place / "out.json", place / state, place / "prompts")
@@ -292,7 +376,32 @@ def test_needles_fill_their_length_and_are_written_once(needles, monkeypatch):
     monkeypatch.setattr(needles_module.SampleWriter, "_write", None)
     again, _ = needles({512: 2}, state="another")
     assert again["records"] == record["records"]
+    monkeypatch.setattr(ruler, "_pinned", None)  # nothing is left to do for it
+    assert needles({512: 2}, state="another")[0] == again
     assert {path: path.read_text() for path in prompts.iterdir()} == written
+
+
+def test_another_text_under_the_same_name_is_asked_anew(needles, tmp_path):
+    text, words = tmp_path / "text.txt", lzma.decompress(BOOK.read_bytes()).decode().split()
+    records = []
+    for words_now in (words, words[::-1]):
+        text.write_text(" ".join(words_now))
+        record, _ = needles({512: 1}, ["niah_single_2"], state="text", text=text)
+        records.append(record)
+    first, second = records
+    assert first["protocol"]["haystack"] == second["protocol"]["haystack"] == "text"
+    assert first["records"][0]["prompts_sha256"] != second["records"][0]["prompts_sha256"]
+
+
+def test_another_version_of_the_harness_writes_its_own_prompts(tiny, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval")
+    tokenizer, written = load_tokenizer(tiny / "model"), set()
+    for version in ("0.4.11", "0.4.12"):
+        monkeypatch.setattr(harness, "require_harness", lambda version=version: version)
+        writer = needles_module.SampleWriter(tokenizer, [str(BOOK)], tmp_path, seed=1)
+        writer.samples("niah_single_1", 512, 1)
+        written |= set(tmp_path.iterdir())
+    assert len(written) == 2
 
 
 def test_many_keys_stand_in_the_haystack_and_one_is_asked_for(needles):
@@ -303,6 +412,52 @@ def test_many_keys_stand_in_the_haystack_and_one_is_asked_for(needles):
         assert sample["input"].count("One of the special magic numbers for") == 4
         key = sample["gen_prefix"].split(" for ")[1].split(" mentioned")[0]
         assert f"for {key} is: {sample['outputs'][0]}." in sample["input"]
+
+
+@needs_harness
+@pytest.mark.parametrize("name", needles_module.KINDS)
+def test_a_prompt_is_the_one_that_the_harness_writes_of_as_much_haystack(tiny, name, monkeypatch):
+    niah_utils, prepare_niah = needles_module.import_ruler()
+    words = lzma.decompress(BOOK.read_bytes()).decode().split()
+    original, units, asked_for = prepare_niah.generate_input_output, [], {}
+
+    def seeded(amount, *rest, **options):
+        random.seed(1)
+        units.append(amount)
+        return original(amount, *rest, **options)
+
+    def one(haystack, **options):
+        asked_for.update(options, haystack=haystack, num_samples=1)
+        return [{"x": 1}]
+
+    def get_haystack(type_haystack, original=prepare_niah.get_haystack):
+        return words if type_haystack == "essay" else original(type_haystack)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(niah_utils, "get_haystack", get_haystack)
+        patch.setattr(niah_utils, "generate_samples", one)
+        getattr(niah_utils, name)(pretrained=str(tiny / "model"), max_seq_lengths=[2048])
+        patch.setattr(prepare_niah, "generate_input_output", seeded)
+        patch.setattr(prepare_niah, "cached_sent_tokenize", needles_module._sentences)
+        (theirs,) = prepare_niah.generate_samples(**asked_for)
+    with needles_module._harness_writer() as write:
+        random.seed(1)
+        ours = write(needles_module.KINDS[name], units[-1], words, prepare_niah.RANDOM_SEED)
+    assert ours == {key: theirs[key] for key in ("input", "outputs", "gen_prefix")}
+
+
+@needs_harness
+@pytest.mark.parametrize("name", needles_module.KINDS)
+def test_a_needle_s_task_differs_from_the_harness_s_own_in_data_and_metric_only(name, tmp_path):
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    needles_module.import_ruler()  # else loading its task asks the network
+    place = _write_task(tmp_path, name, 512, [{"input": "x"}])
+    own, ours = (load_yaml(path) for path in (harness.own_task(name), place / f"{name}.yaml"))
+    differ = {key for key in own | ours if own.get(key) != ours.get(key)}
+    data = {"dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset"}
+    assert differ == data | {"metric_list", "tag"}
+    assert own["generation_kwargs"]["max_gen_toks"] == needles_module.ANSWER
 
 
 def test_a_length_that_holds_no_needle_is_refused(needles):

@@ -30,7 +30,7 @@ TOKENS = "7c431f6e49b5ad6b"
 LOSS = 2.63419  # nats a token
 TRIALS = [["42416", 0.75], ["62031", 0.375], ["72911", 0.25], ["67557", 0.75]]
 BENCHMARK = ["f84786e099fc9b5e", 0.3]  # hash of the prompts, acc_norm
-NEEDLES = "2040f2a74dbf4760"  # hash of the prompts
+NEEDLES = "0621a2e2fbea45e1"  # hash of the prompts
 TRACE = [4.07048, 3.24416, 3.26789, 3.247, 3.21513, 3.24631, 3.2322, 3.25254]  # nats a token
 # By generation, on documents 0, 1, 1, 0, ...; noise of 1e-5 in the scores leaves the path the same.
 SEARCHED = [
@@ -107,7 +107,7 @@ def test_evaluate_benchmarks_gives_the_number_of_version_1(place):
     assert [record["prompts_sha256"], record["value"]] == BENCHMARK
 
 
-def test_evaluate_ruler_gives_the_prompts_of_version_1(place):
+def test_evaluate_ruler_gives_the_prompts_of_version_2(place):
     pytest.importorskip("lm_eval")
     stage = RulerStage(
         evaluation="ruler",

@@ -18,7 +18,7 @@ VERSIONS = {
     "evaluate-perplexity": 1,
     "evaluate-passkey": 1,
     "evaluate-benchmarks": 1,
-    "evaluate-ruler": 1,
+    "evaluate-ruler": 2,
     "card": 1,
     "tabulate": 3,
     "plot": 3,

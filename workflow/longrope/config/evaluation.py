@@ -94,6 +94,7 @@ class PasskeySettings(Settings):
         return self.prompts
 
 
+Questions = Annotated[int, Field(ge=2)]  # a standard error takes two
 Benchmark = Literal["arc_challenge", "hellaswag", "mmlu", "truthfulqa_mc2"]
 SHOTS = {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0}  # in the paper
 EXAMPLE = 16  # tokens that an example takes at the very least
@@ -107,7 +108,9 @@ class BenchmarksSettings(Settings):
     # The longest sequence, a question with its examples and an answer: longer ones are refused.
     # Each sequence has the factors of its own length.
     window: Window
-    questions: Count | None = None  # at most so many of each benchmark; null: all
+    # At most so many of each benchmark, at least 2; null: all. From the hub the harness limits each
+    # of MMLU's 57 subjects, so there it is 57 times a 57th, rounded up: 100 are 114, 2 are 57.
+    questions: Questions | None = None
     shots: Annotated[int, Field(ge=0)] | None = None  # examples; null: as many as the paper
     # A folder that `longrope fetch-benchmarks` made; null: the harness fetches from the hub.
     files: str | None = None
@@ -190,7 +193,7 @@ class BenchmarksStage(Settings):
     method: Name
     window: Window
     shots: dict[Benchmark, int]  # benchmark -> examples before each question
-    questions: Count | None = None
+    questions: Questions | None = None
     files: str | None = None
 
 

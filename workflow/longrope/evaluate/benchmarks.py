@@ -20,18 +20,20 @@ from longrope.evaluate.questions import MANIFEST, Questions, read_questions, spr
 from longrope.evaluate.records import (
     evaluate_lengths,
     factors_at,
-    identity_of,
     tiers_of,
+    what_they_do,
 )
 from longrope.extended import Tiers
 from longrope.factors import RescaleFactors
 from longrope.files import append_line, fingerprint, resume_lines, sha256_of
 from longrope.models import load_model, load_tokenizer, read_record
 from longrope.rope import install
+from longrope.statistics import Z
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
 BATCH_TOKENS = 1 << 12  # tokens of sequences that run together
+MMLU_SUBJECTS = 57
 
 
 def evaluate_benchmarks(
@@ -77,7 +79,7 @@ def summarise(records: list[dict]) -> dict:
     keys = ("metric", "value", "stderr", "chance", "questions", "shots")
     return {
         record["benchmark"]: {key: record[key] for key in keys}
-        | {"at_chance": abs(record["value"] - record["chance"]) <= 1.96 * record["stderr"]}
+        | {"at_chance": abs(record["value"] - record["chance"]) <= Z * record["stderr"]}
         for record in records
     }
 
@@ -135,7 +137,9 @@ class _Asker:
             model = load_model(self._folder)
             rotary = install(model, self._tiers.rope)
             model.config.max_position_embeddings = self._stage.window
-            self._model = PinnedModel(model, load_tokenizer(self._folder), rotary, self._tiers)
+            tokenizer = load_tokenizer(self._folder)
+            with harness.quiet():
+                self._model = PinnedModel(model, tokenizer, rotary, self._tiers)
         return self._model
 
 
@@ -143,19 +147,20 @@ def _local(stage: BenchmarksStage, name: str) -> Questions:
     found = read_questions(Path(stage.files), name)
     if stage.shots[name] and not found.shots:
         raise UserError(f"{stage.files}: has no examples of {name}; set shots: 0")
-    return Questions(spread(found.asked, stage.questions), found.shots, found.about)
+    asked = spread(found.asked, stage.questions)
+    if len(asked) < 2:
+        raise UserError(
+            f"{stage.files}: has {len(asked)} question of {name}, a standard error takes two;"
+            " fetch more"
+        )
+    return Questions(asked, found.shots, found.about)
 
 
 def _used(tiers: Tiers, window: int) -> dict[str, dict]:
     """The factors that sequences of at most `window` tokens may have, shortest first."""
     last = factors_at(tiers, window)
     return {
-        window_label(each.window): {
-            "method": each.method,
-            "attention_factor": each.attention_factor,
-            "n_hat": each.n_hat,
-            "fingerprint": identity_of(each),
-        }
+        window_label(each.window): what_they_do(each)
         for each in tiers.factors
         if each.window <= last.window
     }
@@ -168,8 +173,8 @@ def _source(stage: BenchmarksStage) -> dict:
 
 
 def _limit(name: str, questions: int) -> int:
-    """The harness limits every subject of MMLU, of which there are 57."""
-    return math.ceil(questions / 57) if name == "mmlu" else questions
+    """The harness limits every subject of MMLU, so that of each a 57th is asked, rounded up."""
+    return math.ceil(questions / MMLU_SUBJECTS) if name == "mmlu" else questions
 
 
 def _available(tasks: dict) -> int:

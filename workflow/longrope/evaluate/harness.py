@@ -1,10 +1,10 @@
 """
-The benchmarks as lm-evaluation-harness has them: its tasks, its prompts, its metrics.
+Tasks as lm-evaluation-harness has them: its prompts, its metrics.
 
 Nothing of the harness is written again here. Offline, `write_tasks` makes task files that include
 the harness's own and only say where the questions are, so prompts and scores stay its own; its
-command line reads the same files (`lm_eval --include_path FOLDER`). The package lm_eval is
-optional: only functions that run it import it.
+command line reads the same files (`lm_eval --include_path FOLDER`). `ruler` does the same. The
+package lm_eval is optional: only functions that run it import it.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ class Benchmark:
     """What Table 8 of the paper reports of one of the harness's tasks."""
 
     metric: str  # which of the harness's
-    label: str  # what people call it
+    label: str  # what people call it, and the table's column
 
 
 BENCHMARKS = {
@@ -47,11 +47,6 @@ def require_harness() -> str:
             "benchmarks are run by lm-evaluation-harness, which is not installed:"
             ' pip install -c envs/constraints.txt -e ".[benchmarks]"'
         )
-    import datasets
-
-    datasets.disable_progress_bars()
-    for name in ("lm_eval", "datasets"):  # what they say of every task fills a log
-        logging.getLogger(name).setLevel(logging.ERROR)
     return importlib.metadata.version("lm_eval")
 
 
@@ -70,7 +65,7 @@ def write_tasks(folder: Path, name: str, questions: Questions) -> Path:
                     ),
                     questions.about,
                 )
-                _write_task(draft, place, f"mmlu_{subject}", part)
+                write_task(draft, place, f"mmlu_{subject}", part.asked, part.shots)
             group = {
                 "group": "mmlu",
                 "task": [f"mmlu_{subject}" for subject in subjects],
@@ -78,13 +73,19 @@ def write_tasks(folder: Path, name: str, questions: Questions) -> Path:
             }
             _write_yaml(draft / "mmlu.yaml", group)
         else:
-            _write_task(draft, place, name, questions)
+            write_task(draft, place, name, questions.asked, questions.shots)
     return place
 
 
-def _write_task(draft: Path, place: Path, name: str, questions: Questions) -> None:
+def write_task(
+    draft: Path, place: Path, name: str, asked: list[dict], shots: list[dict], **more
+) -> None:
+    """Write the harness's own task over other data; `more` is what else differs from it.
+
+    The files are written in `draft`, a folder that will stand at `place`.
+    """
     files = {}
-    for part, rows in (("test", questions.asked), ("shots", questions.shots)):
+    for part, rows in (("test", asked), ("shots", shots)):
         if rows:
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (draft / f"{name}.{part}.jsonl").write_text(lines)
@@ -101,6 +102,7 @@ def _write_task(draft: Path, place: Path, name: str, questions: Questions) -> No
         "test_split": "test",
         "fewshot_split": "shots" if "shots" in files else None,
     }
+    settings |= more
     _write_yaml(draft / f"{name}.yaml", settings)
 
 
@@ -137,20 +139,20 @@ def ask(lm, name: str, tasks: Path | None, *, shots: int = 0, limit: int | None 
     from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=tasks and str(tasks), include_defaults=tasks is None)
-    try:
-        loaded = manager.load([name])
-    except (OSError, ConnectionError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{name}: its questions cannot be fetched ({first[:200]}). Without a network, name a"
-            " folder of questions (`files`); `longrope fetch-benchmarks` makes one"
-        ) from error
-    for task in loaded["tasks"].values():
-        if task.get_config("num_fewshot") != 0:  # 0 in its own file: it takes none
-            task.set_config(key="num_fewshot", value=shots)
-        task.set_fewshot_seed(seed=SEED)
-    with _no_bars():
+    with quiet():
+        manager = TaskManager(include_path=tasks and str(tasks), include_defaults=tasks is None)
+        try:
+            loaded = manager.load([name])
+        except (OSError, ConnectionError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{name}: its questions cannot be fetched ({first[:200]}). Without a network, name"
+                " a folder of questions (`files`); `longrope fetch-benchmarks` makes one"
+            ) from error
+        for task in loaded["tasks"].values():
+            if task.get_config("num_fewshot") != 0:  # 0 in its own file: it takes none
+                task.set_config(key="num_fewshot", value=shots)
+            task.set_fewshot_seed(seed=SEED)
         found = evaluate(lm, loaded, limit=limit, bootstrap_iters=0, log_samples=True)
     samples = [sample for part in found["samples"].values() for sample in part]
     results = found["results"].get(name) or found["groups"][name]
@@ -167,17 +169,26 @@ def chance(samples: list[dict]) -> float:
 
 
 @contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """The harness draws several bars for every subject; `Progress` says how far it is."""
+def quiet() -> Iterator[None]:
+    """Keep from the log what the harness says of every task, and its several bars for each, but
+    for errors; `Progress` says how far it is. Everything is put back at the end."""
     from tqdm.std import tqdm
 
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    levels = [logger.level for logger in loggers]
     original = tqdm.__init__
 
     def hidden(self, *arguments, **options) -> None:
         original(self, *arguments, **options | {"disable": True})
 
-    with mock.patch.object(tqdm, "__init__", hidden):
-        yield
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with mock.patch.object(tqdm, "__init__", hidden):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def values(samples: list[dict], metric: str) -> list[float]:

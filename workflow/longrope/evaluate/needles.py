@@ -1,9 +1,11 @@
 """
 The prompts of RULER's needles: written once for a tokenizer, a length and a seed, then read.
 
-lm-evaluation-harness writes the text, with words, numbers and templates of its own; here each
+lm-evaluation-harness writes the text, with words, numbers and a template of its own; here each
 prompt is filled up to its length, answer included, with as much haystack as fits. Where RULER has
-essays, which are not to be had offline, there are other texts.
+essays, which are not to be had offline, there are other texts, and sentences end where a regular
+expression says so. `KINDS`, and the beginning of the answer, are the harness's written again,
+as it has no function that gives them; a test holds both against it.
 """
 
 import contextlib
@@ -18,6 +20,7 @@ from unittest import mock
 from longrope.config.corpus import CorpusSettings
 from longrope.corpus import read_documents, tokenizer_fingerprint
 from longrope.errors import UserError
+from longrope.evaluate import harness
 from longrope.files import fingerprint, read_lines, write_lines
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
@@ -56,9 +59,11 @@ class SampleWriter:
         self._words = " ".join(document.text for document in documents).split()
         first, more = documents[0].id, len(documents) - 1
         self.haystack_name = first + (f" and {more} more" if more else "")
+        self.haystack_sha256 = hashlib.sha256(" ".join(self._words).encode()).hexdigest()
         self._identity = [
             tokenizer_fingerprint(tokenizer),
-            hashlib.sha256(" ".join(self._words).encode()).hexdigest(),
+            self.haystack_sha256,
+            harness.require_harness(),
             seed,
             VERSIONS["evaluate-ruler"],
         ]
@@ -110,9 +115,8 @@ class SampleWriter:
         return sample | {"length": tokens}
 
 
-@contextlib.contextmanager
-def _harness_writer():
-    """The harness's function that hides needles; sentences are split, and words drawn, offline."""
+def import_ruler():
+    """The harness's modules of these tasks, niah_utils and prepare_niah, imported offline."""
     for package in ("nltk", "wonderwords"):
         if importlib.util.find_spec(package) is None:
             raise UserError(
@@ -121,9 +125,16 @@ def _harness_writer():
             )
     import nltk
 
-    state = random.getstate()
     with mock.patch.object(nltk.data, "find"):  # else the next import asks the network
         from lm_eval.tasks.ruler import niah_utils, prepare_niah
+    return niah_utils, prepare_niah
+
+
+@contextlib.contextmanager
+def _harness_writer():
+    """The harness's function that hides needles; sentences are split offline."""
+    niah_utils, prepare_niah = import_ruler()
+    state = random.getstate()
 
     def write(kind: Kind, units: int, words: list[str], seed: int) -> dict:
         # With a haystack of needles, each has a key and a value of its own.

@@ -125,17 +125,11 @@ def fetch_questions(folder: Path, count: int | None = None) -> dict[str, int]:
 
 def write_questions(folder: Path, packages: dict[str, Path], count: int | None) -> dict[str, int]:
     """Make the folder from packages that are on disk already."""
-    readers = {
-        "arc_challenge": _arc_challenge,
-        "hellaswag": _hellaswag,
-        "mmlu": _mmlu,
-        "truthfulqa_mc2": _truthfulqa,
-    }
     benchmarks = {}
     with replacing(folder) as draft:
         draft.mkdir()
         for name, source in SOURCES.items():
-            every, shots = readers[name](packages[source.package])
+            every, shots = READERS[name](packages[source.package])
             asked = spread(every, count)
             if "subject" in asked[0]:
                 subjects = {row["subject"] for row in asked}
@@ -233,6 +227,14 @@ def _truthfulqa(package: Path) -> tuple[Rows, Rows]:
         targets = {"choices": true + false, "labels": [1] * len(true) + [0] * len(false)}
         rows.append({"question": example["Question"], "mc2_targets": targets})
     return rows, []
+
+
+READERS = {
+    "arc_challenge": _arc_challenge,
+    "hellaswag": _hellaswag,
+    "mmlu": _mmlu,
+    "truthfulqa_mc2": _truthfulqa,
+}
 
 
 def _arrow(wheel: zipfile.ZipFile, part: str) -> Rows:

@@ -62,13 +62,7 @@ def evaluate_lengths(
     records, used, results = [], {}, {}
     for number, (length, amount) in enumerate(sorted(lengths.items()), 1):
         factors = factors_at(tiers, length)
-        used[window_label(length)] = {
-            "method": factors.method,
-            "window": factors.window,
-            "attention_factor": factors.attention_factor,
-            "n_hat": factors.n_hat,
-            "fingerprint": identity_of(factors),
-        }
+        used[window_label(length)] = {"window": factors.window} | what_they_do(factors)
         key = fingerprint([record.fingerprint, identity_of(factors), length, amount])
         if key not in known:
             known[key] = measure(length, factors)
@@ -99,6 +93,16 @@ def evaluate_lengths(
         },
     )
     return results
+
+
+def what_they_do(factors: RescaleFactors) -> dict:
+    """What a record says of factors, but for their window."""
+    return {
+        "method": factors.method,
+        "attention_factor": factors.attention_factor,
+        "n_hat": factors.n_hat,
+        "fingerprint": identity_of(factors),
+    }
 
 
 def identity_of(factors: RescaleFactors) -> str:

@@ -3,19 +3,19 @@ RULER's needles (Hsieh et al. 2024, arXiv 2404.06654), by lm-evaluation-harness.
 
 A needle says that a key has a value; it is hidden in a haystack, alone (niah_single) or among
 others with other keys (niah_multikey), and asked for at the end. `needles` has the prompts; the
-harness scores the answers, and nothing is cut. The prompt ends in the beginning of the answer, as
-for models that only continue text.
+harness's own task asks for and scores the answers, and nothing is cut. The prompt ends in the
+beginning of the answer, as for models that only continue text.
 """
 
-import json
+import functools
 from pathlib import Path
 
 from longrope.config.evaluation import RulerStage
 from longrope.evaluate import harness
-from longrope.evaluate.needles import ANSWER, SampleWriter
+from longrope.evaluate.needles import ANSWER, SampleWriter, import_ruler
 from longrope.evaluate.records import evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
-from longrope.files import replacing, write_lines
+from longrope.files import replacing
 from longrope.models import load_model, load_tokenizer, read_record
 from longrope.rope import install
 from longrope.statistics import wilson
@@ -38,6 +38,7 @@ def evaluate_ruler(
     `samples` keeps the prompts for every method and checkpoint with the same tokenizer.
     """
     version = harness.require_harness()
+    import_ruler()  # its task files do so, too
     record = read_record(model_folder)
     tiers = tiers_of(factors, record)
     tokenizer = load_tokenizer(model_folder)
@@ -46,11 +47,14 @@ def evaluate_ruler(
         length: {name: writer.samples(name, length, count) for name in stage.needles}
         for length, count in stage.prompts.items()
     }
-    lm = _pinned(model_folder, tiers, tokenizer, max(stage.prompts))
+
+    @functools.cache  # loaded for the first length that is not done yet
+    def lm():
+        return _pinned(model_folder, tiers, tokenizer, max(stage.prompts))
 
     def measure(length: int, _: RescaleFactors) -> list[dict]:
         return [
-            _measure(lm, name, length, prompts[length][name], state / "tasks")
+            _measure(lm(), name, length, prompts[length][name], state / "tasks")
             for name in stage.needles
         ]
 
@@ -58,6 +62,7 @@ def evaluate_ruler(
         "harness": version,
         "needles": stage.needles,
         "haystack": writer.haystack_name,
+        "haystack_sha256": writer.haystack_sha256,  # a text may change and keep its name
         "seed": stage.seed,
         "decoding": "greedy",
         "answer_tokens": ANSWER,
@@ -124,43 +129,16 @@ def _measure(lm, name: str, length: int, samples: list[dict], folder: Path) -> d
 
 
 def _write_task(folder: Path, name: str, length: int, samples: list[dict]) -> Path:
-    """A task file that has the harness's own prompt and score, for samples that are written."""
+    """The harness's own task, over prompts that are written, at a length that it may not have."""
     place = folder.resolve() / name
+    # Its metrics are named after lengths. Its aggregation is the mean of the samples of a length;
+    # all of these are of one.
+    metric = {"metric": str(length), "aggregation": "mean", "higher_is_better": True}
     with replacing(place) as draft:
         draft.mkdir(parents=True)
-        write_lines(draft / "samples.jsonl", samples)
-        # The harness knows six lengths; this one is added to them.
-        (draft / "ruler_score.py").write_text(
-            "from lm_eval.tasks.ruler.common_utils import aggregate_metrics, process_results\n"
-            "__all__ = ['aggregate_metrics', 'process_results']\n"
+        harness.write_task(
+            draft, place, name, samples, [], custom_dataset=None, metric_list=[metric]
         )
-        settings = {
-            "task": name,
-            "dataset_path": "json",
-            "dataset_kwargs": {
-                "data_files": {"test": str(place / "samples.jsonl")},
-                "cache_dir": str(place / "arrow"),
-            },
-            "output_type": "generate_until",
-            "test_split": "test",
-            "doc_to_text": "{{input}}",
-            "doc_to_target": "{{outputs}}",
-            "gen_prefix": "{{gen_prefix}}",
-            "target_delimiter": " ",
-            "generation_kwargs": {"do_sample": False, "max_gen_toks": ANSWER, "until": []},
-            "num_fewshot": 0,
-        }
-        text = json.dumps(settings, indent=1).removesuffix("\n}")
-        score = f"""{text},
- "process_results": !function ruler_score.process_results,
- "metric_list": [{{
-  "metric": "{length}",
-  "aggregation": !function ruler_score.aggregate_metrics,
-  "higher_is_better": true
- }}]
-}}
-"""
-        (draft / f"{name}.yaml").write_text(score)
     return place
 
 
@@ -174,4 +152,6 @@ def _pinned(model_folder: Path, tiers, tokenizer, window: int):
     model.generation_config = GenerationConfig(  # in place of the checkpoint's own
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id or 0
     )
-    return PinnedModel(model, tokenizer, install(model, tiers.rope), tiers)
+    rotary = install(model, tiers.rope)
+    with harness.quiet():
+        return PinnedModel(model, tokenizer, rotary, tiers)

@@ -6,6 +6,7 @@ import pandas as pd
 
 from longrope.config import Config
 from longrope.config.evaluation import SHOTS
+from longrope.evaluate.harness import BENCHMARKS
 from longrope.report.load import (
     Evaluation,
     drills,
@@ -16,21 +17,17 @@ from longrope.report.load import (
 )
 from longrope.report.sources import Sources
 from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, TEXT_COLUMNS, Table, span
+from longrope.statistics import Z
 from longrope.windows import window_label
 
-LABELS = {
-    "arc_challenge": "ARC-Challenge",
-    "hellaswag": "HellaSwag",
-    "mmlu": "MMLU",
-    "truthfulqa_mc2": "TruthfulQA MC2",
-}
+LABELS = {name: each.label for name, each in BENCHMARKS.items()}
 CAPTION = (
     "Benchmarks by lm-evaluation-harness: per cent, with the standard error; accuracy normalised by"
     " the length of the answers (ARC-Challenge, HellaSwag), accuracy (MMLU), likelihood of the true"
     " answers (TruthfulQA MC2). Every sequence runs with the factors of its own whole length, none"
     " is cut. `questions (of)`: how many were asked, of how many in the published part. `(chance)`:"
-    " within 1.96 standard errors of guessing. MC2 adds up likelihoods, which are higher for short"
-    " answers: there a model that knows nothing need not be at chance. The counterpart of the"
+    f" within {Z:.2f} standard errors of guessing. MC2 adds up likelihoods, which are higher for"
+    " short answers: there a model that knows nothing need not be at chance. The counterpart of the"
     " paper's Table 8."
 )
 PRINTED = " Rows from `paper` are printed there: all questions, so not to be compared with a part."
