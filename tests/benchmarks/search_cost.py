@@ -13,7 +13,7 @@ times fewer that is than the paper's algorithm itself needed to get there, and h
 held-out loss is (95%, Student's t over documents, on the same tokens). The last line of a window
 averages the losses over seeds.
 
-What is in results/ already is not made again: an hour on two cores.
+What is in results/ already is not made again: an hour on two cores. Other options go to snakemake.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> int:
     """Make what is missing with Snakemake, then compare."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--cores", default="all")
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
     config = load_config(yaml.safe_load(STUDY.read_text()))
     settings = config.models[MODEL]
     methods = {
@@ -64,7 +64,7 @@ def main() -> int:
         for method in each
     }
     wanted = [*traces.values(), *records.values()]
-    command = ["snakemake", *wanted, "--cores", options.cores, "--configfile", str(STUDY)]
+    command = ["snakemake", *wanted, "--cores", options.cores, "--configfile", str(STUDY), *more]
     if code := subprocess.call(command):
         return code
     spent = {key: read_traces(config, [Path(path)])[path] for key, path in traces.items()}
