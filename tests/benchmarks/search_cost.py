@@ -69,7 +69,7 @@ def main() -> int:
         return code
     spent = {key: read_traces(config, [Path(path)])[path] for key, path in traces.items()}
     measured = {
-        method: read_evaluations(config, [Path(path)], "perplexity")[0]
+        method: read_evaluations(config, [Path(path)])[0]
         for method, path in records.items()
     }
     for name, words in OURS.items():
