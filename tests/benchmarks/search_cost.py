@@ -69,8 +69,7 @@ def main() -> int:
         return code
     spent = {key: read_traces(config, [Path(path)])[path] for key, path in traces.items()}
     measured = {
-        method: read_evaluations(config, [Path(path)])[0]
-        for method, path in records.items()
+        method: read_evaluations(config, [Path(path)])[0] for method, path in records.items()
     }
     for name, words in OURS.items():
         print(f"\n{name}: {words}")
