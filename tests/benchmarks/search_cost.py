@@ -27,9 +27,9 @@ import yaml
 from longrope.checks import load_config
 from longrope.config.base import BASE
 from longrope.report.load import Evaluation, read_evaluations
-from longrope.report.trace import Spent, read_traces, trace_path
+from longrope.report.trace import Spent, read_traces
 from longrope.statistics import Comparison, compare, mean_losses
-from longrope.study import factors_path, searches
+from longrope.study import factors_path, searches, trace_path
 from longrope.windows import window_label
 
 STUDY = Path("config/search-study.yaml")  # from the root of the repository

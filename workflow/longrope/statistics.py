@@ -139,6 +139,18 @@ def wilson(found: int, trials: int) -> tuple[float, float]:
     return low, middle + reach if found < trials else 1.0
 
 
+def found_share(found: int, prompts: int) -> dict:
+    """The share that is found of prompts, as records have it, with its Wilson interval (95%)."""
+    low, high = wilson(found, prompts)
+    return {
+        "accuracy": found / prompts,
+        "low": low,
+        "high": high,
+        "found": found,
+        "prompts": prompts,
+    }
+
+
 def _paired(
     a_records: Iterable[Mapping], b_records: Iterable[Mapping], length: int
 ) -> list[tuple[Mapping, Mapping]]:

@@ -36,6 +36,11 @@ def factors_path(model: str, weights: str, method: str, window: int) -> str:
     return f"results/{model}/{weights}/factors/{method}/{window_label(window)}/factors.json"
 
 
+def trace_path(factors: str) -> str:
+    """Where the trace is of the search that found factors."""
+    return factors.replace("factors.json", "trace.jsonl")
+
+
 def tuned_path(model: str, settings: ModelSettings, weights: str) -> str:
     """The factors that a tuning uses."""
     tuning = settings.tunings[weights]

@@ -7,7 +7,15 @@ from collections.abc import Iterable, Iterator
 from longrope.config import Config
 from longrope.config.base import BASE
 from longrope.config.evaluation import EvaluationSettings
-from longrope.study import factor_files, factors_path, lengths_of, searched, searches, tiers
+from longrope.study import (
+    factor_files,
+    factors_path,
+    lengths_of,
+    searched,
+    searches,
+    tiers,
+    trace_path,
+)
 
 
 def search_files(config: Config) -> list[str]:
@@ -75,9 +83,7 @@ def trace_files(config: Config, shown_in: str) -> list[str]:
                 if method == "extended":
                     files = tiers(model, settings)
                 found |= dict.fromkeys(files)
-    return [
-        path.replace("factors.json", "trace.jsonl") for path in found if _is_searched(config, path)
-    ]
+    return [trace_path(path) for path in found if _is_searched(config, path)]
 
 
 def _is_searched(config: Config, path: str) -> bool:

@@ -19,7 +19,7 @@ from longrope.factors import RescaleFactors
 from longrope.models import load_model, load_tokenizer, read_record
 from longrope.passkey import PasskeyWriter, Prompt, random_key
 from longrope.rope import install
-from longrope.statistics import wilson
+from longrope.statistics import found_share
 from longrope.versions import VERSIONS
 
 BATCH_TOKENS = 1 << 14  # tokens of prompts that run together
@@ -78,15 +78,7 @@ def evaluate_passkey(
 def summarise(records: list[dict]) -> dict:
     """What the record of one length comes to; `low` and `high` are the 95% Wilson interval."""
     (record,) = records
-    found, prompts = record["found"], record["prompts"]
-    low, high = wilson(found, prompts)
-    return {
-        "accuracy": found / prompts,
-        "low": low,
-        "high": high,
-        "found": found,
-        "prompts": prompts,
-    }
+    return found_share(record["found"], record["prompts"])
 
 
 def _prompts(writer: PasskeyWriter, length: int, stage: PasskeyStage) -> list[Prompt]:

@@ -18,7 +18,7 @@ from longrope.factors import RescaleFactors
 from longrope.files import replacing
 from longrope.models import load_model, load_tokenizer, read_record
 from longrope.rope import install
-from longrope.statistics import wilson
+from longrope.statistics import found_share
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
@@ -90,18 +90,7 @@ def evaluate_ruler(
 
 def summarise(records: list[dict]) -> dict:
     """Needle -> share found at one length; `low` and `high` are the 95% Wilson interval."""
-    results = {}
-    for record in records:
-        found, prompts = record["found"], record["prompts"]
-        low, high = wilson(found, prompts)
-        results[record["needle"]] = {
-            "accuracy": found / prompts,
-            "low": low,
-            "high": high,
-            "found": found,
-            "prompts": prompts,
-        }
-    return results
+    return {record["needle"]: found_share(record["found"], record["prompts"]) for record in records}
 
 
 def _measure(lm, name: str, length: int, samples: list[dict], folder: Path) -> dict:

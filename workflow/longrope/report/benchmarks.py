@@ -16,7 +16,7 @@ from longrope.report.load import (
     row_label,
 )
 from longrope.report.sources import Sources
-from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, TEXT_COLUMNS, Table, span
+from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, TEXT_COLUMNS, Table, share, span
 from longrope.statistics import Z
 from longrope.windows import window_label
 
@@ -122,10 +122,3 @@ def needle_rows(config: Config, evaluation: Evaluation, tuned_on: str) -> list[d
             }
         )
     return rows
-
-
-def share(found: dict) -> str:
-    """`98 [93, 99]`: per cent found, with the interval."""
-    return "{:.0f} [{:.0f}, {:.0f}]".format(
-        *(100 * found[key] for key in ("accuracy", "low", "high"))
-    )

@@ -19,8 +19,15 @@ from longrope.config.search import SearchSettings
 from longrope.report.load import Evaluation, chosen, of_task, row_label
 from longrope.report.sources import Sources
 from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, Table
-from longrope.report.trace import Spent, trace_path
-from longrope.study import ON_TUNED, factors_path, search_settings, searched, searches
+from longrope.report.trace import Spent
+from longrope.study import (
+    ON_TUNED,
+    factors_path,
+    search_settings,
+    searched,
+    searches,
+    trace_path,
+)
 from longrope.targets import evaluations
 from longrope.windows import window_label
 

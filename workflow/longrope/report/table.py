@@ -39,6 +39,13 @@ def span(values: Iterable[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def share(found: dict) -> str:
+    """`98 [93, 99]`: per cent found, with the interval."""
+    return "{:.0f} [{:.0f}, {:.0f}]".format(
+        *(100 * found[key] for key in ("accuracy", "low", "high"))
+    )
+
+
 def write_table(table: Table, stem: Path) -> None:
     """Write `stem` with the endings .csv, .md, .html and .tex."""
     markdown = _markdown(table)

@@ -15,7 +15,7 @@ from longrope.config import Config
 from longrope.config.base import BASE
 from longrope.errors import unknown_name
 from longrope.report import ablations
-from longrope.report.benchmarks import needle_rows, share, table08
+from longrope.report.benchmarks import needle_rows, table08
 from longrope.report.fitness import fitness_table
 from longrope.report.lines import Group, Line, perplexity_table
 from longrope.report.load import (
@@ -39,6 +39,7 @@ from longrope.report.table import (
     NO_ROWS,
     NOTHING,
     Table,
+    share,
     span,
     write_table,
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 from longrope.config import Config
 from longrope.errors import UserError
 from longrope.files import read_lines
+from longrope.study import trace_path
 from longrope.targets import recovery_files, search_files
 
 
@@ -38,11 +39,6 @@ def read_traces(config: Config, paths: Iterable[Path]) -> dict[str, Spent]:
             raise UserError(f"{path}: no records; run the search that writes it")
         found[place] = Spent(*zip(*pairs, strict=True))
     return found
-
-
-def trace_path(factors: str) -> str:
-    """Where the trace is of the search that found factors."""
-    return factors.replace("factors.json", "trace.jsonl")
 
 
 def _factors(config: Config) -> list[str]:
