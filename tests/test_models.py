@@ -257,6 +257,19 @@ def test_a_sliding_window_is_switched_off_and_noted(kind, options, tmp_path):
         assert not torch.equal(last(model, IDS), last(model, other))
 
 
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)]
+)
+def test_a_model_runs_in_the_precision_of_its_configuration(precision, expected, source, tmp_path):
+    given = FolderModel(kind="folder", path=str(source), precision=precision)
+    record = import_model(given, "tiny", WINDOW, tmp_path / "model")
+    assert load_model(tmp_path / "model").dtype == expected  # on a CPU
+    assert load_model(tmp_path / "model", for_training=True).dtype == torch.float32
+    tuned = load_model(tmp_path / "model", for_training=True)
+    save_model(tuned, make_tokenizer(), tmp_path / "tuned", record.tuned_as("x"), "float32")
+    assert load_model(tmp_path / "tuned").dtype == expected
+
+
 # --- the hub --------------------------------------------------------------------------------
 
 

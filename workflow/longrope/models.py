@@ -48,6 +48,11 @@ class ModelRecord:
     source: dict  # where the base weights come from
     changes: dict  # what was changed in the checkpoint's own config, such as sliding_window
 
+    @property
+    def precision(self) -> str:
+        """In which type it runs when it is not trained: float32, bfloat16, or auto."""
+        return self.source.get("precision", "auto")
+
     def tuned_as(self, weights: str) -> "ModelRecord":
         """The record of weights that are tuned from these."""
         return dataclasses.replace(self, weights=weights)
@@ -218,15 +223,20 @@ def device():
 def load_model(folder: Path, *, for_training: bool = False):
     """The causal language model of a checkpoint, on the device, in evaluation mode.
 
-    float32 on a CPU and for training (autocast lowers the activations), bfloat16 on a GPU.
+    In the precision that the configuration gave it: by itself float32 on a CPU, bfloat16 on a GPU.
+    For training always float32 (autocast lowers the activations).
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     _quiet()
     where = device()
-    dtype = torch.float32 if for_training or where.type == "cpu" else torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+    precision = "float32" if for_training else read_record(folder).precision
+    if precision == "auto":
+        precision = "float32" if where.type == "cpu" else "bfloat16"
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, precision), attn_implementation="sdpa"
+    )
     _check_head(model, folder)
     return model.to(where).eval()
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from longrope.config.base import NAME, Name, Settings, Window
+from longrope.config.base import NAME, Name, Precision, Settings, Window
 from longrope.config.corpus import CorpusSettings
 from longrope.config.evaluation import EvaluationSettings
 from longrope.config.search import (
@@ -27,14 +27,20 @@ from longrope.config.search import (
 from longrope.config.training import PretrainSettings, TuningSettings
 
 
-class FolderModel(Settings):
+class Checkpoint(Settings):
+    """A pre-trained model that is brought in."""
+
+    precision: Precision = "auto"  # of searches and evaluations; a tuning has its own
+
+
+class FolderModel(Checkpoint):
     """A checkpoint on disk, as `save_pretrained` writes it."""
 
     kind: Literal["folder"]
     path: str
 
 
-class HubModel(Settings):
+class HubModel(Checkpoint):
     """A checkpoint of the Hugging Face hub."""
 
     kind: Literal["hub"]
@@ -42,7 +48,7 @@ class HubModel(Settings):
     revision: str | None = None
 
 
-class GgufModel(Settings):
+class GgufModel(Checkpoint):
     """A GGUF file; its weights are dequantised."""
 
     kind: Literal["gguf"]

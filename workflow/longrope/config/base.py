@@ -2,7 +2,7 @@
 What every part of the configuration is made of: names, windows, numbers, and their strictness.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
@@ -21,6 +21,8 @@ Window = Annotated[
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# How a model runs when it is not trained; auto: float32 on a CPU, bfloat16 on a GPU.
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Settings(BaseModel):
