@@ -478,7 +478,7 @@ def test_a_second_search_is_drawn_with_the_factors_that_it_multiplies(searched):
     drawn = {line.get_label(): list(line.get_ydata()) for line in panel.get_lines()}
     assert drawn.pop("NTK") == pytest.approx([1.5, 30])
     assert drawn.pop("PI") == pytest.approx([6, 40])
-    assert drawn.pop("YaRN from 512, tempered") == pytest.approx([1.5, 36])  # YaRN's better one
+    assert drawn.pop("YaRN from 512 + temperature") == pytest.approx([1.5, 36])  # YaRN's better one
     assert drawn == {"found": [1.5, 40.0]}
 
 
@@ -491,7 +491,7 @@ def test_progress_begins_with_the_first_candidate_that_all_documents_scored(sear
     low, high = panel.get_ylim()
     assert low < second and math.exp(3.25) < high < first  # up to the nearest start
     names = [text.get_text() for text in panel.texts]
-    assert f"YaRN from 512, tempered ≈ {math.exp(3.25):.4g}" in names
+    assert f"YaRN from 512 + temperature ≈ {math.exp(3.25):.4g}" in names
     assert f"NTK  ↑ {first:.4g}" in names and "PI ≈  ↑ inf" in names
 
 

@@ -45,11 +45,14 @@ def tiny_model():
         return LlamaForCausalLM(config)
 
 
+KINDS = ("text", "word", "text", "digits-5")
+
+
 def batch_at(step: int) -> Batch:
     """Four sequences of 12 tokens whose targets weigh from 0 to 4."""
     rng = np.random.default_rng(step)
     weights = rng.choice([0.0, 0.2, 1.0, 4.0], size=(4, 12)).astype(np.float32)
-    return Batch(rng.integers(0, VOCABULARY, (4, 12)), weights)
+    return Batch(rng.integers(0, VOCABULARY, (4, 12)), weights, KINDS)
 
 
 def run(state, batches=batch_at, rate=None, precision="float32", every=4, **options):
@@ -131,12 +134,26 @@ def test_a_step_is_that_of_the_weighted_mean_of_transformers_own_losses(tmp_path
     assert all(torch.allclose(after[k], v, atol=1e-4) for k, v in model.state_dict().items())
 
 
+def test_metrics_say_what_each_kind_of_sequence_cost(tmp_path):
+    _, metrics = run(tmp_path, micro_batch=2)
+    batch, model = batch_at(0), tiny_model()
+    logits = model(torch.from_numpy(batch.tokens)).logits[:, :-1].double()
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), torch.from_numpy(batch.tokens[:, 1:]).flatten(), reduction="none"
+    ).view(4, -1)
+    weights = torch.from_numpy(batch.weights[:, 1:])
+    for kind in set(KINDS):
+        rows = [row for row, each in enumerate(KINDS) if each == kind]
+        expected = (losses * weights)[rows].sum() / weights[rows].sum()
+        assert metrics[0][f"loss_{kind}"] == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_a_token_of_no_weight_is_not_learnt_from(tmp_path):
     def other_targets(step: int) -> Batch:
         batch, tokens = batch_at(step), batch_at(step).tokens.copy()
         batch.weights[:, -1] = 0
         tokens[:, -1] = step % 5
-        return Batch(tokens, batch.weights)
+        return Batch(tokens, batch.weights, batch.kinds)
 
     def zeroed(step: int) -> Batch:
         batch = batch_at(step)

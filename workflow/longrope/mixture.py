@@ -34,6 +34,7 @@ class Batch:
 
     tokens: np.ndarray  # (sequences, length), int64
     weights: np.ndarray  # (sequences, length), float32; the first column is never a target
+    kinds: tuple[str, ...]  # of every sequence
 
 
 class SequenceMaker:
@@ -56,7 +57,8 @@ class SequenceMaker:
         shares = np.array(list(mixture.values()))
         kinds = rng.choice(list(mixture), size=sequences, p=shares / shares.sum())
         made = [self.sequence(str(kind), length, rng) for kind in kinds]
-        return Batch(np.stack([ids for ids, _ in made]), np.stack([each for _, each in made]))
+        tokens, weights = (np.stack(each) for each in zip(*made, strict=True))
+        return Batch(tokens, weights, tuple(map(str, kinds)))
 
     def sequence(
         self, kind: str, length: int, rng: np.random.Generator

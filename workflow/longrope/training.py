@@ -53,9 +53,13 @@ class WeightedLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens_BT: torch.Tensor, weights_BT: torch.Tensor) -> torch.Tensor:
-        """The sum of weight * loss (nats) over a batch; the first token is no target."""
-        return (token_losses(self.model, tokens_BT) * weights_BT[:, 1:]).sum()
+    def forward(
+        self, tokens_BT: torch.Tensor, weights_BT: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of weight * loss (nats) over a batch, and that of each sequence, (B,), without a
+        gradient; the first token is no target."""
+        losses_BT = token_losses(self.model, tokens_BT) * weights_BT[:, 1:]
+        return losses_BT.sum(), losses_BT.detach().sum(1)
 
 
 def train(
@@ -99,15 +103,17 @@ def train(
         batch = batch_at(step)
         total = float(batch.weights[:, 1:].sum())
         size = micro_batch or len(batch.tokens)
-        loss_sum = 0.0
+        loss_sum, sums = 0.0, []
         for first in range(0, len(batch.tokens), size):
             tokens_BT, weights_BT = (
                 torch.from_numpy(array[first : first + size]).to(accelerator.device)
                 for array in (batch.tokens, batch.weights)
             )
             with accelerator.autocast():
-                loss = forward(tokens_BT, weights_BT) / total
+                loss, sums_B = forward(tokens_BT, weights_BT)
+                loss = loss / total
             accelerator.backward(loss)
+            sums += sums_B.tolist()
             loss_sum += loss.item()
         if not math.isfinite(loss_sum):
             raise FloatingPointError(f"the loss of step {step + 1} is {loss_sum}")
@@ -118,6 +124,7 @@ def train(
         record = {
             "step": step + 1,
             "loss": loss_sum,
+            **_losses_by_kind(batch, sums),
             "rate": multiplier * peak[0][0],
             "gradient_norm": float(norm),
             "tokens": batch.tokens.size,
@@ -132,6 +139,19 @@ def train(
             _save(checkpoint, step + 1, model, optimisers)
     progress.close()
     return metrics
+
+
+def _losses_by_kind(batch: Batch, sums: list[float]) -> dict[str, float]:
+    """`loss_KIND`: the mean loss of the sequences of each kind in a batch, in nats a token.
+
+    A step that holds more passkeys has a lower loss; that of its text does not move with it.
+    """
+    total: dict[str, float] = {}
+    weight: dict[str, float] = {}
+    for kind, value, weights in zip(batch.kinds, sums, batch.weights[:, 1:], strict=True):
+        total[kind] = total.get(kind, 0.0) + value
+        weight[kind] = weight.get(kind, 0.0) + float(weights.sum())
+    return {f"loss_{kind}": total[kind] / weight[kind] for kind in total if weight[kind]}
 
 
 def _save(path: Path, step: int, model, optimisers) -> None:

@@ -21,6 +21,8 @@ from longrope.config.evaluation import (
 )
 from longrope.config.training import TuningStage
 from longrope.errors import UserError
+from longrope.report import contents
+from longrope.report.contents import CONTENTS
 from longrope.study import ON_TUNED
 from longrope.versions import VERSIONS
 from longrope.windows import PATTERN, parse_window, window_label
@@ -320,6 +322,32 @@ def figure_records(wildcards):
         case "figure6":
             return targets.trace_files(STUDY, figure)
     return targets.evaluation_files(STUDY, shown_in=figure)
+
+
+def labels_of(name):
+    """What the report lists of a table or figure; what it shows here is read when it is made."""
+    shows = contents.said(name, "results/tables")
+    return {"": contents.heading(name), "shows": CONTENTS[name].title, "here": shows or "-"}
+
+
+def labels_of_summary(wildcards):
+    return labels_of("summary")
+
+
+def labels_of_table(wildcards):
+    return labels_of(wildcards.table)
+
+
+def labels_of_figure(wildcards):
+    return labels_of(wildcards.figure)
+
+
+def part_of_table(wildcards):
+    return CONTENTS[wildcards.table].part
+
+
+def part_of_figure(wildcards):
+    return CONTENTS[wildcards.figure].part
 
 
 def tables_among(names):

@@ -12,8 +12,8 @@ rule make_table:
         report(
             "results/tables/{table}.html",
             caption="../report/table.rst",
-            category="Tables",
-            labels={"table": "{table}"},
+            category=part_of_table,
+            labels=labels_of_table,
         ),
     log:
         "logs/{table}.log",
@@ -44,8 +44,8 @@ rule make_summary:
         page=report(
             "results/tables/summary.html",
             caption="../report/summary.rst",
-            category="Tables",
-            labels={"table": "summary"},
+            category=CONTENTS["summary"].part,
+            labels=labels_of_summary,
         ),
     log:
         "logs/summary.log",
@@ -70,8 +70,8 @@ rule plot_figure:
         png=report(
             "results/figures/{figure}.png",
             caption="../report/figure.rst",
-            category="Figures",
-            labels={"figure": "{figure}"},
+            category=part_of_figure,
+            labels=labels_of_figure,
         ),
         pdf="results/figures/{figure}.pdf",
         csv="results/figures/{figure}.csv",

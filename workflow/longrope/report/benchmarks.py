@@ -22,13 +22,16 @@ from longrope.windows import window_label
 
 LABELS = {name: each.label for name, each in BENCHMARKS.items()}
 CAPTION = (
-    "Benchmarks by lm-evaluation-harness: per cent, with the standard error; accuracy normalised by"
-    " the length of the answers (ARC-Challenge, HellaSwag), accuracy (MMLU), likelihood of the true"
-    " answers (TruthfulQA MC2). Every sequence runs with the factors of its own whole length, none"
-    " is cut. `questions (of)`: how many were asked, of how many in the published part. `(chance)`:"
-    f" within {Z:.2f} standard errors of guessing. MC2 adds up likelihoods, which are higher for"
-    " short answers: there a model that knows nothing need not be at chance. The counterpart of the"
-    " paper's Table 8."
+    "Benchmarks by lm-evaluation-harness at short lengths, per cent with the standard error: the"
+    " counterpart of the paper's Table 8."
+)
+NOTE = (
+    "Accuracy normalised by the length of the answers (ARC-Challenge, HellaSwag), accuracy (MMLU),"
+    " likelihood of the true answers (TruthfulQA MC2). Every sequence runs with the factors of its"
+    " own whole length, none is cut. `questions (of)`: how many were asked, of how many in the"
+    f" published part. `(chance)`: within {Z:.2f} standard errors of guessing. MC2 adds up"
+    " likelihoods, which are higher for short answers: there a model that knows nothing need not be"
+    " at chance."
 )
 PRINTED = " Rows from `paper` are printed there: all questions, so not to be compared with a part."
 
@@ -44,8 +47,13 @@ def table08(config: Config, sources: Sources) -> Table:
         told = told or bool(printed)
     columns = [*TEXT_COLUMNS, *LABELS.values()]
     frame = pd.DataFrame(rows, columns=columns, dtype=object).fillna(NOTHING)
-    caption = CAPTION + (PRINTED if told else "") + ("" if rows else NO_ROWS)
-    return Table("table08", caption, frame, rules=frozenset(rules))
+    caption = CAPTION + ("" if rows else NO_ROWS)
+    note = NOTE + (PRINTED if told else "")
+    cells = [value for row in rows for name, value in row.items() if name in LABELS.values()]
+    scores = [value for value in cells if "±" in value]
+    guesses = sum("(chance)" in value for value in scores)
+    found = f"{guesses} of {len(scores)} scores are not told from guessing." if scores else ""
+    return Table("table08", caption, frame, note, found, rules=frozenset(rules))
 
 
 def _row(config: Config, evaluation: Evaluation) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Where passkeys are found: a heat map over length and depth for every method."""
+"""Where passkeys are found: a heat map over length and depth for every method, one colour scale."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from longrope.config import Config
 from longrope.report.drawing import panels
@@ -25,8 +26,11 @@ def depths(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
         titles.append(row_label(config.models[each.model], each.weights, each.method))
     figure, axes_of = panels([[""] for _ in evaluations], columns=3, width=2.3, height=1.9)
     for axes, frame, title in zip(axes_of, frames, titles, strict=True):
-        _draw(axes, frame)
+        image = _draw(axes, frame)
         axes.set_title(title, fontsize=7)
+        bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.03, 1)), format="{x:.0%}")
+        bar.ax.tick_params(labelsize=5.5, length=2)
+        bar.outline.set_visible(False)
     columns = ["model", "evaluation", "weights", "method", "length", "depth", "found", "prompts"]
     return figure, pd.concat(frames)[columns] if frames else pd.DataFrame(columns=columns)
 
@@ -51,7 +55,8 @@ def _binned(evaluation: Evaluation) -> pd.DataFrame:
     )
 
 
-def _draw(axes: Axes, frame: pd.DataFrame) -> None:
+def _draw(axes: Axes, frame: pd.DataFrame) -> AxesImage:
+    """Colours by the share that was found, and in words `found/asked`."""
     lengths = sorted(frame.length.unique())
     shares = np.full((BINS, len(lengths)), np.nan)
     axes.grid(False)
@@ -61,7 +66,8 @@ def _draw(axes: Axes, frame: pd.DataFrame) -> None:
         dark = shares[at] < 0.6
         axes.text(at[1], at[0], f"{row.found}/{row.prompts}", ha="center", va="center",
                   fontsize=5.5, color="white" if dark else "black")  # fmt: skip
-    axes.imshow(shares, cmap=SCALE, vmin=0, vmax=1, aspect="auto")
+    image = axes.imshow(shares, cmap=SCALE, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(lengths)), [window_label(int(each)) for each in lengths])
     axes.set_yticks(range(BINS), [f"{each / BINS:.0%}" for each in range(BINS)])
     axes.set(xlabel="length of the prompt (tokens)", ylabel="depth of the key, from")
+    return image

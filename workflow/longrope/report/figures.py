@@ -178,13 +178,26 @@ def _look(settings: ModelSettings, weights: str, method: str) -> dict:
 
 
 def figure5(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
-    """Fine-tuning loss by step: each step lightly, a centred mean over a fifth of them boldly."""
-    columns, lines = ["model", "weights", "step", "loss", "smoothed"], []
+    """Fine-tuning loss by step, counted from the pre-trained model: a tuning that starts from
+    another goes on where that ends. Each step lightly, a centred mean over a fifth of them boldly;
+    the axis ends around the means. Where the data are mixed it is the loss of their text: a step
+    that holds more passkeys has a lower one.
+    """
+    columns, lines = ["model", "weights", "step", "step_from_base", "loss", "smoothed"], []
+    ended = {(model, BASE): 0 for model in config.models}
     for path in paths:
         model, weights = _placed(path, config, "model/weights/training/metrics.jsonl")
         line = pd.DataFrame(_records(path))
+        if "loss_text" in line:  # a step may hold none
+            line = line.assign(loss=line.loss_text).dropna(subset="loss")
         smoothed = line.loss.rolling(max(1, len(line) // 5), center=True, min_periods=1).mean()
-        lines.append(line.assign(model=model, weights=weights, smoothed=smoothed)[columns])
+        line = line.assign(model=model, weights=weights, smoothed=smoothed)
+        start = config.models[model].tunings[weights].start
+        if (model, start) not in ended:
+            raise UserError(f"{path}: {weights} starts from {start}, whose metrics come before")
+        line["step_from_base"] = line.step + ended[model, start]
+        ended[model, weights] = line.step_from_base.max()
+        lines.append(line[columns])
     frame = pd.concat(lines) if lines else pd.DataFrame(columns=columns)
     models = [model for model in config.models if model in set(frame.model)]
     names = [list(config.models[model].tunings) for model in models]
@@ -198,12 +211,19 @@ def figure5(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
                 "linestyle": DASHES[seen.count(method) % len(DASHES)],
             }
             seen.append(method)
-            axes.plot(mine.step, mine.loss, color=look["color"], linewidth=0.7, alpha=0.3)
-            axes.plot(mine.step, mine.smoothed, linewidth=1.8, **look)
+            axes.plot(
+                mine.step_from_base, mine.loss, color=look["color"], linewidth=0.6, alpha=0.25
+            )
+            axes.plot(mine.step_from_base, mine.smoothed, linewidth=1.8, **look)
             last = mine.iloc[-1]
-            ends.append(End(weights, last.step, last.smoothed, look["color"]))
+            ends.append(End(weights, last.step_from_base, last.smoothed, look["color"]))
+        means = frame[frame.model == model].smoothed
+        margin = 0.3 * (means.max() - means.min())
+        axes.set_ylim(means.min() - margin, means.max() + margin)
         axes.set_title(f"{model}, fine-tuning")
-        axes.set(xlabel="step", ylabel="training loss (nats a token, weighted)")
+        axes.set(
+            xlabel="step, from the pre-trained model", ylabel="training loss of text (nats a token)"
+        )
         name_ends(axes, ends)
     return figure, frame
 

@@ -43,7 +43,10 @@ VERBS = {
 }
 CAPTION = (
     "What searched factors are worth without tuning, beside every closed form that was measured at"
-    " the window; `searches` says what each row searched and spent. Perplexity is that of held-out"
+    " the window; `searches` says what each row searched and spent."
+)
+NOTE = (
+    "Perplexity is that of held-out"
     " documents, ± the standard error over seeds where there are several. Passkeys: per cent"
     " found, the mean over seeds, with the 95% Wilson interval; every method and seed reads the"
     f" same prompts, so the interval counts a prompt once. `{VERDICT}`: `both` is perplexity and"
@@ -86,7 +89,11 @@ def fitness_table(config: Config, sources: Sources) -> Table:
         )
     columns = [*START, FACTOR, "perplexity", BELOW, "passkeys", TUNED, TUNED_PASSKEYS, VERDICT]
     optional = {BELOW: BELOW_PAPER, TUNED: AFTER_TUNING, TUNED_PASSKEYS: ""}
-    return table_of("fitness", CAPTION, columns, optional, rows, lines, words=VERDICT)
+    table = table_of("fitness", CAPTION, NOTE, columns, optional, rows, lines, words=VERDICT)
+    verdicts = [line[VERDICT] for line in lines if line[VERDICT] != NOTHING]
+    both = sum(each.startswith("both") for each in verdicts)
+    found = f"{both} of {len(verdicts)} searches beat every closed form in both."
+    return replace(table, found=found) if verdicts else table
 
 
 def passkey_cell(evaluations: list[Evaluation], row: Row) -> str:

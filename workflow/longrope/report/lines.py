@@ -54,6 +54,7 @@ def perplexity_table(
     name: str, caption: str, columns: list[str], groups: list[Group], within_lines: bool = False
 ) -> Table:
     """A table of these columns; `within_lines`: bold compares the cells of a line."""
+    drawn = list(columns)
     rows, bold, rules = [], set(), set()
     for group in groups:
         for block in group.blocks:
@@ -73,13 +74,56 @@ def perplexity_table(
             words = {"model": group.model, LABEL: each.label, "source": "paper"}
             rows.append(words | {"protocol": each.protocol, **each.cells})
     among = " of a line" if within_lines else " of a column among tuned and among untuned rows"
-    caption += " " + PERPLEXITY.format(among=among)
-    caption += PRINTED if any(group.printed for group in groups) else ""
+    note = PERPLEXITY.format(among=among)
+    note += PRINTED if any(group.printed for group in groups) else ""
     caption += "" if any(group.lines for group in groups) else NO_ROWS
+    found = " ".join(_said(group, drawn, within_lines) for group in groups if group.lines)
     extra = [each for row in rows for each in row if each not in (*TEXT_COLUMNS, *columns)]
     columns = [*columns, *dict.fromkeys(extra)]  # lengths of the paper that we do not have
     frame = pd.DataFrame(rows, columns=[*TEXT_COLUMNS, *columns], dtype=object).fillna(NOTHING)
-    return Table(name, caption, frame, frozenset(bold), frozenset(rules))
+    return Table(name, caption, frame, note, found, frozenset(bold), frozenset(rules))
+
+
+def _said(group: Group, columns: list[str], within_lines: bool) -> str:
+    """What the lines of a group show, in words: who is lowest where."""
+    if within_lines:
+        parts = [_lowest(line) for line in group.lines if len(line.cells) > 1]
+    else:
+        parts = [part for block in group.blocks if (part := _ranking(block, columns))]
+    return f"{group.model}, {group.text}: {'; '.join(parts)}." if parts else ""
+
+
+def _lowest(line: Line) -> str:
+    """Where a line is lowest, and whether that is told from where it begins."""
+    first, best = (
+        next(iter(line.cells)),
+        min(line.cells, key=lambda at: perplexity_of(line.cells[at])),
+    )
+    told = not _unbeaten(line.cells[first], list(line.cells.values()))
+    where = f"{best} ({_written(line, best)}; {first}: {_written(line, first)})"
+    return f"{line.label} is lowest at {where}{'' if told else ', not told apart'}"
+
+
+def _ranking(block: list[Line], columns: list[str]) -> str:
+    """The two lowest lines of a block in the last column that compares any; empty if none does."""
+    for column in reversed(columns):
+        lines = [line for line in block if column in line.cells]
+        if len(lines) > 1:
+            first, second, *_ = sorted(lines, key=lambda line: perplexity_of(line.cells[column]))
+            told = (
+                ""
+                if _unbeaten(second.cells[column], [each.cells[column] for each in lines])
+                else ", told apart"
+            )
+            return (
+                f"at {column} the lowest is {first.label} ({_written(first, column)}), then"
+                f" {second.label} ({_written(second, column)}{told})"
+            )
+    return ""
+
+
+def _written(line: Line, column: str) -> str:
+    return number(perplexity_of(line.cells[column]))
 
 
 def perplexity_of(cell: Cell) -> float:

@@ -19,6 +19,7 @@ from longrope.report.load import NAMES
 from longrope.windows import window_label
 
 TURNS = (4, 1, 0.25)  # of the pairs that are drawn, about, within the original window
+ABOVE = {"bbox_to_anchor": (0, 0.97), "borderpad": 0, "handlelength": 1.6}  # the panel
 SAMPLES = 1500  # positions that are drawn
 
 
@@ -30,13 +31,13 @@ def figure2(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
     for number, factors in enumerate(found):
         schemes = {
             "extrapolation": closed_form("none", factors.rope, factors.rope.original_window),
-            "PI": closed_form("pi", factors.rope, factors.window),
             "LongRoPE": factors,
+            "PI": closed_form("pi", factors.rope, factors.window),  # last: dashed on the others
         }
         looks = {
             "extrapolation": {"color": colour("none", NAMES), "linewidth": 0.8},
-            "PI": {"color": colour("pi", NAMES), "linewidth": 1.2},
-            "LongRoPE": {"color": SEARCHED, "linewidth": 1.8},
+            "LongRoPE": {"color": SEARCHED, "linewidth": 2.2},
+            "PI": {"color": colour("pi", NAMES), "linewidth": 1.4, "linestyle": (0, (4, 2))},
         }
         positions = np.linspace(0, factors.window, SAMPLES)
         for axes, pair in zip(axes_of[3 * number :], _pairs(factors), strict=False):
@@ -51,11 +52,11 @@ def figure2(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
             axes.axvspan(0, factors.rope.original_window, color="#eeeeee", zorder=0)
             axes.set_title(
                 f"{factors.rope.model} at {window_label(factors.window)}, pair {pair}:"
-                f" lambda {factors.lambda_[pair]:.2f}",
+                f" LongRoPE {factors.lambda_[pair]:.2f}, PI {schemes['PI'].lambda_[pair]:g}",
                 fontsize=7.5,
             )
-            axes.set(xlabel="position (grey: as pre-trained)", ylabel="cosine", ylim=(-1.1, 1.45))
-            axes.legend(ncols=3, fontsize=6, frameon=False, loc="upper left")
+            axes.set(xlabel="position (grey: as pre-trained)", ylabel="cosine", ylim=(-1.1, 1.1))
+            axes.legend(ncols=3, fontsize=6.5, frameon=False, loc="lower left", **ABOVE)
     columns = ["model", "pair", "scheme", "position", "cosine"]
     return figure, pd.concat(lines)[columns] if lines else pd.DataFrame(columns=columns)
 

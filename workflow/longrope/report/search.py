@@ -153,9 +153,11 @@ def shown_starts(tried: pd.DataFrame) -> pd.DataFrame:
 def start_label(name: str) -> tuple[str, str]:
     """Label and form of a start's name in a trace, such as `yarn from 2k, tempered`."""
     if name.startswith("tuned^"):
-        return {"tuned^0": "original RoPE", "tuned^1": "as tuned"}.get(name, name), name
+        whole = {"tuned^0": "original RoPE", "tuned^1": "as tuned"}
+        return whole.get(name, name.replace("tuned^", "tuned factors ^ ")), name
     form = re.match(r"[^ ,]+", name).group()
-    return NAMES.get(form, form) + name.removeprefix(form), form
+    label = NAMES.get(form, form) + name.removeprefix(form)
+    return label.replace(", tempered", " + temperature"), form
 
 
 def _start_colour(form: str) -> str:

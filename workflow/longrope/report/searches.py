@@ -7,7 +7,7 @@ if there is one. A cell averages the seeds that it has and says so if some are m
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, geometric_mean, stdev
 
 import pandas as pd
@@ -34,8 +34,9 @@ from longrope.windows import window_label
 PAPER = "search-paper"  # the variant that runs the paper's algorithm
 START = ("model", "text", "window", LABEL)  # the first columns of both tables
 WHAT, UNTIL, RATIO = "what is searched", "M tokens to the paper's", "times fewer"
-CAPTION = (
-    "What every search cost. Tokens (M: millions) are all that it forwarded, those of needles"
+CAPTION = "What every search cost."
+NOTE = (
+    "Tokens (M: millions) are all that it forwarded, those of needles"
     " too. Validation perplexity is that of the best candidate (by the search's own fitness) on"
     " all of its validation documents, from which a seed draws windows of its own: seeds differ by"
     " their text, too. Held-out perplexity is on the test documents. Seeds of a variant are one"
@@ -170,7 +171,10 @@ def searches_table(config: Config, sources: Sources) -> Table:
     columns = [*START, WHAT, "seeds", FACTOR, "M tokens", UNTIL, RATIO]
     columns += ["validation perplexity", "held-out perplexity"]
     optional = {UNTIL: AGAINST_PAPER, RATIO: ""}
-    return table_of("searches", CAPTION, columns, optional, rows, lines, words=WHAT)
+    table = table_of("searches", CAPTION, NOTE, columns, optional, rows, lines, words=WHAT)
+    spent = [each.tokens[-1] for row in rows for each in row.spent.values()]
+    found = f"{len(spent)} searches forwarded {sum(spent) / 1e6:.1f}M tokens in all."
+    return replace(table, found=found) if spent else table
 
 
 def _until_paper(config: Config, row: Row, paper: Row) -> tuple[str, str]:
@@ -275,6 +279,7 @@ def _ranged(tokens: list[int], seeds: int) -> str:
 def table_of(
     name: str,
     caption: str,
+    note: str,
     columns: list[str],
     optional: dict[str, str],
     rows: list[Row],
@@ -283,13 +288,13 @@ def table_of(
 ) -> Table:
     """The table of one line of cells a row, with a rule between groups.
 
-    An `optional` column is left out where no line has it, and with it what it adds to the caption.
+    An `optional` column is left out where no line has it, and with it what it adds to the note.
     `words` is the column that holds words, not numbers.
     """
     empty = {each for each in optional if all(line[each] == NOTHING for line in lines)}
-    caption += "".join(note for column, note in optional.items() if column not in empty)
+    note += "".join(words for column, words in optional.items() if column not in empty)
     caption += "" if lines else NO_ROWS
     groups = [row.group for row in rows]
     rules = {n for n, group in enumerate(groups) if n and group != groups[n - 1]}
     frame = pd.DataFrame(lines, columns=[each for each in columns if each not in empty])
-    return Table(name, caption, frame, rules=frozenset(rules), left=(*START, words))
+    return Table(name, caption, frame, note, rules=frozenset(rules), left=(*START, words))

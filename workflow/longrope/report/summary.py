@@ -15,6 +15,8 @@ from longrope.baselines import is_closed_form
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
 from longrope.files import write_json, write_text
+from longrope.report.contents import HERE
+from longrope.report.lines import number
 from longrope.report.load import (
     Evaluation,
     accuracies,
@@ -206,11 +208,14 @@ def _nested(frame: pd.DataFrame, values: list[str]) -> dict:
 def _markdown(config: Config, summary: dict) -> str:
     parts = [NOTE]
     for model, found in summary["models"].items():
+        after = len(parts) + 1
         parts += [f"## {model}", _blow_up_sentence(found["blow_up"])]
         for group, statement in GROUPS.items():
             if tested := [claim for claim in found["claims"] if claim["group"] == group]:
                 parts += [f"### {statement}", _tally(tested)]
                 parts.append(_claims_table(config.models[model], tested))
+        if everything := found["claims"] + found["retrieval"]:
+            parts.insert(after, f"{HERE}{model}: {_tally(everything)}")
         if found["retrieval"]:
             parts += [f"### {RETRIEVAL}", _tally(found["retrieval"])]
             parts.append(_retrieval_table(config.models[model], found["retrieval"]))
@@ -223,13 +228,17 @@ def _blow_up_sentence(blow_up: dict | None) -> str:
     if not blow_up or not blow_up["longer"]:
         return "The pre-trained model was not evaluated beyond its original window."
     grown = ", ".join(
-        f"{each['perplexity']:.4g} at {label} ({each['ratio']:.3g} times)"
+        f"{number(each['perplexity'])} at {label} ({_times(each['ratio'])})"
         for label, each in blow_up["longer"].items()
     )
     return (
-        f"Left as it is, the pre-trained model goes from perplexity {blow_up['perplexity']:.4g} at"
-        f" its original window of {blow_up['original_window']} to {grown}."
+        f"Left as it is, the pre-trained model has perplexity {number(blow_up['perplexity'])} at"
+        f" its original window of {blow_up['original_window']}, and {grown}."
     )
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.3g} times" if ratio < 1000 else "over 1000 times"
 
 
 def _tally(tested: list[dict]) -> str:

@@ -1,8 +1,9 @@
 """
 A table ready to be written, and its files: csv, md, html and tex with the same cells.
 
-A table says by itself how its numbers came about: its caption gives the protocol, its rows what
-was measured. What it holds is decided in `tables` and its neighbours.
+A table says by itself how its numbers came about: its rows what was measured, its note by which
+protocol. For readers a column of words that is the same in all rows becomes a line above the table;
+the csv has every column. What a table holds is decided in `tables` and its neighbours.
 """
 
 import re
@@ -13,10 +14,12 @@ from pathlib import Path
 import pandas as pd
 
 from longrope.files import write_text
+from longrope.report.contents import HERE
 from longrope.report.page import page_of
 
 LABEL, FACTOR = "weights, method", "attention factor"
 TEXT_COLUMNS = ("model", "text", LABEL, "source", FACTOR, "protocol")  # aligned left
+FOLDED = {"model", "text", "source", "protocol"}  # those not shown where all rows say the same
 NOTHING = "–"  # a cell without a number
 NO_ROWS = " This configuration evaluates nothing that would stand in this table."
 
@@ -26,8 +29,10 @@ class Table:
     """A table ready to be written: its cells are text."""
 
     name: str  # of the files
-    caption: str  # one paragraph
+    caption: str  # what it shows, in a sentence or two
     frame: pd.DataFrame
+    note: str = ""  # how its numbers came about, one paragraph
+    found: str = ""  # what it shows here, in a sentence or two
     bold: frozenset[tuple[int, str]] = frozenset()  # (row, column)
     rules: frozenset[int] = frozenset()  # rows with a line above
     left: tuple[str, ...] = TEXT_COLUMNS  # columns aligned left
@@ -55,22 +60,37 @@ def write_table(table: Table, stem: Path) -> None:
     write_text(stem.with_suffix(".tex"), _latex(table))
 
 
+def _common(table: Table) -> dict[str, str]:
+    """The columns of words that say the same in all rows, so that a reader need not see them."""
+    said = {column: set(table.frame[column]) - {NOTHING} for column in FOLDED & {*table.frame}}
+    return {column: said[column].pop() for column in TEXT_COLUMNS if len(said.get(column, ())) == 1}
+
+
+def _common_line(common: dict[str, str]) -> str:
+    return f"All rows: {', '.join(f'{name} {value}' for name, value in common.items())}."
+
+
 def _markdown(table: Table) -> str:
-    columns = list(table.frame.columns)
+    common = _common(table)
+    columns = [column for column in table.frame if column not in common]
     ends = [":--" if column in table.left else "--:" for column in columns]
     lines = [" | ".join(columns), " | ".join(ends)]
-    for number, row in enumerate(table.frame.itertuples(index=False)):
+    for number, row in enumerate(table.frame[columns].itertuples(index=False)):
         cells = zip(columns, row, strict=True)
         marked = [f"**{cell}**" if (number, name) in table.bold else cell for name, cell in cells]
         lines.append(" | ".join(marked))
-    return "\n".join([table.caption, "", *(f"| {line} |" for line in lines), ""])
+    parts = [table.caption, f"{HERE}{table.found}" if table.found else ""]
+    parts += [_common_line(common) if common else "", "\n".join(f"| {line} |" for line in lines)]
+    return "\n\n".join([*filter(None, parts), table.note]).strip() + "\n"
 
 
 def _latex(table: Table) -> str:
-    columns = list(table.frame.columns)
+    common = _common(table)
+    columns = [column for column in table.frame if column not in common]
+    note = " ".join([*([_common_line(common)] if common else []), table.note])
     spec = "".join("l" if column in table.left else "r" for column in columns)
     body = [" & ".join(map(_escaped, columns)) + r" \\"]
-    for number, row in enumerate(table.frame.itertuples(index=False)):
+    for number, row in enumerate(table.frame[columns].itertuples(index=False)):
         cells = [
             rf"\textbf{{{_escaped(cell)}}}" if (number, column) in table.bold else _escaped(cell)
             for column, cell in zip(columns, row, strict=True)
@@ -88,6 +108,9 @@ def _latex(table: Table) -> str:
 {lines}
 \bottomrule
 \end{{tabular}}}}
+
+\smallskip
+\parbox{{\linewidth}}{{\footnotesize {_escaped(note)}}}
 \end{{table}}
 """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from longrope.config import Config
+from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
 from longrope.errors import unknown_name
 from longrope.report import ablations
@@ -186,10 +186,32 @@ def passkey_table(config: Config, sources: Sources) -> Table:
     columns = ["model", "text", LABEL, "source", FACTOR, "protocol", TUNED_ON]
     columns += [window_label(length) for length in sorted(lengths)]
     frame = pd.DataFrame(rows, columns=columns, dtype=object).fillna(NOTHING)
-    caption = f"Passkey retrieval by length: the counterpart of the paper's Figure 4. {PASSKEY}"
-    caption += RULER if of_task(sources.evaluations, "ruler") else ""
+    caption = "Passkey retrieval by length: the counterpart of the paper's Figure 4."
     caption += "" if rows else NO_ROWS
-    return Table("passkey", caption, frame, rules=frozenset(rules), left=tuple(columns[:7]))
+    note = PASSKEY + (RULER if of_task(sources.evaluations, "ruler") else "")
+    found = " ".join(
+        sentence
+        for model, _, own in sources.texts(config, "passkey")
+        if (sentence := _best_finder(config.models[model], own))
+    )
+    left = tuple(columns[:7])
+    return Table("passkey", caption, frame, note, found, rules=frozenset(rules), left=left)
+
+
+def _best_finder(settings: ModelSettings, own: list[Evaluation]) -> str:
+    """Who finds most at the longest length, and the longest at which somebody finds 90%."""
+    if not own:
+        return ""
+    frame = accuracies(own)
+    reach = frame[frame.accuracy >= 0.9].length
+    longest = frame[frame.length == frame.length.max()]
+    best = longest.loc[longest.accuracy.idxmax()]
+    far = f"90% are found up to {window_label(int(reach.max()))}" if len(reach) else "90% nowhere"
+    label = row_label(settings, best.weights, best.method)
+    return (
+        f"{best.model}, {best.evaluation}: {far}; at {window_label(int(best.length))} most by"
+        f" {label}, {best.found} of {best.prompts}."
+    )
 
 
 def _needle_prompts(own: list[Evaluation]) -> dict[str, str]:
@@ -201,7 +223,7 @@ def _needle_prompts(own: list[Evaluation]) -> dict[str, str]:
     return words | {label: " or ".join(dict.fromkeys(each)) for label, each in amounts.items()}
 
 
-def _passkey_row(settings, evaluation: Evaluation) -> dict[str, str]:
+def _passkey_row(settings: ModelSettings, evaluation: Evaluation) -> dict[str, str]:
     found = evaluation.results
     return {
         "model": evaluation.model,
