@@ -15,19 +15,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from helpers import PAIRS, WINDOW, make_tokenizer, make_tuned, save_llama
+from longrope.architectures import complete_config, rope_of_config
 from longrope.config import FolderModel, GgufModel, HubModel
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors
-from longrope.models import (
-    complete_config,
-    import_model,
-    load_model,
-    load_tokenizer,
-    read_record,
-    rope_of_config,
-    save_model,
-    tuned_factors,
-)
+from longrope.import_model import import_model
+from longrope.models import load_model, load_tokenizer, read_record, save_model, tuned_factors
 
 IDS = torch.arange(200)[None]
 
