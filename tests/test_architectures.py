@@ -15,7 +15,7 @@ from longrope.extended import ExtendedModel, Tiers
 from longrope.factors import RescaleFactors
 from longrope.import_model import import_model
 from longrope.losses import token_losses
-from longrope.models import load_model, load_tokenizer, read_record
+from longrope.models import load_model, read_record
 from longrope.rope import install
 
 LONG = 100  # tokens, beyond the window
@@ -163,9 +163,9 @@ def test_factors_of_one_leave_the_logits_those_of_transformers(family, model, ro
 def test_without_n_hat_it_agrees_with_what_transformers_rescales_itself(
     scaling, family, model, rope
 ):
-    if family.name == "Phi3" and scaling == "linear":
-        pytest.skip("transformers' Phi-3 has no linear scaling")
     lambda_ = rising(rope) if scaling == "longrope" else [4.0] * rope.pairs
+    if family.name == "Phi3":  # has no other scaling
+        scaling = "longrope"
     tables = {"long_factor": list(lambda_), "short_factor": list(lambda_)}
     tables |= {"original_max_position_embeddings": WINDOW, "attention_factor": 1.0}
     own = family.rope(rope_type=scaling, factor=4.0, **tables if scaling == "longrope" else {})
@@ -213,3 +213,53 @@ def test_its_cos_and_sin_are_of_the_type_that_it_turns_in(model, rope):
     before = rotary(values, positions)
     rotary.use([stretched(rope, rising(rope))])
     assert [each.dtype for each in rotary(values, positions)] == [each.dtype for each in before]
+
+
+# --- what is refused ------------------------------------------------------------------------
+
+AFTER = "changes its logits after the head "
+LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8}
+SCALED = {"rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": WINDOW}
+REFUSED = {
+    "Gemma 2": ("Gemma2", {}, f"{AFTER}.final_logit_softcapping = 30.0"),
+    "Gemma 3": ("Gemma3Text", {}, "several RoPEs by layer"),
+    "OLMo 3": ("Olmo3", {}, "several RoPEs by layer"),
+    "Granite": ("Granite", {"logits_scaling": 2.0}, f"{AFTER}.logits_scaling = 2.0"),
+    "Cohere": ("Cohere", {"logit_scale": 0.5}, f"{AFTER}.logit_scale = 0.5"),
+    "Cohere, logits as they are": ("Cohere", {"logit_scale": 1.0}, "lays out its rotary"),
+    "Falcon-H1": ("FalconH1", {"lm_head_multiplier": 0.5}, f"{AFTER}.lm_head_multiplier = 0.5"),
+    "GPT-J": ("GPTJ", {"rotary_dim": 8}, "no rotary position embedding"),
+    "GPT-2": ("GPT2", {}, "no rotary position embedding"),
+    "Gemma 3 with images": ("Gemma3", {}, "wraps a language model in a larger one"),
+    "Llama 3.1": ("Llama", {"rope_parameters": LLAMA3 | SCALED}, "already rescaled .*'llama3'"),
+    "Phi-3 128k": ("Phi3", {"rope_parameters": LONGROPE | SCALED}, "already .*'longrope'"),
+}
+
+
+@pytest.mark.parametrize(("name", "options", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_extended_is_refused_at_import_with_the_reason(
+    name, options, reason, tmp_path
+):
+    small = SMALL if name != "Gemma3" else {}
+    getattr(transformers, f"{name}Config")(**small | options).save_pretrained(tmp_path / "source")
+    (tmp_path / "source/model.safetensors").touch()  # weights are not looked at
+    with pytest.raises(UserError, match=reason) as caught:
+        bring_in(tmp_path / "source", tmp_path / "model")
+    assert "\n" not in str(caught.value) and not (tmp_path / "model").exists()
+
+
+def test_a_head_that_no_key_of_the_config_tells_of_is_refused_when_the_model_is_loaded(
+    folder, monkeypatch
+):
+    kind = type(load_model(folder))
+    forward = kind.forward
+
+    def scaled(self, *arguments, **more):
+        out = forward(self, *arguments, **more)
+        out.logits = out.logits / 2
+        return out
+
+    monkeypatch.setattr(kind, "forward", scaled)
+    with pytest.raises(UserError, match="changes its logits after the head"):
+        load_model(folder)

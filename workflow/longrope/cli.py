@@ -54,6 +54,7 @@ def _import_model(options: argparse.Namespace) -> Outcome:
     print(
         f"{rope.model}: {rope.pairs} pairs, theta {rope.theta:g}, window {rope.original_window},"
         f" weights {record.fingerprint}"
+        + (", with the RoPE it comes with" if stage.rope == "own" else "")
     )
     return Outcome(artifacts=[options.out / "longrope.json", options.out / "config.json"])
 

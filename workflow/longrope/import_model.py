@@ -29,7 +29,7 @@ from longrope.factors import Rope
 from longrope.files import read_json, replacing, write_json
 from longrope.models import ModelRecord, quiet, read_record, write_record
 
-FROM_WINDOW = ("llama3", "longrope", "su", "yarn")  # rope_types that depend on the window before
+FROM_WINDOW = ("llama3", "longrope", "yarn")  # rope_types that depend on the window before
 CARRIED = (  # what is taken over from a checkpoint
     "config.json",
     "generation_config.json",
@@ -118,13 +118,15 @@ def _check_rotary(folder: Path, rope: Rope) -> None:
 
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+            config = AutoConfig.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
         body = body_of(model)
         if rotary := getattr(body, "rotary_emb", None):
             body.rotary_emb = type(rotary)(config=model.config)  # with numbers
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ImportError) as error:
+        first = " ".join(str(error).split())[:300]
         raise UserError(
-            f"model {rope.model!r}: transformers cannot build it ({type(error).__name__}: {error})"
+            f"model {rope.model!r}: transformers cannot build it ({type(error).__name__}: {first})"
         ) from error
     install(model, rope, one_call=True)
 

@@ -18,6 +18,7 @@ from longrope.report.page import page_of
 LABEL, FACTOR = "weights, method", "attention factor"
 TEXT_COLUMNS = ("model", "text", LABEL, "source", FACTOR, "protocol")  # aligned left
 NOTHING = "–"  # a cell without a number
+OWN = "its own"  # the attention factor of a model that keeps the RoPE it comes with
 NO_ROWS = " This configuration evaluates nothing that would stand in this table."
 
 
