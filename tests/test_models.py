@@ -104,6 +104,37 @@ def test_a_checkpoint_that_lacks_one_of_its_files_is_refused(tmp_path):
         bring_in(tmp_path / "shards", tmp_path / "model")
 
 
+@pytest.fixture
+def pickled(source, tmp_path):
+    """That checkpoint as older ones are published: a config of their time, pickled weights."""
+    old = {"rope_scaling": None, "torch_dtype": "float32"}
+    folder = altered(source, tmp_path / "pickled", ["rope_parameters", "dtype"], **old)
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def test_pickled_weights_become_safetensors_beside_the_same_config(source, pickled, tmp_path):
+    bring_in(pickled, tmp_path / "model")
+    found, expected = (load_file(f / "model.safetensors") for f in (tmp_path / "model", source))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    texts = [(folder / "config.json").read_text() for folder in (pickled, tmp_path / "model")]
+    assert texts[0] == texts[1] and not (tmp_path / "model/pytorch_model.bin").exists()
+
+
+def test_pickled_weights_that_hold_code_are_not_run(pickled, tmp_path):
+    class Code:
+        def __reduce__(self):
+            return (Path(tmp_path / "ran").touch, ())
+
+    torch.save({"weights": Code()}, pickled / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot read its weights"):
+        bring_in(pickled, tmp_path / "model")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_what_is_no_part_of_a_checkpoint_stays_behind(source, tmp_path):
     folder = altered(source, tmp_path / "source")
     for name in ("optimizer.pt", "README.md", "pytorch_model.bin"):
@@ -269,6 +300,20 @@ def test_the_hub_is_asked_for_the_pinned_revision_and_only_what_is_needed(
     assert calls == [("some/model", "abc123")]
     assert record.source == {"kind": "hub", "name": "some/model", "revision": "abc123"}
     assert record.fingerprint == bring_in(source, tmp_path / "folder").fingerprint
+
+
+def test_the_hub_is_asked_for_pickled_weights_only_where_it_has_no_others(
+    pickled, tmp_path, monkeypatch
+):
+    asked = []
+
+    def snapshot(name, revision, allow_patterns):
+        asked.append("pytorch_model*.bin" in allow_patterns)
+        return str(pickled)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    import_model(HubModel(kind="hub", name="some/model"), "tiny", WINDOW, tmp_path / "model")
+    assert asked == [False, True]
 
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_error(tmp_path, monkeypatch):

@@ -3,12 +3,13 @@ Bringing a checkpoint in: from a folder, the hub or a GGUF file, checked to be o
 extended, or measured with the RoPE that it comes with.
 
 Everything that can be wrong with a checkpoint is said here, before any long work. No weights are
-read but those of a GGUF file: the architecture is checked on a model without memory.
+read but those that must be converted: the architecture is checked on a model without any.
 """
 
 import contextlib
 import dataclasses
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,7 @@ CARRIED = (  # what is taken over from a checkpoint
     "merges.txt",
     "chat_template*",
 )
+PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # where it has no safetensors
 
 
 def import_model(
@@ -135,9 +137,14 @@ def _existing_folder(path: Path) -> Path:
     """The folder, if it holds a whole checkpoint; UserError names what it lacks."""
     if not (path / "config.json").exists():
         raise UserError(f"{path}: no checkpoint there (no config.json)")
-    if not any(path.glob("*.safetensors")):
-        raise UserError(f"{path}: no *.safetensors; convert the weights with save_pretrained")
     index = path / "model.safetensors.index.json"
+    if not any(path.glob("*.safetensors")):
+        index = path / "pytorch_model.bin.index.json"
+        if not any(path.glob("pytorch_model*.bin")):
+            raise UserError(
+                f"{path}: no *.safetensors, nor pytorch_model*.bin; convert the weights with"
+                " save_pretrained"
+            )
     needed = set(read_json(index).get("weight_map", {}).values()) if index.exists() else set()
     if missing := sorted(name for name in needed if not (path / name).exists()):
         raise UserError(f"{path}: {missing[0]} is missing, which {index.name} names")
@@ -148,9 +155,12 @@ def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
-        patterns = list(CARRIED)
+    def fetch(*patterns: str) -> Path:
         return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+
+    try:
+        folder = fetch(*CARRIED)
+        return folder if any(folder.glob("*.safetensors")) else fetch(*CARRIED, *PICKLED)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
@@ -160,13 +170,28 @@ def _download(repository: str, revision: str | None) -> Path:
 
 
 def _take_over(origin: Path, folder: Path) -> None:
+    """Take over what belongs to a checkpoint: weights linked or converted, the rest as it is."""
+    if not any(origin.glob("*.safetensors")):
+        _convert(origin, folder)
     for file in {file for pattern in CARRIED for file in origin.glob(pattern)}:
         target = folder / file.name
         if target.suffix == ".safetensors":
             with contextlib.suppress(OSError):  # another file system
                 os.link(file.resolve(), target)
-        if not target.exists():
-            shutil.copyfile(file, target)
+                continue
+        shutil.copyfile(file, target)
+
+
+def _convert(origin: Path, folder: Path) -> None:
+    """Write pickled weights as safetensors; nothing but tensors is unpickled."""
+    from transformers import AutoModelForCausalLM
+
+    quiet()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(origin, dtype="auto", weights_only=True)
+    except (OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(f"{origin}: transformers cannot read its weights ({error})") from error
+    model.save_pretrained(folder)
 
 
 def _dequantise(path: Path, folder: Path) -> None:

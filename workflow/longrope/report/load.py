@@ -296,6 +296,8 @@ def row_label(settings: ModelSettings, weights: str, method: str) -> str:
 
 def drills(settings: ModelSettings, weights: str) -> str:
     """What the tunings of some weights trained on beside text, first tuning first."""
+    if settings.rope == "own":
+        return "not known"
     held: list[str] = []
     while weights != BASE:
         tuning = settings.tunings[weights]
