@@ -223,6 +223,8 @@ QWEN3 = {"model_type": "qwen3", "hidden_size": 1024, "num_attention_heads": 16, 
 QWEN3 |= {"max_position_embeddings": 40960, "rope_theta": 1000000, "rope_scaling": None}
 PHI4 = {"model_type": "phi3", "hidden_size": 3072, "num_attention_heads": 24}
 PHI4 |= {"max_position_embeddings": 131072, "partial_rotary_factor": 0.75, "rope_theta": 1e4}
+PYTHIA = {"model_type": "gpt_neox", "hidden_size": 512, "num_attention_heads": 8}
+PYTHIA |= {"max_position_embeddings": 2048, "rotary_emb_base": 10000, "rotary_pct": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -232,8 +234,9 @@ PHI4 |= {"max_position_embeddings": 131072, "partial_rotary_factor": 0.75, "rope
         (MISTRAL, 1e4, 128, 32768),
         (QWEN3, 1e6, 128, 40960),
         (PHI4, 1e4, 96, 131072),
+        (PYTHIA, 1e4, 16, 2048),
     ],
-    ids=["LLaMA2", "Mistral", "Qwen3", "Phi-4-mini"],
+    ids=["LLaMA2", "Mistral", "Qwen3", "Phi-4-mini", "Pythia"],
 )
 def test_the_rope_of_a_well_known_model_is_found(config, theta, dim, window, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))

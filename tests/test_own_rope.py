@@ -25,11 +25,12 @@ LENGTHS = (32, WINDOW, 65, 128, CLAIMED)
 PAIRS = 8
 TABLES = {"short_factor": [1.0] * 4 + [1.1] * 4, "long_factor": [1.0, 1.5] + [4.0] * 6}
 FROM = {"original_max_position_embeddings": WINDOW}
+CODE = {"auto_map": {"AutoModelForCausalLM": "modeling_yarn.LlamaForCausalLM"}}  # not carried
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SCALINGS = {  # as config.json has them -> keys beside max_position_embeddings
     "linear": {"rope_scaling": {"type": "linear", "factor": 4.0}, "max_position_embeddings": 64},
     "dynamic": {"rope_scaling": {"type": "dynamic", "factor": 4.0}, "max_position_embeddings": 64},
-    "yarn": {"rope_scaling": {"type": "yarn", "factor": 4.0, "finetuned": True} | FROM},
+    "yarn": {"rope_scaling": {"type": "yarn", "factor": 4.0, "finetuned": True} | FROM} | CODE,
     "llama3": {"rope_parameters": LLAMA3 | FROM | {"rope_theta": 1e4}},
     "longrope": {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4} | TABLES | FROM},
     "Phi-3": {"rope_scaling": {"type": "longrope"} | TABLES} | FROM,
@@ -173,6 +174,14 @@ def test_a_window_that_transformers_would_guess_is_asked_for(name, tmp_path):
         (block or {}).pop("original_max_position_embeddings", None)
     (source / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="needs original_max_position_embeddings"):
+        bring_in(source, tmp_path / "model")
+
+
+def test_a_checkpoint_published_without_its_rope_scaling_is_not_taken_for_what_it_claims(tmp_path):
+    source = publish("linear", tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"rope_scaling": None}))
+    with pytest.raises(UserError, match=r"is 256 .* max_position_embeddings 64: add the rope_scal"):
         bring_in(source, tmp_path / "model")
 
 

@@ -76,7 +76,7 @@ def import_model(
         if rope == "plain":
             _check_plain(config, found, original_window)
         else:
-            _check_scaling(read_json(draft / "config.json"), name)
+            _check_scaling(read_json(draft / "config.json"), found, original_window)
             found = dataclasses.replace(found, original_window=original_window)
         _check_rotary(draft, found)
         origin = source.model_dump(exclude_none=True)
@@ -100,14 +100,21 @@ def _check_plain(config: dict, found: Rope, original_window: int) -> None:
         )
 
 
-def _check_scaling(config: dict, name: str) -> None:
-    """Raise UserError if transformers would guess the window that a config.json rescales from."""
+def _check_scaling(config: dict, found: Rope, claimed: int) -> None:
+    """Raise UserError unless a config.json, as published, says how the RoPE was rescaled."""
     key, type_ = "original_max_position_embeddings", rope_type_of(config)
     if type_ in FROM_WINDOW and not (config.get(key) or rope_block(config).get(key)):
         raise UserError(
-            f"model {name!r}: its rope_type {type_!r} needs {key} in config.json, for which"
+            f"model {found.model!r}: its rope_type {type_!r} needs {key} in config.json, for which"
             " transformers would silently take max_position_embeddings: add the window that it was"
             " made from"
+        )
+    if type_ == PLAIN and claimed > found.original_window:
+        raise UserError(
+            f"model {found.model!r}: original_window is {claimed} in the configuration, but its"
+            f" config.json rescales nothing and has max_position_embeddings"
+            f" {found.original_window}: add the rope_scaling that it was tuned with, which some"
+            " are published without"
         )
 
 
