@@ -56,7 +56,7 @@ def import_model(
     """Bring a checkpoint in as `folder`, checked to be one that can be extended.
 
     Files of a local folder are hard-linked where the file system allows. Raises UserError if it is
-    missing, holds no safetensors, has no RoPE, is already rescaled, or was trained for another
+    missing, holds no weights, has no RoPE, is already rescaled, or was trained for another
     window than the configuration says. With `rope="own"` it keeps the RoPE and the sliding window
     that it comes with, and `original_window` is the one that it is said to have.
     """
