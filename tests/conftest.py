@@ -76,7 +76,7 @@ def checkpoint(tokenizer, tmp_path_factory) -> Path:
 def model_folder(checkpoint, tmp_path_factory) -> Path:
     """The tiny checkpoint as the project imports it."""
     from longrope.config import FolderModel
-    from longrope.models import import_model
+    from longrope.import_model import import_model
 
     folder = tmp_path_factory.mktemp("imported") / "model"
     import_model(FolderModel(kind="folder", path=str(checkpoint)), "tiny", WINDOW, folder)

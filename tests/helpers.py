@@ -20,7 +20,8 @@ from longrope.config.corpus import TokenizeSettings
 from longrope.config.search import PaperSpace
 from longrope.corpus import SPLITS, tokenize_corpus
 from longrope.factors import RescaleFactors, Rope
-from longrope.models import import_model, load_model, load_tokenizer, read_record, save_model
+from longrope.import_model import import_model
+from longrope.models import load_model, load_tokenizer, read_record, save_model
 from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT
 from longrope.search.driver import run_search
 from longrope.search.optimisers import make_optimiser

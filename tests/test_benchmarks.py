@@ -35,7 +35,8 @@ from longrope.evaluate.questions import read_questions, spread
 from longrope.evaluate.ruler import _pinned, _write_task, evaluate_ruler
 from longrope.extended import make_tiers, write_extended
 from longrope.factors import RescaleFactors, write_factors
-from longrope.models import import_model, load_tokenizer, read_record
+from longrope.import_model import import_model
+from longrope.models import load_tokenizer, read_record
 from longrope.reading import parse
 
 ROOT = Path(__file__).parents[1]

@@ -23,7 +23,8 @@ from longrope.evaluate.passkey import evaluate_passkey
 from longrope.evaluate.perplexity import evaluate_perplexity, plan, slide
 from longrope.factors import RescaleFactors, write_factors
 from longrope.files import sha256_of
-from longrope.models import import_model, load_model
+from longrope.import_model import import_model
+from longrope.models import load_model
 from longrope.passkey import PasskeyWriter, random_key
 
 SETTINGS = BOOKS.parent / "paper" / "settings.yaml"

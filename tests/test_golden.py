@@ -22,7 +22,8 @@ from longrope.evaluate.passkey import evaluate_passkey
 from longrope.evaluate.perplexity import evaluate_perplexity
 from longrope.evaluate.ruler import evaluate_ruler
 from longrope.factors import write_factors
-from longrope.models import import_model, load_tokenizer
+from longrope.import_model import import_model
+from longrope.models import load_tokenizer
 from longrope.search.stage import search_factors
 
 ROOT = Path(__file__).parent.parent

@@ -15,19 +15,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from helpers import PAIRS, WINDOW, make_tokenizer, make_tuned, save_llama
+from longrope.architectures import complete_config, rope_of_config
 from longrope.config import FolderModel, GgufModel, HubModel
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors
-from longrope.models import (
-    complete_config,
-    import_model,
-    load_model,
-    load_tokenizer,
-    read_record,
-    rope_of_config,
-    save_model,
-    tuned_factors,
-)
+from longrope.import_model import import_model
+from longrope.models import load_model, load_tokenizer, read_record, save_model, tuned_factors
 
 IDS = torch.arange(200)[None]
 
@@ -109,6 +102,37 @@ def test_a_checkpoint_that_lacks_one_of_its_files_is_refused(tmp_path):
     missing.unlink()
     with pytest.raises(UserError, match=missing.name):
         bring_in(tmp_path / "shards", tmp_path / "model")
+
+
+@pytest.fixture
+def pickled(source, tmp_path):
+    """That checkpoint as older ones are published: a config of their time, pickled weights."""
+    old = {"rope_scaling": None, "torch_dtype": "float32"}
+    folder = altered(source, tmp_path / "pickled", ["rope_parameters", "dtype"], **old)
+    weights = load_file(folder / "model.safetensors")
+    torch.save(weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def test_pickled_weights_become_safetensors_beside_the_same_config(source, pickled, tmp_path):
+    bring_in(pickled, tmp_path / "model")
+    found, expected = (load_file(f / "model.safetensors") for f in (tmp_path / "model", source))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    texts = [(folder / "config.json").read_text() for folder in (pickled, tmp_path / "model")]
+    assert texts[0] == texts[1] and not (tmp_path / "model/pytorch_model.bin").exists()
+
+
+def test_pickled_weights_that_hold_code_are_not_run(pickled, tmp_path):
+    class Code:
+        def __reduce__(self):
+            return (Path(tmp_path / "ran").touch, ())
+
+    torch.save({"weights": Code()}, pickled / "pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot read its weights"):
+        bring_in(pickled, tmp_path / "model")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_is_no_part_of_a_checkpoint_stays_behind(source, tmp_path):
@@ -199,6 +223,8 @@ QWEN3 = {"model_type": "qwen3", "hidden_size": 1024, "num_attention_heads": 16, 
 QWEN3 |= {"max_position_embeddings": 40960, "rope_theta": 1000000, "rope_scaling": None}
 PHI4 = {"model_type": "phi3", "hidden_size": 3072, "num_attention_heads": 24}
 PHI4 |= {"max_position_embeddings": 131072, "partial_rotary_factor": 0.75, "rope_theta": 1e4}
+PYTHIA = {"model_type": "gpt_neox", "hidden_size": 512, "num_attention_heads": 8}
+PYTHIA |= {"max_position_embeddings": 2048, "rotary_emb_base": 10000, "rotary_pct": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -208,8 +234,9 @@ PHI4 |= {"max_position_embeddings": 131072, "partial_rotary_factor": 0.75, "rope
         (MISTRAL, 1e4, 128, 32768),
         (QWEN3, 1e6, 128, 40960),
         (PHI4, 1e4, 96, 131072),
+        (PYTHIA, 1e4, 16, 2048),
     ],
-    ids=["LLaMA2", "Mistral", "Qwen3", "Phi-4-mini"],
+    ids=["LLaMA2", "Mistral", "Qwen3", "Phi-4-mini", "Pythia"],
 )
 def test_the_rope_of_a_well_known_model_is_found(config, theta, dim, window, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -289,6 +316,20 @@ def test_the_hub_is_asked_for_the_pinned_revision_and_only_what_is_needed(
     assert calls == [("some/model", "abc123")]
     assert record.source == {"kind": "hub", "name": "some/model", "revision": "abc123"}
     assert record.fingerprint == bring_in(source, tmp_path / "folder").fingerprint
+
+
+def test_the_hub_is_asked_for_pickled_weights_only_where_it_has_no_others(
+    pickled, tmp_path, monkeypatch
+):
+    asked = []
+
+    def snapshot(name, revision, allow_patterns):
+        asked.append("pytorch_model*.bin" in allow_patterns)
+        return str(pickled)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    import_model(HubModel(kind="hub", name="some/model"), "tiny", WINDOW, tmp_path / "model")
+    assert asked == [False, True]
 
 
 def test_a_hub_that_cannot_be_reached_is_one_clear_error(tmp_path, monkeypatch):

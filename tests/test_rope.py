@@ -12,6 +12,7 @@ from transformers import (
     CohereConfig,
     DynamicCache,
     GPT2Config,
+    GPTJConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
@@ -22,10 +23,10 @@ from transformers import (
     StableLmConfig,
 )
 
+from longrope.architectures import complete_config, rope_of_config
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, Tiers
 from longrope.factors import RescaleFactors, Rope
-from longrope.models import complete_config, rope_of_config
 from longrope.rope import attention_factor, install, rescaled_cos_sin
 
 INF = math.inf
@@ -252,6 +253,7 @@ def test_factors_for_another_number_of_rows_are_a_bug_that_shows():
         (Olmo2Config, 8),
         (PhiConfig, 4),  # half of a head turns
         (StableLmConfig, 2),  # a quarter
+        (GPTNeoXConfig, 2),
         (Qwen3Config, 16),  # heads wider than hidden_size / heads
     ],
 )
@@ -299,7 +301,7 @@ def test_a_llama_config_that_leaves_theta_out_means_ten_thousand(tmp_path):
 # --- refusals -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [GPT2Config, GPTNeoXConfig])
+@pytest.mark.parametrize("config", [GPT2Config, GPTJConfig])
 def test_a_model_without_a_rotary_embedding_where_it_belongs_is_refused(config):
     with pytest.raises(UserError, match="keeps no rotary embedding"):
         install(build(config), Rope("small", 10_000.0, 8, WINDOW, "abc"))

@@ -49,6 +49,7 @@ def _problems(config: Config, settings: ModelSettings) -> list[str]:
         problems += _tuning_problems(settings, name, tuning)
     if settings.extension:
         problems += _extension_problems(settings)
+    problems += _own_rope_problems(settings)
     if problems:  # what follows relies on the windows and tunings above
         return problems
     for name, asked in settings.evaluation.items():
@@ -83,6 +84,31 @@ def _evaluation_problems(
                     f"{where}: {method!r} has factors at none of the lengths measured there;"
                     " add one, or leave the method out"
                 )
+    return problems
+
+
+def _own_rope_problems(settings: ModelSettings) -> list[str]:
+    """What a model cannot be asked that keeps the RoPE it comes with."""
+    if settings.rope == "plain":
+        return []
+    asked = [
+        key for key in ("search", "variants", "tunings", "extension") if getattr(settings, key)
+    ]
+    asked += [
+        f"evaluation.{name}.methods.{weights}.{method}"
+        for name, evaluation in settings.evaluation.items()
+        for weights, methods in evaluation.methods.items()
+        for method in methods
+        if (weights, method) != (BASE, "none")
+    ]
+    problems = []
+    if settings.source.kind == "pretrain":
+        problems.append("rope: a model that is trained here has a plain RoPE; leave `rope` out")
+    if asked:
+        problems.append(
+            "rope: a model with its own RoPE is only evaluated, as base with the method none; leave"
+            f" out {', '.join(asked)}"
+        )
     return problems
 
 

@@ -43,15 +43,18 @@ def _live(options: argparse.Namespace):
 
 def _import_model(options: argparse.Namespace) -> Outcome:
     from longrope.config import ImportStage
-    from longrope.models import import_model
+    from longrope.import_model import import_model
     from longrope.reading import read_settings
 
     stage = read_settings(ImportStage, options.settings)
-    record = import_model(stage.source, options.name, stage.original_window, options.out)
+    record = import_model(
+        stage.source, options.name, stage.original_window, options.out, stage.rope
+    )
     rope = record.rope
     print(
         f"{rope.model}: {rope.pairs} pairs, theta {rope.theta:g}, window {rope.original_window},"
         f" weights {record.fingerprint}"
+        + (", with the RoPE it comes with" if stage.rope == "own" else "")
     )
     return Outcome(artifacts=[options.out / "longrope.json", options.out / "config.json"])
 

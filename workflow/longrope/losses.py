@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from longrope.architectures import body_of
+
 PIECE = 1 << 25  # logits held at a time: 128 MiB in float32
 
 
 def token_losses(model, tokens_BT: torch.Tensor) -> torch.Tensor:
     """Loss in nats of tokens 1..T-1 given those before: (B, T-1), float32."""
-    hidden_BTD = model.model(input_ids=tokens_BT, use_cache=False).last_hidden_state
+    hidden_BTD = body_of(model)(input_ids=tokens_BT, use_cache=False).last_hidden_state
     head = model.get_output_embeddings()
     hidden_ND = hidden_BTD[:, :-1].flatten(0, 1)
     labels_N = tokens_BT[:, 1:].flatten()

@@ -16,6 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from longrope.architectures import UNKNOWN
 from longrope.config import PretrainedHere
 from longrope.config.base import BASE
 from longrope.config.corpus import CorpusSettings, TokenizeSettings
@@ -23,7 +24,7 @@ from longrope.corpus import SPLITS, TokenSplit, read_documents, tokenize_corpus
 from longrope.factors import Rope
 from longrope.files import open_state, write_json
 from longrope.mixture import Batch, SequenceMaker
-from longrope.models import UNKNOWN, ModelRecord, save_model
+from longrope.models import ModelRecord, save_model
 from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT, WORDS
 from longrope.training import Rate, train
 from longrope.versions import VERSIONS

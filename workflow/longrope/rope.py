@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from longrope.architectures import BY_LENGTH, PLAIN, body_of, rope_type_of
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, check_same_model
 
@@ -23,33 +24,44 @@ class RescaledRotary(nn.Module):
     """Stands in for a model's `rotary_emb`: cos and sin of rescaled angles.
 
     Factors that change nothing are handed to the module that it replaces, so they leave the
-    model's logits bit-identical.
+    model's logits bit-identical. A model whose config.json rescales its RoPE takes no others.
     """
 
-    def __init__(self, original: nn.Module, rope: Rope) -> None:
+    def __init__(self, original: nn.Module, rope: Rope, type_: str = PLAIN) -> None:
         super().__init__()
         self.original = original
         self.rope = rope
+        self.type = type_  # rope_type of the model's config.json
+        self.rounds = True  # whether cos and sin get the type of what they turn
         self.factors: tuple[RescaleFactors, ...] = ()
 
     def use(self, factors: Sequence[RescaleFactors]) -> None:
         """Use one set of factors for every row, or as many as the batch has rows."""
         for each in factors:
             check_same_model(each.rope, self.rope)
+            if self.type != PLAIN and not each.is_identity:
+                raise UserError(
+                    f"model {self.rope.model!r} comes with a RoPE of its own (rope_type"
+                    f" {self.type!r}): it runs with the method none only, not {each.method}"
+                )
+        if self.type in BY_LENGTH:  # dynamic remembers the longest sequence: begin anew
+            device = self.original.inv_freq.device
+            self.original = type(self.original)(config=self.original.config).to(device)
         self.factors = tuple(factors)
 
     @torch.no_grad()
     def forward(
         self, x: torch.Tensor, position_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin (B, T, 2P) in the type of `x`, for positions (B or 1, T)."""
+        """cos and sin (B, T, 2P) for positions (B or 1, T), in the type that the model expects."""
         if all(each.is_identity for each in self.factors):
             return self.original(x, position_ids)
         rows = max(len(self.factors), position_ids.shape[0])
         if len(self.factors) not in (1, x.shape[0]):
             raise ValueError(f"{len(self.factors)} sets of factors for a batch of {x.shape[0]}")
         cos, sin = rescaled_cos_sin(self.factors, position_ids, x.device)
-        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        dtype = x.dtype if self.rounds else torch.float32
+        cos, sin = cos.to(dtype), sin.to(dtype)
         if any(each.is_identity for each in self.factors):
             plain = [part.expand(rows, -1, -1) for part in self.original(x, position_ids)]
             keep = torch.tensor([each.is_identity for each in self.factors], device=x.device)
@@ -82,44 +94,55 @@ def rescaled_cos_sin(
     return angles.cos() * attention_R11, angles.sin() * attention_R11
 
 
-def install(model, rope: Rope) -> RescaledRotary:
+def install(model, rope: Rope, *, one_call: bool = False) -> RescaledRotary:
     """Put a `RescaledRotary` into a model; until it is told factors, nothing changes.
 
-    Raises UserError if the model has no rotary embedding of this kind, or one whose size or
-    frequencies are not those of `rope`.
+    `one_call`: every sequence will be one forward call, without others of another length; only
+    then may the model come with frequencies that transformers chooses call by call. Raises
+    UserError if it does otherwise, if the model has no rotary embedding of this kind, or one whose
+    size or frequencies are not those of `rope`.
     """
-    body = getattr(model, "model", model)
+    body, name = body_of(model), type(model).__name__
     original = getattr(body, "rotary_emb", None)
     if isinstance(original, RescaledRotary):
         check_same_model(rope, original.rope)
         return original
     inverse = getattr(original, "inv_freq", None)
-    name = type(model).__name__
     if inverse is None:
         raise UserError(
-            f"{name} keeps no rotary embedding at model.rotary_emb: only Llama-like models"
-            " (Llama, Mistral, Qwen, Phi-3, OLMo, ...) can be rescaled"
+            f"{name} keeps no rotary embedding at rotary_emb of its body: only models built like"
+            " Llama, Mistral, Qwen, Phi-3, Gemma, OLMo or GPT-NeoX can be rescaled"
         )
     if inverse.numel() != rope.pairs:
         raise UserError(f"{name} turns {inverse.numel()} pairs, its record says {rope.pairs}")
-    expected = rope.theta ** (-2 * torch.arange(rope.pairs, dtype=torch.float64) / rope.rotary_dim)
-    if not torch.allclose(inverse.double().cpu(), expected, rtol=1e-4):
-        raise UserError(f"{name}: its RoPE frequencies are not those of theta {rope.theta:g}")
-    rotary = RescaledRotary(original, rope)
-    _check_layout(name, rotary, inverse.device)
+    rotary = RescaledRotary(original, rope, rope_type_of(model.config.to_dict()))
+    if rotary.type == PLAIN:
+        _check_layout(name, rotary)
+    elif rotary.type in BY_LENGTH and not one_call:
+        raise UserError(
+            f"model {rope.model!r} comes with a RoPE that depends on the length of every forward"
+            f" call (rope_type {rotary.type!r}): only its perplexity can be measured"
+        )
     body.rotary_emb = rotary
     return rotary
 
 
-def _check_layout(name: str, rotary: RescaledRotary, device: torch.device) -> None:
+def _check_layout(name: str, rotary: RescaledRotary) -> None:
     """Raise UserError unless factors of one give what the model's own module gives.
 
-    Some families lay the pairs out in another order (Cohere interleaves them) or scale them.
+    Some families lay the pairs out in another order (Cohere interleaves them) or scale them; OLMo
+    turns in float32 whatever the model's type, which is noted.
     """
-    ones = RescaleFactors(rotary.rope, 8, "none", (1.0,) * rotary.rope.pairs)
-    positions = torch.arange(8, device=device)[None]
-    expected = rotary.original(torch.zeros(1, 8, 1, device=device), positions)
-    found = rescaled_cos_sin([ones], positions, device)
+    rope, inverse = rotary.rope, rotary.original.inv_freq
+    plain = rope.theta ** (-2 * torch.arange(rope.pairs, dtype=torch.float64) / rope.rotary_dim)
+    if not torch.allclose(inverse.double().cpu(), plain, rtol=1e-4):
+        raise UserError(f"{name}: its RoPE frequencies are not those of theta {rope.theta:g}")
+    ones = RescaleFactors(rope, 8, "none", (1.0,) * rope.pairs)
+    positions = torch.arange(8, device=inverse.device)[None]
+    values = torch.zeros(1, 8, 1, device=inverse.device)
+    expected = rotary.original(values, positions)
+    rotary.rounds = rotary.original(values.bfloat16(), positions)[0].dtype == torch.bfloat16
+    found = rescaled_cos_sin([ones], positions, inverse.device)
     for ours, theirs in zip(found, expected, strict=True):
         if ours.shape != theirs.shape or not torch.allclose(ours.float(), theirs, atol=1e-4):
             raise UserError(f"{name} lays out its rotary embedding in a way that is not supported")

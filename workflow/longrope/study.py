@@ -189,7 +189,9 @@ def source_files(source) -> list[str]:
         case "text" | "jsonl" | "parquet":
             return text_files(source.files)
         case "folder":
-            return sorted(glob(f"{source.path}/*.json") + glob(f"{source.path}/*.safetensors"))
+            weights = glob(f"{source.path}/*.safetensors")
+            weights = weights or glob(f"{source.path}/pytorch_model*.bin")
+            return sorted(glob(f"{source.path}/*.json") + weights)
         case "gguf":
             return glob(source.path)
     return []

@@ -96,7 +96,13 @@ def model_files(wildcards):
 
 def import_settings(wildcards):
     settings = model_settings(wildcards)
-    return as_json(ImportStage(source=settings.source, original_window=settings.original_window))
+    return as_json(
+        ImportStage(
+            source=settings.source,
+            original_window=settings.original_window,
+            rope=settings.rope,
+        )
+    )
 
 
 def pretrain_settings(wildcards):

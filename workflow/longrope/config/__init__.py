@@ -26,6 +26,11 @@ from longrope.config.search import (
 )
 from longrope.config.training import PretrainSettings, TuningSettings
 
+# Whether a checkpoint's RoPE is that of its pre-training, or one that others rescaled. Left out of
+# what stages are handed where it is plain.
+RopeOrigin = Literal["plain", "own"]
+Plain = Annotated[RopeOrigin, Field(exclude_if=lambda origin: origin == "plain")]
+
 
 class Checkpoint(Settings):
     """A pre-trained model that is brought in."""
@@ -78,7 +83,11 @@ class ModelSettings(Settings):
     source: Annotated[
         FolderModel | HubModel | GgufModel | PretrainedHere, Field(discriminator="kind")
     ]
-    original_window: Window  # tokens it was pre-trained for; checked against the checkpoint
+    # Tokens it was pre-trained for, checked against the checkpoint; with rope: own what it claims.
+    original_window: Window
+    # plain: the RoPE that it was pre-trained with. own: a published long-context checkpoint, which
+    # keeps the RoPE and the sliding window that it comes with, and is only evaluated (method none).
+    rope: Plain = "plain"
     corpus: Name
     optimiser: OptimiserSettings = Bayesian(name="bayesian")
     # Multiplies cos and sin of searched factors: none (the paper's equations), su (the authors'
@@ -100,6 +109,7 @@ class ImportStage(Settings):
 
     source: Annotated[FolderModel | HubModel | GgufModel, Field(discriminator="kind")]
     original_window: Window
+    rope: Plain = "plain"
 
 
 class PretrainStage(Settings):

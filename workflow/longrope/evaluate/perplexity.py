@@ -50,7 +50,7 @@ def evaluate_perplexity(
     tiers = tiers_of(factors, record)
     plans = {length: plan(split, length, stage) for length in stage.windows}
     model = load_model(model_folder)
-    rotary = install(model, record.rope)
+    rotary = install(model, record.rope, one_call=True)
 
     @torch.no_grad()
     def measure(length: int, factors: RescaleFactors) -> list[dict]:

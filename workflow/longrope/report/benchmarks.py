@@ -7,6 +7,7 @@ import pandas as pd
 from longrope.config import Config
 from longrope.config.evaluation import SHOTS
 from longrope.evaluate.harness import BENCHMARKS
+from longrope.report.lines import attention_of
 from longrope.report.load import (
     Evaluation,
     drills,
@@ -16,7 +17,17 @@ from longrope.report.load import (
     row_label,
 )
 from longrope.report.sources import Sources
-from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, TEXT_COLUMNS, Table, share, span
+from longrope.report.table import (
+    FACTOR,
+    LABEL,
+    NO_ROWS,
+    NOTHING,
+    OWN,
+    TEXT_COLUMNS,
+    Table,
+    share,
+    span,
+)
 from longrope.statistics import Z
 from longrope.windows import window_label
 
@@ -58,12 +69,13 @@ def table08(config: Config, sources: Sources) -> Table:
 
 def _row(config: Config, evaluation: Evaluation) -> dict[str, str]:
     (length,) = evaluation.lengths
+    tiers = evaluation.protocol["tiers"].values()
     return {
         "model": evaluation.model,
         "text": evaluation.name,
         LABEL: row_label(config.models[evaluation.model], evaluation.weights, evaluation.method),
         "source": "ours",
-        FACTOR: span([each["attention_factor"] for each in evaluation.protocol["tiers"].values()]),
+        FACTOR: OWN if evaluation.own_rope else span([each["attention_factor"] for each in tiers]),
         "protocol": _protocol(evaluation, length),
         **{LABELS[name]: _cell(found) for name, found in evaluation.results[length].items()},
     }
@@ -123,7 +135,7 @@ def needle_rows(config: Config, evaluation: Evaluation, tuned_on: str) -> list[d
                 "text": evaluation.name,
                 LABEL: row_label(settings, evaluation.weights, evaluation.method),
                 "source": "ours",
-                FACTOR: span([each["attention_factor"] for each in evaluation.factors.values()]),
+                FACTOR: attention_of([(evaluation, length) for length in evaluation.lengths]),
                 "protocol": f"RULER {needle}, essays: {evaluation.protocol['haystack']}",
                 tuned_on: drills(settings, evaluation.weights),
                 **{window_label(length): share(each) for length, each in sorted(found.items())},

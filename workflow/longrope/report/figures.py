@@ -117,7 +117,8 @@ def _over_length(
                 if part := chosen(own, model, weights):
                     parts.append(part)
                     names.append([label(settings, each.weights, each.method) for each in part])
-                    state = "as pre-trained" if part[0].weights == BASE else "fine-tuned"
+                    before = "as published" if settings.rope == "own" else "as pre-trained"
+                    state = before if part[0].weights == BASE else "fine-tuned"
                     titles.append(f"{model}, {state}: {text}")
     height = max([3.1, *(0.135 * len(part) for part in parts)])
     figure, axes_of = panels(names, columns=2, width=3.3, height=height)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from longrope.report.load import Evaluation, PaperRow
-from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, TEXT_COLUMNS, Table, span
+from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, OWN, TEXT_COLUMNS, Table, span
 from longrope.statistics import compare
 
 Cell = tuple[Evaluation, int]  # at which of its lengths
@@ -132,6 +132,13 @@ def perplexity_of(cell: Cell) -> float:
     return evaluation.results[length]["perplexity"]
 
 
+def attention_of(cells: Iterable[Cell]) -> str:
+    """What multiplies cos and sin in some cells: `1.07`, or `1.07 to 1.21`."""
+    if any(each.own_rope for each, _ in cells):
+        return OWN
+    return span([each.factors[length]["attention_factor"] for each, length in cells])
+
+
 def number(value: float) -> str:
     """A perplexity as people print it; from 1000 on, how many digits it has: `>10^3`."""
     if value >= 1000:
@@ -146,7 +153,7 @@ def _row(group: Group, line: Line) -> dict[str, str]:
         "text": group.text,
         LABEL: line.label,
         "source": "ours",
-        FACTOR: span([each.factors[length]["attention_factor"] for each, length in cells]),
+        FACTOR: attention_of(cells),
         "protocol": protocol_of(cells[0][0]),
         **{column: number(perplexity_of(cell)) for column, cell in line.cells.items()},
     }

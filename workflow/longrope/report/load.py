@@ -58,6 +58,7 @@ class Evaluation:
     results: dict[int, dict]  # by length, as the file has them
     records: tuple[dict, ...]  # likewise
     weights_fingerprint: str
+    own_rope: bool  # whether the model keeps the RoPE that it comes with
 
     @property
     def lengths(self) -> list[int]:
@@ -99,6 +100,7 @@ def read_evaluations(config: Config, paths: Iterable[Path]) -> list[Evaluation]:
                 results={parse_window(key): each for key, each in record["results"].items()},
                 records=tuple(record["records"]),
                 weights_fingerprint=record["weights_fingerprint"],
+                own_rope=_keeps_its_rope(config, record["model"]),
             )
         except KeyError as error:
             raise UserError(f"{path}: the key {error} is missing") from None
@@ -107,6 +109,10 @@ def read_evaluations(config: Config, paths: Iterable[Path]) -> list[Evaluation]:
             raise UserError(f"{path}: a second evaluation of the same method; keep one of them")
         found[place] = evaluation
     return [found[place] for place in sorted(found) if found[place].factors]  # at some length
+
+
+def _keeps_its_rope(config: Config, model: str) -> bool:
+    return model in config.models and config.models[model].rope == "own"
 
 
 def _place(config: Config, evaluation: Evaluation, path: Path) -> tuple[int, ...]:
@@ -251,6 +257,8 @@ def weights_label(weights: str) -> str:
 
 def method_label(settings: ModelSettings, weights: str, method: str) -> str:
     """What people call a method; a formula says which window it stretches from."""
+    if settings.rope == "own":
+        return "own RoPE"
     tuning = settings.tunings.get(weights)
     if method.endswith(ON_TUNED):
         form = method.removesuffix(ON_TUNED)
@@ -282,11 +290,14 @@ def _form_label(method: str) -> str:
 
 def row_label(settings: ModelSettings, weights: str, method: str) -> str:
     """What people call a row: `untuned, YaRN (from 256)`, `longrope-2k, extended (LongRoPE)`."""
-    return f"{weights_label(weights)}, {method_label(settings, weights, method)}"
+    state = "as published" if settings.rope == "own" else weights_label(weights)
+    return f"{state}, {method_label(settings, weights, method)}"
 
 
 def drills(settings: ModelSettings, weights: str) -> str:
     """What the tunings of some weights trained on beside text, first tuning first."""
+    if settings.rope == "own":
+        return "not known"
     held: list[str] = []
     while weights != BASE:
         tuning = settings.tunings[weights]

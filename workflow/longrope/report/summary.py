@@ -78,7 +78,7 @@ def summarise(config: Config, records: list[Path]) -> dict:
         everything = {BASE, *settings.tunings}
         own, found = (chosen(each, model, everything) for each in (scored, retrieved))
         models[model] = {
-            "blow_up": _blow_up(own, settings.original_window),
+            "blow_up": _blow_up(own, settings),
             "claims": [
                 _tested(model, settings, claim)
                 for name in settings.evaluation
@@ -173,8 +173,11 @@ def _retrieved(settings: ModelSettings, claim: Claim) -> dict:
     }
 
 
-def _blow_up(evaluations: list[Evaluation], original: int) -> dict | None:
+def _blow_up(evaluations: list[Evaluation], settings: ModelSettings) -> dict | None:
     """How perplexity grows beyond the original window if nothing is done; None if not evaluated."""
+    if settings.rope == "own":  # others have done something
+        return None
+    original = settings.original_window
     untouched = [each for each in evaluations if (each.weights, each.method) == (BASE, "none")]
     untouched = [each for each in untouched if each.name == untouched[0].name]
     found = perplexities(untouched).set_index("length").perplexity.to_dict()
@@ -208,6 +211,9 @@ def _nested(frame: pd.DataFrame, values: list[str]) -> dict:
 def _markdown(config: Config, summary: dict) -> str:
     parts = [NOTE]
     for model, found in summary["models"].items():
+        if config.models[model].rope == "own":
+            parts += [f"## {model}", "Measured with the RoPE that it comes with."]
+            continue
         after = len(parts) + 1
         parts += [f"## {model}", _blow_up_sentence(found["blow_up"])]
         for group, statement in GROUPS.items():

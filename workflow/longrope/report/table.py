@@ -21,6 +21,7 @@ LABEL, FACTOR = "weights, method", "attention factor"
 TEXT_COLUMNS = ("model", "text", LABEL, "source", FACTOR, "protocol")  # aligned left
 FOLDED = {"model", "text", "source", "protocol"}  # those not shown where all rows say the same
 NOTHING = "–"  # a cell without a number
+OWN = "its own"  # the attention factor of a model that keeps the RoPE it comes with
 NO_ROWS = " This configuration evaluates nothing that would stand in this table."
 
 

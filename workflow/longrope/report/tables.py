@@ -17,7 +17,7 @@ from longrope.errors import unknown_name
 from longrope.report import ablations
 from longrope.report.benchmarks import needle_rows, table08
 from longrope.report.fitness import fitness_table
-from longrope.report.lines import Group, Line, perplexity_table
+from longrope.report.lines import Group, Line, attention_of, perplexity_table
 from longrope.report.load import (
     Evaluation,
     accuracies,
@@ -40,7 +40,6 @@ from longrope.report.table import (
     NOTHING,
     Table,
     share,
-    span,
     write_table,
 )
 from longrope.report.trace import read_traces
@@ -230,7 +229,7 @@ def _passkey_row(settings: ModelSettings, evaluation: Evaluation) -> dict[str, s
         "text": evaluation.name,
         LABEL: row_label(settings, evaluation.weights, evaluation.method),
         "source": "ours",
-        FACTOR: span([each["attention_factor"] for each in evaluation.factors.values()]),
+        FACTOR: attention_of([(evaluation, length) for length in evaluation.lengths]),
         "protocol": f"key {evaluation.protocol['key']}, {evaluation.protocol['decoding']}",
         TUNED_ON: drills(settings, evaluation.weights),
         **{window_label(length): share(each) for length, each in sorted(found.items())},

@@ -1,0 +1,99 @@
+"""
+What differs between architectures: where a model keeps its body, how its config.json describes its
+RoPE, and what cannot be extended or measured here, with the reason.
+
+A causal language model of transformers is a body (`base_model`, with the rotary embedding at
+`rotary_emb`) and a head (`get_output_embeddings`); losses run the two apart, so whatever a model
+does to its logits after the head is refused. docs/architectures.md lists what is tested.
+"""
+
+from pathlib import Path
+
+from longrope.errors import UserError
+from longrope.factors import Rope
+from longrope.files import read_json
+
+UNKNOWN = "unknown"  # a fingerprint that is not known yet
+PLAIN = "default"  # the rope_type of a RoPE that nothing rescales
+BY_LENGTH = ("dynamic", "longrope")  # whose frequencies transformers chooses at every forward call
+AFTER_HEAD = (  # keys of config.json that change what is between the head and the loss
+    "final_logit_softcapping",
+    "logits_scaling",
+    "logit_scale",
+    "lm_head_multiplier",
+)
+
+
+def body_of(model):
+    """The part of a causal language model below its head, whose `rotary_emb` turns its heads."""
+    return model.base_model
+
+
+def rope_block(config: dict):
+    """What a config.json says of its RoPE, in transformers' old or new schema."""
+    return config.get("rope_parameters") or config.get("rope_scaling") or {}
+
+
+def rope_type_of(config: dict) -> str:
+    """`default`, `linear`, `yarn`, ...: what a config.json does to its RoPE."""
+    block = rope_block(config)
+    return block.get("rope_type", block.get("type", PLAIN))
+
+
+def complete_config(folder: Path) -> dict:
+    """A checkpoint's config.json with what transformers fills in, such as LLaMA's theta."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    path = Path(folder) / "config.json"
+    try:
+        return read_json(path) | AutoConfig.from_pretrained(folder).to_dict()
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        first = " ".join((str(error).strip() or type(error).__name__).split())
+        raise UserError(
+            f"the config.json of the checkpoint: transformers cannot use it ({first[:300]})"
+        ) from error
+
+
+def rope_of_config(config: dict, name: str, fingerprint: str = UNKNOWN) -> Rope:
+    """The RoPE of a Hugging Face config.json before anything rescales it.
+
+    Raises UserError if the model has none, or several.
+    """
+    kind = config.get("model_type", "unknown")
+    if "text_config" in config:
+        raise UserError(
+            f"model {name!r} ({kind}) wraps a language model in a larger one: save its text model"
+            " alone, with its own config.json"
+        )
+    block = rope_block(config)
+    if not isinstance(block, dict):
+        raise UserError(f"model {name!r}: rope_parameters = {block!r} must be an object")
+    if "attention_chunk_size" in config or any(isinstance(value, dict) for value in block.values()):
+        raise UserError(f"model {name!r} ({kind}) has several RoPEs by layer: not supported")
+    theta = block.get("rope_theta", config.get("rope_theta"))
+    if theta is None:
+        raise UserError(
+            f"model {name!r} ({kind}) has no rotary position embedding: its config.json has no"
+            " rope_theta. LongRoPE extends RoPE models such as Llama, Mistral, Qwen or Phi"
+        )
+    heads = config.get("num_attention_heads")
+    head = config.get("head_dim") or config["hidden_size"] // heads
+    share = block.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    return Rope(
+        model=name,
+        theta=float(theta),
+        rotary_dim=int(head * share),
+        original_window=config["max_position_embeddings"],
+        fingerprint=fingerprint,
+    )
+
+
+def check_head(config: dict, name: str) -> None:
+    """Raise UserError if a config.json says that logits are changed after the head."""
+    for key in AFTER_HEAD:
+        if config.get(key) not in (None, 1):
+            raise UserError(
+                f"model {name!r} ({config.get('model_type', 'unknown')}) changes its logits after"
+                f" the head ({key} = {config[key]}), which losses here do not: not supported"
+            )

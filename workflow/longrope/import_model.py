@@ -1,0 +1,258 @@
+"""
+Bringing a checkpoint in: from a folder, the hub or a GGUF file, checked to be one that can be
+extended, or measured with the RoPE that it comes with.
+
+Everything that can be wrong with a checkpoint is said here, before any long work. No weights are
+read but those that must be converted: the architecture is checked on a model without any.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+from longrope.architectures import (
+    PLAIN,
+    UNKNOWN,
+    body_of,
+    check_head,
+    complete_config,
+    rope_block,
+    rope_of_config,
+    rope_type_of,
+)
+from longrope.config import FolderModel, GgufModel, HubModel, RopeOrigin
+from longrope.config.base import BASE
+from longrope.errors import UserError
+from longrope.factors import Rope
+from longrope.files import read_json, replacing, write_json
+from longrope.models import ModelRecord, quiet, read_record, write_record
+
+FROM_WINDOW = ("llama3", "longrope", "yarn")  # rope_types that depend on the window before
+CARRIED = (  # what is taken over from a checkpoint
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "chat_template*",
+)
+PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # where it has no safetensors
+
+
+def import_model(
+    source: FolderModel | HubModel | GgufModel,
+    name: str,
+    original_window: int,
+    folder: Path,
+    rope: RopeOrigin = "plain",
+) -> ModelRecord:
+    """Bring a checkpoint in as `folder`, checked to be one that can be extended.
+
+    Files of a local folder are hard-linked where the file system allows. Raises UserError if it is
+    missing, holds no weights, has no RoPE, is already rescaled, or was trained for another
+    window than the configuration says. With `rope="own"` it keeps the RoPE and the sliding window
+    that it comes with, and `original_window` is the one that it is said to have.
+    """
+    with replacing(folder) as draft:
+        draft.mkdir()
+        match source:
+            case FolderModel(path=path):
+                _take_over(_existing_folder(Path(path)), draft)
+            case HubModel(name=repository, revision=revision):
+                _take_over(_existing_folder(_download(repository, revision)), draft)
+            case GgufModel(path=path):
+                _dequantise(Path(path), draft)
+        changes = _open_sliding_window(draft) if rope == "plain" else {}
+        config = complete_config(draft)
+        found = rope_of_config(config, name)
+        check_head(config, name)
+        if rope == "plain":
+            _check_plain(config, found, original_window)
+        else:
+            _check_scaling(read_json(draft / "config.json"), found, original_window)
+            found = dataclasses.replace(found, original_window=original_window)
+        _check_rotary(draft, found)
+        origin = source.model_dump(exclude_none=True)
+        write_record(draft, ModelRecord(found, BASE, UNKNOWN, origin, changes))
+    return read_record(folder)
+
+
+def _check_plain(config: dict, found: Rope, original_window: int) -> None:
+    """Raise UserError unless a RoPE was never rescaled and is of the configured window."""
+    if (type_ := rope_type_of(config)) != PLAIN:
+        raise UserError(
+            f"model {found.model!r} is already rescaled (rope_type {type_!r}): start from the model"
+            " it was made from, remove that block if the weights were never tuned with it, or say"
+            " `rope: own` to measure it as it is"
+        )
+    if found.original_window != original_window:
+        raise UserError(
+            f"model {found.model!r}: original_window is {original_window} in the configuration, but"
+            f" its max_position_embeddings is {found.original_window}: set the window that it was"
+            " pre-trained for"
+        )
+
+
+def _check_scaling(config: dict, found: Rope, claimed: int) -> None:
+    """Raise UserError unless a config.json, as published, says how the RoPE was rescaled."""
+    key, type_ = "original_max_position_embeddings", rope_type_of(config)
+    if type_ in FROM_WINDOW and not (config.get(key) or rope_block(config).get(key)):
+        raise UserError(
+            f"model {found.model!r}: its rope_type {type_!r} needs {key} in config.json, for which"
+            " transformers would silently take max_position_embeddings: add the window that it was"
+            " made from"
+        )
+    if type_ == PLAIN and claimed > found.original_window:
+        raise UserError(
+            f"model {found.model!r}: original_window is {claimed} in the configuration, but its"
+            f" config.json rescales nothing and has max_position_embeddings"
+            f" {found.original_window}: add the rope_scaling that it was tuned with, which some"
+            " are published without"
+        )
+
+
+def _check_rotary(folder: Path, rope: Rope) -> None:
+    """Raise UserError unless the rotary embedding of a checkpoint is one that can be replaced."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from longrope.rope import install
+
+    try:
+        with torch.device("meta"):
+            config = AutoConfig.from_pretrained(folder)
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+        body = body_of(model)
+        if rotary := getattr(body, "rotary_emb", None):
+            body.rotary_emb = type(rotary)(config=model.config)  # with numbers
+    except (ValueError, KeyError, TypeError, ImportError) as error:
+        first = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"model {rope.model!r}: transformers cannot build it ({type(error).__name__}: {first})"
+        ) from error
+    install(model, rope, one_call=True)
+
+
+def _existing_folder(path: Path) -> Path:
+    """The folder, if it holds a whole checkpoint; UserError names what it lacks."""
+    if not (path / "config.json").exists():
+        raise UserError(f"{path}: no checkpoint there (no config.json)")
+    index = path / "model.safetensors.index.json"
+    if not any(path.glob("*.safetensors")):
+        index = path / "pytorch_model.bin.index.json"
+        if not any(path.glob("pytorch_model*.bin")):
+            raise UserError(
+                f"{path}: no *.safetensors, nor pytorch_model*.bin; convert the weights with"
+                " save_pretrained"
+            )
+    needed = set(read_json(index).get("weight_map", {}).values()) if index.exists() else set()
+    if missing := sorted(name for name in needed if not (path / name).exists()):
+        raise UserError(f"{path}: {missing[0]} is missing, which {index.name} names")
+    return path
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    def fetch(*patterns: str) -> Path:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+
+    try:
+        folder = fetch(*CARRIED)
+        return folder if any(folder.glob("*.safetensors")) else fetch(*CARRIED, *PICKLED)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"the hub model {repository!r} (revision {revision or 'main'}) cannot be fetched:"
+            f" {first}. Check name and network, accept its licence, or name a local folder"
+        ) from error
+
+
+def _take_over(origin: Path, folder: Path) -> None:
+    """Take over what belongs to a checkpoint: weights linked or converted, the rest as it is."""
+    if not any(origin.glob("*.safetensors")):
+        _convert(origin, folder)
+    for file in {file for pattern in CARRIED for file in origin.glob(pattern)}:
+        target = folder / file.name
+        if target.suffix == ".safetensors":
+            with contextlib.suppress(OSError):  # another file system
+                os.link(file.resolve(), target)
+                continue
+        shutil.copyfile(file, target)
+
+
+def _convert(origin: Path, folder: Path) -> None:
+    """Write pickled weights as safetensors; nothing but tensors is unpickled."""
+    from transformers import AutoModelForCausalLM
+
+    quiet()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(origin, dtype="auto", weights_only=True)
+    except (OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(f"{origin}: transformers cannot read its weights ({error})") from error
+    model.save_pretrained(folder)
+
+
+def _dequantise(path: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    quiet()
+    if not path.is_file():
+        raise UserError(f"{path}: no such GGUF file")
+    if scaling := _gguf_scaling(path):
+        raise UserError(
+            f"{path} is already rescaled ({scaling}), which transformers would drop: start from"
+            " the checkpoint in safetensors"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, dtype=torch.float32
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not a GGUF file that transformers can read ({error})") from error
+    # save_pretrained refuses a model that remembers being quantised: fill a fresh one.
+    config = type(loaded.config).from_dict(
+        {key: value for key, value in loaded.config.to_dict().items() if "quantization" not in key}
+    )
+    model = AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
+    model.load_state_dict(loaded.state_dict())
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _gguf_scaling(path: Path) -> str:
+    """What rescales the RoPE of a GGUF file; empty if nothing does, or it cannot be read."""
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, OSError, IndexError):
+        return ""  # transformers says what is wrong with it
+    for name, field in reader.fields.items():
+        if name.endswith(".rope.scaling.type") and field.contents() != "none":
+            return f"{name} = {field.contents()}"
+    return next((tensor.name for tensor in reader.tensors if "rope_f" in tensor.name), "")
+
+
+def _open_sliding_window(folder: Path) -> dict:
+    """A sliding window would hide what a long window adds: switch it off, and note it."""
+    config = read_json(folder / "config.json")
+    if not config.get("sliding_window"):
+        return {}
+    opened = {"sliding_window": None}
+    if "use_sliding_window" in config:
+        opened["use_sliding_window"] = False
+    if layers := config.get("layer_types"):
+        opened["layer_types"] = ["full_attention"] * len(layers)
+    write_json(folder / "config.json", config | opened)
+    return {key: {"was": config[key], "is": value} for key, value in opened.items()}
