@@ -22,4 +22,5 @@ VERSIONS = {
     "card": 1,
     "tabulate": 3,
     "plot": 3,
+    "plan": 1,
 }
