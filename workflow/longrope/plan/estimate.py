@@ -23,6 +23,7 @@ from longrope.study import lengths_of, search_settings, source_files
 from longrope.windows import window_label
 
 START = 5.0  # seconds of a job before it works: Python, torch, the weights of a small model
+HARNESS = 7.0  # and those of importing lm-evaluation-harness
 PROCESS = GIB * 6 // 10  # bytes of such a process, which count where there is no GPU
 CHARACTERS = 1.6e6  # a second that are tokenised on one core
 PER_BIT = 0.27  # characters a token and bit of the vocabulary: 2.7 for 1,024 words, 4.0 for 32,000
@@ -222,4 +223,5 @@ class _Model:
         together = max(asked.window, BATCH["benchmarks"])
         logits = together * self.shape.vocabulary * (self.width + 8)  # the harness holds them all
         memory = cost.inference_memory(self.shape, together, self.width) + logits
-        return Work(f"up to {window_label(asked.window)}", tokens, flops, self._held(memory))
+        what = f"up to {window_label(asked.window)}"
+        return Work(what, tokens, flops, self._held(memory), seconds=HARNESS)

@@ -76,7 +76,7 @@ def _visit(config: Config, path: str, found: dict[str, Job]) -> Job:
 def job_that_makes(config: Config, path: str) -> Job:
     """The job of an output, by its path."""
     match path.split("/"):
-        case ["results", "tables", "summary.md"]:
+        case ["results", "tables", file] if file.startswith("summary."):
             files = evaluation_files(config, shown_in="summary")
             return Job("make_summary", "results/tables/summary.json", tuple(files), name="summary")
         case ["results", "tables", file]:
