@@ -6,6 +6,8 @@ import subprocess
 import sys
 import weakref
 
+import gguf
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -21,7 +23,12 @@ from longrope.errors import UserError
 from longrope.evaluate.perplexity import slide
 from longrope.losses import token_losses
 from longrope.plan import cost
-from longrope.plan.architecture import Architecture, known_architectures, of_config
+from longrope.plan.architecture import (
+    Architecture,
+    architecture_of,
+    known_architectures,
+    of_config,
+)
 from longrope.plan.estimate import estimate_study
 from longrope.plan.jobs import job_that_makes, jobs_of
 from longrope.plan.machine import GIB, find_machine
@@ -96,6 +103,25 @@ def test_a_known_shape_has_the_weights_that_transformers_builds(name):
         model = llama(shape)
     assert sum(each.numel() for each in model.parameters()) == shape.parameters
     assert of_config(model.config.to_dict(), name) == shape
+
+
+def test_the_shape_of_a_gguf_is_in_its_header(tmp_path):
+    path = tmp_path / "small.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(SMALL.layers)
+    writer.add_embedding_length(SMALL.hidden)
+    writer.add_head_count(SMALL.heads)
+    writer.add_head_count_kv(SMALL.kv_heads)
+    writer.add_feed_forward_length(SMALL.intermediate)
+    for name in ("token_embd.weight", "output.weight"):
+        writer.add_tensor(name, np.zeros((SMALL.vocabulary, SMALL.hidden), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    raw = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    raw["models"]["tiny"]["source"] = {"kind": "gguf", "path": str(path)}
+    assert architecture_of("tiny", load_config(raw).models["tiny"]) == SMALL
 
 
 # --- FLOPs ----------------------------------------------------------------------------------

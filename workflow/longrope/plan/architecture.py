@@ -118,7 +118,7 @@ def _of_gguf(name: str, path: Path) -> Architecture:
         kv_heads=read("attention.head_count_kv"),
         head_size=read("attention.key_length") if sized else hidden // heads,
         intermediate=read("feed_forward_length"),
-        vocabulary=max(int(size) for size in tensors["token_embd.weight"].shape),
+        vocabulary=int(tensors["token_embd.weight"].n_elements) // hidden,
         tied="output.weight" not in tensors,
     )
 

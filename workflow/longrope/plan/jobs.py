@@ -63,14 +63,13 @@ def jobs_of(config: Config, target: str = "all") -> list[Job]:
     return list(found.values())
 
 
-def _visit(config: Config, path: str, found: dict[str, Job]) -> Job:
+def _visit(config: Config, path: str, found: dict[str, Job]) -> None:
     """Find the job that makes a file, after those before it."""
     job = job_that_makes(config, path)
     if job.output not in found:
         for each in dict.fromkeys(job.inputs):
             _visit(config, each, found)
         found[job.output] = job
-    return job
 
 
 def job_that_makes(config: Config, path: str) -> Job:

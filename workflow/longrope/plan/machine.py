@@ -51,10 +51,11 @@ def find_machine(
     *,
     memory: float | None = None,
     flops: float | None = None,
-    utilisation: float = UTILISATION,
+    utilisation: float | None = None,
     gpus: int = 1,
 ) -> Machine:
     """A machine by name; `memory` (GiB) and `flops` replace what is known or measured."""
+    utilisation = UTILISATION if utilisation is None else utilisation
     if not 0 < utilisation <= 1:
         raise UserError(f"utilisation {utilisation:g}: it is a share, above 0 and at most 1")
     if gpus < 1:

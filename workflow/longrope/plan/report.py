@@ -38,10 +38,12 @@ class Line:
         of = ", ".join(names[:NAMED]) + more
         if job.evaluation:
             of = f"{job.evaluation}: {of}"
+        several = len({each.job.weights for each in all_}) > 1
+        place = job.model if several or not job.model else f"{job.model}/{job.weights}"
         hours = sum(each.hours for each in all_)
         return [
             job.rule,
-            f"{job.model}/{job.weights}" if job.model else "",
+            place,
             of,
             work.what,
             str(len(all_)),
