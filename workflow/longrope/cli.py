@@ -267,6 +267,47 @@ def _import_factors(options: argparse.Namespace) -> Outcome:
     return Outcome(artifacts=[options.out])
 
 
+def _plan(options: argparse.Namespace) -> Outcome:
+    from longrope.files import write_text
+    from longrope.plan.machine import find_machine
+    from longrope.plan.report import check_fits, plan
+
+    config = _whole_config(options)
+    machine = find_machine(
+        options.gpu,
+        memory=options.memory,
+        flops=options.flops,
+        utilisation=options.utilisation,
+        gpus=options.gpus,
+    )
+    text, estimates = plan(config, machine, options.target)
+    print(text, end="")
+    if options.out:
+        write_text(options.out, text)
+    if options.check:
+        check_fits(estimates, machine)
+    return Outcome(artifacts=[options.out] if options.out else [])
+
+
+def _whole_config(options: argparse.Namespace):
+    """The configuration of `--config FILE`, or of `--settings JSON`."""
+    from longrope.checks import check_config, load_config
+    from longrope.config import Config
+    from longrope.reading import read_settings
+
+    if options.settings:
+        config = read_settings(Config, options.settings)
+        check_config(config)
+        return config
+    import yaml
+
+    try:
+        raw = yaml.safe_load(options.config.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"--config {options.config}: cannot be read ({error})") from None
+    return load_config(raw)
+
+
 def _sync(options: argparse.Namespace) -> None:
     from longrope.tracking import sync
 
@@ -387,6 +428,19 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     stage.add_argument("--questions", type=int, help="at most so many of each, evenly chosen")
     _files(stage, "--out")
+
+    stage = _stage(stages, "plan", _plan, "what a study will cost, before it is run", tracked=False)
+    origin = stage.add_mutually_exclusive_group(required=True)
+    origin.add_argument("--config", type=Path, help="a configuration file")
+    origin.add_argument("--settings", metavar="JSON", help="the same as JSON")
+    stage.add_argument("--gpu", required=True, help="a100-80gb, h100-80gb, ...; cpu: one core")
+    stage.add_argument("--gpus", type=int, default=1, help="that one job may have (1)")
+    stage.add_argument("--memory", type=float, help="GiB of one, if not what is known")
+    stage.add_argument("--flops", type=float, help="FLOP/s of one, if not what is known")
+    stage.add_argument("--utilisation", type=float, help="share of them (0.4)")
+    stage.add_argument("--target", default="all", help="all, or study (with the ablations)")
+    stage.add_argument("--check", action="store_true", help="fail if a job does not fit")
+    stage.add_argument("--out", type=Path, help="also write the plan to this file")
 
     stage = _stage(stages, "sync", _sync, "put finished runs into MLflow", tracked=False)
     stage.add_argument("--records", type=Path, default=Path("logs"), help="where *.run.json are")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from longrope.config import Config
 from longrope.config.base import BASE
-from longrope.config.evaluation import EvaluationSettings
+from longrope.config.evaluation import ABLATIONS, MAIN, EvaluationSettings
 from longrope.study import (
     factor_files,
     factors_path,
@@ -15,6 +15,10 @@ from longrope.study import (
     searches,
     tiers,
     trace_path,
+)
+
+FIGURES = tuple(
+    each for each in (*MAIN, *ABLATIONS) if each.startswith("figure") or each == "depths"
 )
 
 
@@ -118,3 +122,40 @@ def shown(config: Config, among: Iterable[str]) -> list[str]:
     """The tables and figures among these that the configuration has evaluations for."""
     asked = {each for _, _, evaluation in evaluations(config) for each in evaluation.shown_in}
     return [each for each in among if each in asked]
+
+
+def figure_files(config: Config, figure: str) -> list[str]:
+    """What a figure is drawn from: records, metrics of trainings, traces or factors."""
+    match figure:
+        case "figure2":
+            return figure2_files(config)
+        case "figure5" | "figure5c":
+            return training_files(config, figure)
+        case "figure6":
+            return trace_files(config, figure)
+    return evaluation_files(config, shown_in=figure)
+
+
+def table_files(config: Config, table: str) -> list[str]:
+    """What a table is made of: records, and for that of the searches their traces."""
+    traces = trace_files(config, table) if table == "searches" else []
+    return evaluation_files(config, shown_in=table) + traces
+
+
+def tables_among(config: Config, names: Iterable[str]) -> list[str]:
+    """The tables among these that the configuration has evaluations for, the summary included."""
+    return [f"results/tables/{each}.md" for each in shown(config, names) if each not in FIGURES]
+
+
+def figures_among(config: Config, names: Iterable[str]) -> list[str]:
+    """The figures among these that the configuration has evaluations for."""
+    return [f"results/figures/{each}.png" for each in shown(config, names) if each in FIGURES]
+
+
+def extended_files(config: Config) -> list[str]:
+    """The extended models."""
+    return [
+        f"results/{model}/{settings.extension.weights}/extended/extended.json"
+        for model, settings in config.models.items()
+        if settings.extension
+    ]

@@ -22,4 +22,5 @@ VERSIONS = {
     "card": 1,
     "tabulate": 4,
     "plot": 4,
+    "plan": 1,
 }

@@ -21,6 +21,7 @@ from longrope.config.evaluation import (
 )
 from longrope.config.training import TuningStage
 from longrope.errors import UserError
+from longrope.plan.report import check_study
 from longrope.report import contents
 from longrope.report.contents import CONTENTS
 from longrope.study import ON_TUNED
@@ -29,8 +30,13 @@ from longrope.windows import PATTERN, parse_window, window_label
 from longrope import study, targets
 from snakemake.exceptions import WorkflowError
 
+# What it runs on is no part of a study: `--config gpu=...`, or `config:` in a profile.
+STATED = {key: config.pop(key) for key in ("gpu", "gpus", "gpu_memory") if key in config}
+
 try:
     STUDY = load_config(config)
+    if "gpu" in STATED:
+        check_study(STUDY, STATED["gpu"], STATED.get("gpus", 1), STATED.get("gpu_memory"))
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -46,7 +52,7 @@ wildcard_constraints:
     method=NAME,
 
 
-FIGURES = [each for each in (*MAIN, *ABLATIONS) if each.startswith("figure") or each == "depths"]
+FIGURES = targets.FIGURES
 
 
 # The environment for --sdm conda; without that flag the one that runs snakemake is used.
@@ -115,6 +121,15 @@ def pretrain_settings(wildcards):
             seed=STUDY.seed,
         )
     )
+
+
+def machine_flags():
+    """The options of `longrope plan` for the GPU that is stated; one core of this machine if none
+    is."""
+    flags = {"--gpu": STATED.get("gpu", "cpu"), "--gpus": STATED.get("gpus", 1)}
+    if "gpu_memory" in STATED:
+        flags["--memory"] = STATED["gpu_memory"]
+    return [str(part) for pair in flags.items() for part in pair]
 
 
 def untouched_records(wildcards):
@@ -319,15 +334,7 @@ def traces_of(wildcards):
 
 
 def figure_records(wildcards):
-    figure = wildcards.figure
-    match figure:
-        case "figure2":
-            return targets.figure2_files(STUDY)
-        case "figure5" | "figure5c":
-            return targets.training_files(STUDY, figure)
-        case "figure6":
-            return targets.trace_files(STUDY, figure)
-    return targets.evaluation_files(STUDY, shown_in=figure)
+    return targets.figure_files(STUDY, wildcards.figure)
 
 
 def labels_of(name):
@@ -357,11 +364,8 @@ def part_of_figure(wildcards):
 
 
 def tables_among(names):
-    """The tables among these that the configuration has evaluations for, the summary included."""
-    shown = [each for each in targets.shown(STUDY, names) if each not in FIGURES]
-    return [f"results/tables/{each}.md" for each in shown]
+    return targets.tables_among(STUDY, names)
 
 
 def figures_among(names):
-    shown = [each for each in targets.shown(STUDY, names) if each in FIGURES]
-    return [f"results/figures/{each}.png" for each in shown]
+    return targets.figures_among(STUDY, names)

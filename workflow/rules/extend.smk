@@ -25,9 +25,5 @@ rule assemble_extended:
 rule extended:
     """The extended models."""
     input:
-        [
-            f"results/{model}/{settings.extension.weights}/extended/extended.json"
-            for model, settings in STUDY.models.items()
-            if settings.extension
-        ],
+        targets.extended_files(STUDY),
     localrule: True

@@ -1,0 +1,405 @@
+"""What a study will cost: counts against closed forms and torch's own, jobs against Snakemake's."""
+
+import json
+import math
+import subprocess
+import sys
+import weakref
+
+import gguf
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from helpers import ROOT
+from longrope.checks import load_config
+from longrope.cli import main
+from longrope.errors import UserError
+from longrope.evaluate.perplexity import slide
+from longrope.losses import token_losses
+from longrope.plan import cost
+from longrope.plan.architecture import (
+    Architecture,
+    architecture_of,
+    known_architectures,
+    of_config,
+)
+from longrope.plan.estimate import estimate_study
+from longrope.plan.jobs import job_that_makes, jobs_of
+from longrope.plan.machine import GIB, find_machine
+from longrope.plan.paper import beside_paper, disagreements
+from longrope.plan.report import check_fits, check_study, plan
+
+LLAMA2 = known_architectures()["meta-llama/Llama-2-7b-hf"]
+MISTRAL = known_architectures()["mistralai/Mistral-7B-v0.1"]
+SMALL = Architecture(
+    layers=2,
+    hidden=64,
+    heads=4,
+    kv_heads=2,
+    head_size=16,
+    intermediate=176,
+    vocabulary=32,
+    tied=False,
+)
+TOKENS = 2048
+
+
+def configured(name: str):
+    return load_config(yaml.safe_load((ROOT / "config" / name).read_text()))
+
+
+def llama(shape: Architecture, attention: str = "sdpa", layers: int | None = None):
+    """That shape as transformers builds it."""
+    config = LlamaConfig(
+        num_hidden_layers=layers or shape.layers,
+        hidden_size=shape.hidden,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_size,
+        intermediate_size=shape.intermediate,
+        vocab_size=shape.vocabulary,
+        tie_word_embeddings=shape.tied,
+        max_position_embeddings=2 * TOKENS,
+        attn_implementation=attention,
+    )
+    return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    return find_machine("a100-80gb")
+
+
+@pytest.fixture(scope="module")
+def default():
+    return configured("config.yaml")
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return configured("paper.yaml")
+
+
+# --- how large models are -------------------------------------------------------------------
+
+
+def test_the_weights_of_published_models_are_counted():
+    assert LLAMA2.parameters == 6_738_415_616
+    assert MISTRAL.parameters == 7_241_732_096
+    assert known_architectures()["HuggingFaceTB/SmolLM2-135M"].parameters == 134_515_008
+    assert known_architectures()["meta-llama/Llama-3.2-1B"].parameters == 1_235_814_400
+
+
+@pytest.mark.parametrize("name", known_architectures())
+def test_a_known_shape_has_the_weights_that_transformers_builds(name):
+    shape = known_architectures()[name]
+    with torch.device("meta"):
+        model = llama(shape)
+    assert sum(each.numel() for each in model.parameters()) == shape.parameters
+    assert of_config(model.config.to_dict(), name) == shape
+
+
+def test_the_shape_of_a_gguf_is_in_its_header(tmp_path):
+    path = tmp_path / "small.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(SMALL.layers)
+    writer.add_embedding_length(SMALL.hidden)
+    writer.add_head_count(SMALL.heads)
+    writer.add_head_count_kv(SMALL.kv_heads)
+    writer.add_feed_forward_length(SMALL.intermediate)
+    for name in ("token_embd.weight", "output.weight"):
+        writer.add_tensor(name, np.zeros((SMALL.vocabulary, SMALL.hidden), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    raw = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    raw["models"]["tiny"]["source"] = {"kind": "gguf", "path": str(path)}
+    assert architecture_of("tiny", load_config(raw).models["tiny"]) == SMALL
+
+
+# --- FLOPs ----------------------------------------------------------------------------------
+
+
+def test_a_pass_takes_the_flops_that_torch_counts():
+    """Torch counts all pairs of tokens, a causal kernel computes half of them."""
+    model, tokens = llama(SMALL, "eager"), torch.zeros(1, TOKENS, dtype=torch.long)
+    whole = 2 * cost.attention(SMALL, TOKENS)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        token_losses(model, tokens)
+    ours = cost.forward(SMALL, TOKENS) - cost.attention(SMALL, TOKENS) + whole
+    assert counter.get_total_flops() == pytest.approx(ours, rel=0.002)
+    with FlopCounterMode(display=False) as counter:
+        token_losses(model, tokens).sum().backward()
+    training = cost.training(SMALL, TOKENS, recompute=False)
+    ours = training - 3.5 * cost.attention(SMALL, TOKENS) + 3 * whole
+    assert counter.get_total_flops() == pytest.approx(ours, rel=0.002)
+
+
+def test_activation_checkpointing_is_one_forward_pass_of_the_body_more():
+    again = cost.training(LLAMA2, 4096, recompute=True)
+    once = cost.training(LLAMA2, 4096, recompute=False)
+    assert again - once == cost.forward(LLAMA2, 4096) - 2 * LLAMA2.head * 4096
+
+
+# --- memory ---------------------------------------------------------------------------------
+
+
+def test_a_cache_of_256k_tokens_has_the_published_size():
+    assert cost.kv_cache(LLAMA2, 1 << 18, 2) == 128 * GIB
+    assert cost.kv_cache(MISTRAL, 1 << 18, 2) == 32 * GIB
+
+
+def test_what_is_kept_for_the_backward_pass_is_what_torch_keeps():
+    def kept(layers: int) -> int:
+        model, sizes = llama(SMALL, layers=layers), {}
+        own = {each.untyped_storage()._cdata for each in model.parameters()}
+
+        def note(tensor):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                sizes[storage._cdata] = storage.nbytes(), tensor  # held, so that none is twice
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            token_losses(model, torch.zeros(1, TOKENS, dtype=torch.long)).sum()
+        return sum(size for size, _ in sizes.values())
+
+    one_layer = cost.kept(SMALL, TOKENS, 4, recompute=False) / SMALL.layers
+    assert kept(3) - kept(2) == pytest.approx(one_layer, rel=0.01)
+
+
+class Alive(TorchDispatchMode):
+    """The most bytes that tensors had at a time, apart from views of weights."""
+
+    def __init__(self, model) -> None:
+        super().__init__()
+        self.own = {each.untyped_storage()._cdata for each in model.parameters()}
+        self.sizes, self.now, self.peak = {}, 0, 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        out = function(*arguments, **options or {})
+        for each in tree_leaves(out):
+            if isinstance(each, torch.Tensor):
+                self._note(each.untyped_storage())
+        return out
+
+    def _note(self, storage) -> None:
+        place = storage._cdata
+        if place not in self.own and place not in self.sizes:
+            self.sizes[place] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._gone, place)
+
+    def _gone(self, place) -> None:
+        self.now -= self.sizes.pop(place)
+
+
+@pytest.mark.parametrize("intermediate", [16, 176, 512])
+def test_a_pass_without_gradients_holds_what_is_planned(intermediate):
+    shape = Architecture(2, 64, 4, 4, 16, intermediate, 32, False)
+    model, tokens = llama(shape), torch.zeros(1, TOKENS, dtype=torch.long)
+    with torch.no_grad():
+        token_losses(model, tokens)  # what is made once
+        with Alive(model) as alive:
+            token_losses(model, tokens)
+    assert alive.peak == pytest.approx(cost.passing(shape, TOKENS, 4), rel=0.05)
+
+
+def test_training_holds_sixteen_bytes_a_weight_and_its_activations():
+    assert cost.training_memory(LLAMA2, 0, 4, recompute=False) == 20 * LLAMA2.parameters
+    held = [cost.training_memory(LLAMA2, 1 << 17, 2, recompute=each) for each in (False, True)]
+    assert held[0] > 800e9 and 150e9 < held[1] < 180e9  # one sequence of 128k
+
+
+# --- the paper ------------------------------------------------------------------------------
+
+
+def test_one_perplexity_at_2048k_takes_about_the_paper_s_fifty_minutes():
+    flops = cost.forward(LLAMA2, 1 << 21)
+    assert flops / 400e12 / 60 == pytest.approx(50, rel=0.05)  # at the rate of one H100
+    eight = find_machine("a100-80gb").seconds(flops, gpus=8) / 60  # as the paper had
+    assert 50 / 3 < eight < 50 * 3
+
+
+def test_the_plan_names_what_the_paper_cannot_mean(paper, gpu):
+    estimates = estimate_study(paper, gpu)
+    found = beside_paper(paper, estimates, gpu)
+    implied = {(each.stated.says, each.model, each.weights): each.utilisation for each in found}
+    assert len(implied) == 10 and len(found) == 12  # one statement is of 128k and of 256k
+    problems = "\n".join(disagreements(found))
+    assert "search at 256k: 1.4e+20 FLOPs in 3 days on 1 A100 are 178% of their peak" in problems
+    assert "576 perplexities of 50 minutes are 20.0 days" in problems
+    assert "within 5 days, which holds 144 of them" in problems
+
+
+def test_a_study_without_the_paper_s_models_says_nothing_of_it(default):
+    text, _ = plan(default, find_machine("h200"))
+    assert "the paper" not in text and "In all 99 jobs" in text
+
+
+# --- jobs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["all", "study"])
+def test_every_job_of_the_workflow_is_planned_once(default, target, tmp_path):
+    for name in ("resources", "config"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+    command += ["--directory", str(tmp_path), "--summary", target]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    header = next(line for line in lines if line[0] == "output_file")
+    made = {line[0]: line[header.index("rule")] for line in lines if len(line) == len(header)}
+    del made["output_file"]
+    jobs = jobs_of(default, target)
+    assert {job.output: job.rule for job in jobs}.items() <= made.items()
+    assert len({job.output for job in jobs}) == len(jobs)
+    # What is left are the other outputs of the same jobs.
+    others = {job_that_makes(default, path).output for path in made}
+    assert others == {job.output for job in jobs}
+
+
+def test_a_job_comes_after_those_that_it_needs(default):
+    done = set()
+    for job in jobs_of(default, "study"):
+        assert {job_that_makes(default, each).output for each in job.inputs} <= done
+        done.add(job.output)
+
+
+def test_a_search_is_counted_as_it_is_scored(default):
+    """25 evaluations of 5 documents, each with 8 needles, 2,048 tokens."""
+    machine = find_machine("cpu", flops=1e11)
+    found = {each.job.output: each.work for each in estimate_study(default, machine)}
+    work = found["results/tiny/base/factors/search/2k/factors.json"]
+    assert work.tokens == 25 * 5 * 9 * 2048
+    tuned = found["results/tiny/longrope-2k/model"]
+    assert tuned.tokens == 40 * 2 * 2048 and not tuned.recompute
+
+
+def test_windows_are_counted_as_they_slide(default):
+    machine = find_machine("cpu", flops=1e11)
+    found = {each.job.output: each.work for each in estimate_study(default, machine)}
+    work = found["results/tiny/base/evaluation/novels/none.json"]  # one document, stride 256
+    windows = {256: 20, 1024: 10, 2048: 5, 4096: 2}
+    passes = {size: len(slide(10**6, size, count, 256)) for size, count in windows.items()}
+    assert work.tokens == sum(size * count for size, count in passes.items())
+
+
+# --- machines and errors --------------------------------------------------------------------
+
+
+def test_a_core_is_timed_where_its_rate_is_not_given():
+    machine = find_machine("cpu")
+    assert machine.flops > 1e9 and machine.memory > GIB
+    assert find_machine("cpu", memory=2, flops=1e9).memory == 2 * GIB
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "a100"}, "unknown GPU 'a100': known are a100-40gb, a100-80gb, cpu,"),
+        ({"name": "h200", "utilisation": 1.4}, "utilisation 1.4: it is a share"),
+        ({"name": "h200", "gpus": 0}, "gpus 0: a job has at least 1"),
+        ({"name": "h200", "memory": -1.0}, "memory (GiB) and flops (a second) are above 0"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(options, message):
+    with pytest.raises(UserError) as error:
+        find_machine(**options)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"kind": "hub", "name": "nobody/nothing"}, "`hf download nobody/nothing config.json`"),
+        ({"kind": "folder", "path": "nowhere"}, "models.tiny: nowhere/config.json is not there"),
+        ({"kind": "gguf", "path": "no.gguf"}, "models.tiny: no.gguf is not there"),
+    ],
+)
+def test_a_model_of_unknown_size_is_refused(source, message, gpu):
+    raw = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    raw["models"]["tiny"]["source"] = source
+    with pytest.raises(UserError) as error:
+        estimate_study(load_config(raw), gpu)
+    assert message in str(error.value)
+
+
+def test_a_plan_that_does_not_fit_says_which_jobs_and_what_helps(paper, gpu):
+    estimates = estimate_study(paper, gpu)
+    with pytest.raises(UserError) as error:
+        check_fits(estimates, gpu)
+    text = str(error.value)
+    assert "a100-80gb has 80.0 GiB, of which 72.0 can be used, and a job may have 1" in text
+    assert "search at 2048k, 272 x 3 takes" in text and "jobs more" in text
+    check_fits(estimates, find_machine("a100-80gb", gpus=18))
+    with pytest.raises(UserError, match="gpus = 'many'"):
+        check_study(paper, "a100-80gb", "many")
+
+
+def test_more_gpus_share_memory_and_time(paper, gpu):
+    (each,) = [
+        each
+        for each in estimate_study(paper, gpu)
+        if (each.job.rule, each.job.model, each.job.window)
+        == ("search_factors", "llama2-7b", 1 << 21)
+    ]
+    assert each.gpus == math.ceil(each.work.memory / gpu.usable) == 3
+    assert each.seconds == pytest.approx(each.work.flops / (3 * 312e12 * 0.4), rel=1e-4)
+
+
+# --- commands -------------------------------------------------------------------------------
+
+
+def test_the_command_prints_writes_and_checks(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "plan.txt"
+    plain = ["plan", "--config", "config/config.yaml", "--gpu", "a100-80gb", "--out", str(out)]
+    assert main(plain) == 0
+    assert capsys.readouterr().out == out.read_text()
+    assert main([*plain, "--check"]) == 0
+    assert main([*plain, "--check", "--memory", "0.1"]) == 1
+    assert "longrope plan: the plan does not fit" in capsys.readouterr().err
+    assert main(["plan", "--config", "nowhere.yaml", "--gpu", "cpu"]) == 1
+    assert "--config nowhere.yaml: cannot be read" in capsys.readouterr().err
+
+
+def test_a_workflow_that_does_not_fit_the_stated_gpu_does_not_start(tmp_path):
+    (tmp_path / "resources").symlink_to(ROOT / "resources")
+    config = ROOT / "config/config.yaml"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "-n"]
+    command += ["--directory", str(tmp_path), "--configfile", str(config), "--config"]
+
+    def run(*stated: str) -> subprocess.CompletedProcess:
+        return subprocess.run([*command, *stated], capture_output=True, text=True, cwd=ROOT)
+
+    assert run("gpu=rtx-4090").returncode == 0
+    refused = run("gpu=rtx-4090", "gpu_memory=0.1")
+    assert refused.returncode == 1 and "the plan does not fit" in refused.stdout
+    assert "unknown GPU 'abacus'" in run("gpu=abacus").stdout
+
+
+def test_a_plan_is_made_without_loading_torch():
+    code = """
+import sys
+from longrope.cli import main
+main(["plan", "--config", "config/paper.yaml", "--gpu", "h200"])
+sys.exit(" ".join({"torch", "transformers", "datasets"} & set(sys.modules)) or 0)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_settings_as_json_give_the_same_plan(default, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    text, _ = plan(default, find_machine("h200"))
+    main(["plan", "--settings", json.dumps(default.model_dump(mode="json")), "--gpu", "h200"])
+    assert capsys.readouterr().out == text

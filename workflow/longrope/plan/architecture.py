@@ -1,0 +1,154 @@
+"""
+How large a model is, from what is on disk or known of it: all that its cost depends on.
+
+A Llama-like decoder: grouped-query attention and a gated MLP. Biases and norms of queries and keys
+are left out of the counts (less than a ten-thousandth). Weights are never read: a folder's
+config.json, a GGUF's header, the hub's cache, or the table that the project carries is enough.
+"""
+
+import csv
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from longrope.config import ModelSettings
+from longrope.errors import UserError
+from longrope.files import read_json
+
+RESOURCES = Path(__file__).parents[3] / "resources"
+KNOWN = RESOURCES / "models" / "architectures.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """The shape of a decoder."""
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    intermediate: int
+    vocabulary: int
+    tied: bool  # embedding and head are one matrix
+
+    @property
+    def body(self) -> int:
+        """Weights that every token is multiplied with, in all layers."""
+        attention = 2 * self.hidden * self.head_size * (self.heads + self.kv_heads)
+        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+
+    @property
+    def head(self) -> int:
+        """Weights of the head."""
+        return self.hidden * self.vocabulary
+
+    @property
+    def parameters(self) -> int:
+        """All weights, embedding and norms included."""
+        norms = (2 * self.layers + 1) * self.hidden
+        return self.body + norms + self.head * (1 if self.tied else 2)
+
+
+def architecture_of(name: str, settings: ModelSettings) -> Architecture:
+    """The shape of a configured model; UserError that says what to do where it is not known."""
+    source = settings.source
+    match source.kind:
+        case "pretrain":
+            made = source.architecture
+            return Architecture(
+                layers=made.layers,
+                hidden=made.hidden_size,
+                heads=made.heads,
+                kv_heads=made.heads,
+                head_size=made.hidden_size // made.heads,
+                intermediate=made.intermediate_size,
+                vocabulary=made.vocabulary,
+                tied=True,
+            )
+        case "folder":
+            path = Path(source.path) / "config.json"
+            if not path.exists():
+                raise UserError(f"models.{name}: {path} is not there, so its size is not known")
+            return of_config(read_json(path), str(path))
+        case "gguf":
+            return _of_gguf(name, Path(source.path))
+        case "hub":
+            return _of_hub(name, source.name, source.revision)
+
+
+def of_config(config: dict, place: str) -> Architecture:
+    """The shape that a config.json says; UserError if it lacks a part of it."""
+    config = config.get("text_config", config)
+    try:
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        return Architecture(
+            layers=config["num_hidden_layers"],
+            hidden=hidden,
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_size=config.get("head_dim") or hidden // heads,
+            intermediate=config["intermediate_size"],
+            vocabulary=config["vocab_size"],
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
+    except KeyError as error:
+        raise UserError(
+            f"{place}: no key {error}; a plan needs the shape of a Llama-like model"
+        ) from None
+
+
+def _of_gguf(name: str, path: Path) -> Architecture:
+    if not path.is_file():
+        raise UserError(f"models.{name}: {path} is not there, so its size is not known")
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    kind = reader.fields["general.architecture"].contents()
+
+    def read(key: str) -> int:
+        return int(reader.fields[f"{kind}.{key}"].contents())
+
+    hidden, heads = read("embedding_length"), read("attention.head_count")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    sized = f"{kind}.attention.key_length" in reader.fields
+    return Architecture(
+        layers=read("block_count"),
+        hidden=hidden,
+        heads=heads,
+        kv_heads=read("attention.head_count_kv"),
+        head_size=read("attention.key_length") if sized else hidden // heads,
+        intermediate=read("feed_forward_length"),
+        vocabulary=int(tensors["token_embd.weight"].n_elements) // hidden,
+        tied="output.weight" not in tensors,
+    )
+
+
+def _of_hub(name: str, repository: str, revision: str | None) -> Architecture:
+    """From the hub's cache on this machine, else from the carried table."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, "config.json", revision=revision)
+    if isinstance(cached, str):
+        return of_config(read_json(cached), f"{repository} in the hub's cache")
+    known = known_architectures()
+    if repository not in known:
+        raise UserError(
+            f"models.{name}: the size of {repository!r} is not known here: fetch its config.json"
+            f" (`hf download {repository} config.json`), or add a line to {KNOWN.name}, which has"
+            f" {', '.join(known)}"
+        )
+    return known[repository]
+
+
+def known_architectures() -> dict[str, Architecture]:
+    """Hub name -> shape, of the models in the carried table."""
+    if not KNOWN.exists():
+        raise UserError(f"{KNOWN} is missing: run from a clone of the repository")
+    sizes = [field.name for field in fields(Architecture) if field.name != "tied"]
+    with KNOWN.open(encoding="utf-8") as file:
+        return {
+            row["name"]: Architecture(
+                **{size: int(row[size]) for size in sizes}, tied=row["tied"] == "yes"
+            )
+            for row in csv.DictReader(file)
+        }

@@ -1,0 +1,87 @@
+"""
+What one pass of a model takes: FLOPs and bytes, as functions of its shape and the tokens.
+
+The path is the one that the code takes (`losses.py`, `training.py`): attention without a mask in a
+kernel that holds no scores and skips what is not causal, head and loss in pieces, no KV cache but
+where tokens are generated. A multiplication with its addition is two FLOPs. Norms, rotation and
+activation functions are left out: they cost time, which the utilisation covers, and few FLOPs.
+
+Bytes are those of tensors; `width` is that of one number (2 bfloat16, 4 float32).
+"""
+
+from longrope.plan.architecture import Architecture
+
+PIECE = 1 << 25  # logits that `losses.py` holds at a time
+PIECE_BYTES = 14 * PIECE  # those, in bfloat16 and float32, their soft maximum and its gradient
+BACKWARD = 2.0  # of a matrix product: two more products
+BACKWARD_ATTENTION = 2.5  # five products for two, as scores are computed again
+STATES = 16  # bytes a weight in training: float32 weight, gradient, and AdamW's two moments
+STEPPING = 20  # and while AdamW steps, when activations are gone
+CAST = 2  # bytes a weight: the copy that autocast keeps
+
+
+def attention(shape: Architecture, tokens: int) -> float:
+    """FLOPs of causal attention over a sequence: scores and values of half of all pairs."""
+    return 2 * shape.layers * shape.heads * shape.head_size * tokens**2
+
+
+def forward(shape: Architecture, tokens: int) -> float:
+    """FLOPs of one sequence through body and head."""
+    return 2 * (shape.body + shape.head) * tokens + attention(shape, tokens)
+
+
+def generation(shape: Architecture, tokens: int, new: int) -> float:
+    """FLOPs of a prompt, of whose tokens only the last needs the head, and of new tokens after."""
+    prompt = 2 * shape.body * tokens + attention(shape, tokens)
+    one = 2 * (shape.body + shape.head) + 2 * attention(shape, tokens) / max(tokens, 1)
+    return prompt + new * one
+
+
+def training(shape: Architecture, tokens: int, micro_batch: int = 1, *, recompute: bool) -> float:
+    """FLOPs of one sequence forward and backward.
+
+    The head is computed again where it does not fit in one piece; with `recompute`, which is
+    activation checkpointing, so is the body.
+    """
+    again = int(micro_batch * tokens * shape.vocabulary > PIECE)
+    body = 2 * shape.body * tokens * (1 + BACKWARD + recompute)
+    head = 2 * shape.head * tokens * (1 + BACKWARD + again)
+    return body + head + attention(shape, tokens) * (1 + BACKWARD_ATTENTION + recompute)
+
+
+def kv_cache(shape: Architecture, tokens: int, width: int) -> int:
+    """Bytes of keys and values of a sequence."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_size * tokens * width
+
+
+def passing(shape: Architecture, tokens: int, width: int) -> int:
+    """Bytes that are alive at once where nothing is kept for a backward pass.
+
+    The widest place is the MLP (three vectors of the intermediate size; the layer's input, the
+    residual, the normalised input, one more) or, where that is narrow, attention; cos and sin too.
+    """
+    widest = max(3 * shape.intermediate + 4 * shape.hidden, 10 * shape.hidden)
+    return (widest + 2 * shape.head_size) * tokens * width
+
+
+def kept(shape: Architecture, tokens: int, width: int, *, recompute: bool) -> int:
+    """Bytes kept for the backward pass: of every layer, or with `recompute` its input and one
+    layer's."""
+    keys = 2 * shape.kv_heads * shape.head_size
+    queries = 2 * shape.heads * shape.head_size  # and what attention gives
+    layer = 6 * shape.hidden + queries + keys + 4 * shape.intermediate
+    numbers = shape.layers * shape.hidden + layer if recompute else shape.layers * layer
+    return numbers * tokens * width
+
+
+def inference_memory(shape: Architecture, tokens: int, width: int, cached: int = 0) -> int:
+    """Bytes at the most while `tokens` tokens run at a time, `cached` of them with a cache."""
+    weights = shape.parameters * width
+    return weights + passing(shape, tokens, width) + kv_cache(shape, cached, width) + PIECE_BYTES
+
+
+def training_memory(shape: Architecture, tokens: int, width: int, *, recompute: bool) -> int:
+    """Bytes at the most of a training step with `tokens` tokens held at a time."""
+    weights = (STATES + (CAST if width == 2 else 0)) * shape.parameters
+    running = weights + kept(shape, tokens, width, recompute=recompute) + PIECE_BYTES
+    return max(running, STEPPING * shape.parameters)

@@ -1,0 +1,242 @@
+"""
+A plan as text: one line a group of like jobs, the totals, what does not fit, and the paper.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+from longrope.config import Config
+from longrope.errors import UserError
+from longrope.plan.estimate import Estimate, estimate_study
+from longrope.plan.jobs import longest_chain
+from longrope.plan.machine import GIB, Machine, find_machine
+from longrope.plan.paper import Beside, beside_paper, disagreements
+from longrope.windows import window_label
+
+HEADER = (
+    "job", "model, weights", "of", "at", "jobs", "tokens", "FLOPs", "GiB", "GPUs", "time",
+    "GPU-hours", "GiB of disk",
+)  # fmt: skip
+LEFT = 4  # columns that are aligned to the left
+NAMED = 3  # methods that a line names
+ORDER = ("import", "pretrain", "tokenize", "derive", "search", "finetune", "assemble", "evaluate")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Line:
+    """Like jobs: the same rule, weights and amount of work."""
+
+    estimates: tuple[Estimate, ...]
+
+    @property
+    def cells(self) -> list[str]:
+        """The cells of the table."""
+        first, all_ = self.estimates[0], self.estimates
+        job, work = first.job, first.work
+        names = list(dict.fromkeys(each.job.name for each in all_))
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        of = ", ".join(names[:NAMED]) + more
+        if job.evaluation:
+            of = f"{job.evaluation}: {of}"
+        several = len({each.job.weights for each in all_}) > 1
+        place = job.model if several or not job.model else f"{job.model}/{job.weights}"
+        hours = sum(each.hours for each in all_)
+        return [
+            job.rule,
+            place,
+            of,
+            work.what,
+            str(len(all_)),
+            _short(sum(each.work.tokens for each in all_)),
+            _short(sum(each.work.flops for each in all_), power=True),
+            _gib(max(each.work.memory for each in all_)),
+            str(first.gpus),
+            _time(hours),
+            _hours(hours * first.gpus),
+            _gib(sum(each.work.disk for each in all_)),
+        ]
+
+
+def plan(config: Config, machine: Machine, target: str = "all") -> tuple[str, list[Estimate]]:
+    """The plan of a study as text, and what it is made of."""
+    estimates = estimate_study(config, machine, target)
+    parts = [
+        f"The jobs of the target `{target}` on {machine.name}: {machine.memory / GIB:.0f} GiB,"
+        f" {machine.flops / 1e12:.4g} TFLOP/s at best, {machine.utilisation:.0%} of it reached.",
+        _aligned([list(HEADER), *(line.cells for line in _lines(estimates))]),
+        _totals(config, estimates),
+    ]
+    if notes := _notes(config, estimates, machine):
+        parts.append("\n".join(notes))
+    if found := beside_paper(config, estimates, machine):
+        parts.append(_paper(found))
+    return "\n\n".join(parts) + "\n", estimates
+
+
+def check_fits(estimates: list[Estimate], machine: Machine) -> None:
+    """Raise one UserError that names the jobs that need more GPUs than a job may have."""
+    large = [each for each in estimates if each.gpus > machine.gpus]
+    if not large:
+        return
+    worst = sorted(large, key=lambda each: -each.work.memory)
+    lines = [
+        f"{_name(each)} takes {each.work.memory / GIB:,.1f} GiB: {each.gpus} of {machine.name}"
+        for each in worst[:5]
+    ]
+    if len(worst) > 5:
+        lines.append(f"and {len(worst) - 5} jobs more")
+    raise UserError(
+        f"the plan does not fit: {machine.name} has {machine.memory / GIB:,.1f} GiB, of which"
+        f" {machine.usable / GIB:,.1f} can be used, and a job may have {machine.gpus}:"
+        + "".join(f"\n  {line}" for line in lines)
+        + "\n  name a larger GPU (gpu), allow a job more of them (gpus), or shorten windows in the"
+        " configuration; `longrope plan` shows every job"
+    )
+
+
+def check_study(config: Config, gpu: str, gpus: int = 1, memory: float | None = None) -> None:
+    """Raise UserError if a job of the study does not fit on what the profile states."""
+    if not isinstance(gpus, int) or not isinstance(memory, int | float | None):
+        raise UserError(f"gpus = {gpus!r}, gpu_memory = {memory!r}: write whole numbers, of GiB")
+    machine = find_machine(gpu, memory=memory, flops=1.0, gpus=gpus)  # its speed does not matter
+    check_fits(estimate_study(config, machine), machine)
+
+
+def _name(estimate: Estimate) -> str:
+    job = estimate.job
+    place = f"{job.rule} {job.model}/{job.weights}"
+    name = f"{job.evaluation} {job.name}" if job.evaluation else job.name
+    return f"{place}, {name} at {estimate.work.what}"
+
+
+def _lines(estimates: list[Estimate]) -> Iterable[Line]:
+    """Jobs that differ in name only become one line; those that forward nothing, by rule."""
+    groups: dict[tuple, list[Estimate]] = {}
+    for each in estimates:
+        job, work = each.job, each.work
+        amount = (job.weights, work) if work.tokens or work.disk or work.seconds else ()
+        key = (job.rule, job.model, job.evaluation, *amount)
+        groups.setdefault(key, []).append(each)
+    models = list(dict.fromkeys(key[1] for key in groups if key[1]))
+
+    def place(group: list[Estimate]) -> tuple[int, int]:
+        job = group[0].job
+        stage = job.rule.split("_")[0]
+        model = models.index(job.model) if job.model else len(models)  # tables and figures last
+        return model, ORDER.index(stage) if stage in ORDER else len(ORDER)
+
+    return [Line(tuple(group)) for group in sorted(groups.values(), key=place)]
+
+
+def _totals(config: Config, estimates: list[Estimate]) -> str:
+    hours = {each.job.output: each.hours for each in estimates}
+    chain = longest_chain([each.job for each in estimates], hours, config)
+    tokens = sum(each.work.tokens for each in estimates)
+    flops = sum(each.work.flops for each in estimates)
+    disk = sum(each.work.disk for each in estimates)
+    gpu_hours = sum(each.hours * each.gpus for each in estimates)
+    return (
+        f"In all {len(estimates)} jobs: {_short(tokens)} tokens, {_short(flops, power=True)} FLOPs,"
+        f" {_hours(gpu_hours)} GPU-hours, {_gib(disk)} GiB of disk.\n"
+        f"One after the other they take {_time(sum(hours.values()))}; side by side where they can,"
+        f" {_time(chain)}: the longest chain.\n"
+        f"At most {_gib(max(each.work.memory for each in estimates))} GiB and"
+        f" {max(each.gpus for each in estimates)} GPUs at a time in one job."
+    )
+
+
+def _loose(config: Config, estimates: list[Estimate]) -> list[str]:
+    """Evaluations whose windows slide over a number of documents that nothing says."""
+    found = {}
+    for each in estimates:
+        settings, name = config.models.get(each.job.model), each.job.evaluation
+        asked = settings.evaluation[name] if name else None
+        if asked and asked.task == "perplexity" and asked.stride:
+            splits = config.corpora[asked.corpus or settings.corpus].splits
+            if not (isinstance(splits.test, list) or "test" in splits.limits):
+                found[name] = None
+    return list(found)
+
+
+def _notes(config: Config, estimates: list[Estimate], machine: Machine) -> list[str]:
+    notes = []
+    if any(each.gpus > 1 for each in estimates):
+        notes.append(
+            "Memory is that of a job on all its GPUs. Where that is more than one, weights,"
+            " activations and\ntime are taken to be parted evenly; this version runs a job on one"
+            " GPU: such a job would run out of memory."
+        )
+    if any(each.work.recompute for each in estimates):
+        notes.append(
+            "Tunings that one GPU does not hold are counted with activation checkpointing, one"
+            " forward pass more;\nthis version keeps all activations."
+        )
+    if loose := _loose(config, estimates):
+        notes.append(
+            "Not known before the corpus is read: over how many documents the sliding windows of"
+            f" {', '.join(loose)} are\nspread. One in each is counted; several in one document cost"
+            " more. `splits.limits` can say how many there are."
+        )
+    if machine.is_cpu:
+        notes.append("GPUs: how many machines of this size; one core each.")
+    return notes
+
+
+def _paper(found: list[Beside]) -> str:
+    rows = [["the paper states", "model, weights", "FLOPs", "its GPU-hours", "here", "it implies"]]
+    rows += [
+        [
+            each.stated.says,
+            f"{each.model}/{each.weights} {window_label(each.stated.window)}",
+            _short(each.flops, power=True),
+            _hours(each.stated.gpus * each.stated.hours),
+            _hours(each.planned),
+            f"{each.utilisation:.0%}",
+        ]
+        for each in found
+    ]
+    text = _aligned(rows, left=2)
+    text += "\n(It implies that share of the peak of its A100s, 312 TFLOP/s each.)"
+    if problems := disagreements(found):
+        text += "\n\nWhat does not fit together:\n" + "\n".join(f"- {each}" for each in problems)
+    return text
+
+
+def _aligned(rows: list[list[str]], left: int = LEFT) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _short(value: float, power: bool = False) -> str:
+    """1,234,567 as 1.23M; FLOPs as a power of ten."""
+    if not value:
+        return "-"
+    if power:
+        return f"{value:.2e}".replace("e+", "e")
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:g}"
+
+
+def _gib(value: float) -> str:
+    """Bytes in GiB."""
+    return f"{value / GIB:,.1f}" if value >= GIB / 20 else f"{value / GIB:.1g}" if value else "-"
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.01 else f"{value:.1g}"
+
+
+def _time(hours: float) -> str:
+    if hours >= 48:
+        return f"{hours / 24:,.1f} days"
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.1f} min" if hours >= 1 / 60 else f"{hours * 3600:.0f} s"
