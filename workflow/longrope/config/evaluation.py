@@ -41,7 +41,8 @@ MAIN = (  # tables and figures that the target `all` makes
     "summary", "figure1", "figure2", "figure4", "depths", "figure5", "figure6",
 )  # fmt: skip
 ABLATIONS = (  # and those that the target `study` adds: more searches, tunings, the harness
-    "table01", "table02", "table03", "table08", "table11", "table12", "figure3", "figure5c",
+    "table01", "table02", "table03", "table08", "table11", "table12", "retrieval", "figure3",
+    "figure5c",
 )  # fmt: skip
 Shown = Annotated[str, Field(pattern=f"^({'|'.join((*MAIN, *ABLATIONS))})$")]
 

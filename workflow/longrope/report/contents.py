@@ -47,6 +47,7 @@ CONTENTS = {
     "table07": Entry(EXTENDED, "Perplexity by length, as on PG19"),
     "figure4": Entry(EXTENDED, "Passkeys over context length", "passkey"),
     "passkey": Entry(EXTENDED, "Passkeys by length"),
+    "retrieval": Entry(EXTENDED, "Passkeys, and needles among other keys"),
     "depths": Entry(EXTENDED, "Passkeys by length and depth", "passkey"),
 }
 

@@ -165,6 +165,15 @@ def _by_length(
 
 def passkey_table(config: Config, sources: Sources) -> Table:
     """Passkeys found, by length; the paper shows its own in Figure 4 only, without numbers."""
+    return _retrieved("passkey", config, sources)
+
+
+def retrieval_table(config: Config, sources: Sources) -> Table:
+    """The same and RULER's needles: a model may pass the one and fail the other."""
+    return _retrieved("retrieval", config, sources)
+
+
+def _retrieved(name: str, config: Config, sources: Sources) -> Table:
     rows, rules, lengths = [], set(), set()
     for model, text, own in sources.texts(config, "passkey"):
         settings, frame = config.models[model], accuracies(own)
@@ -194,7 +203,7 @@ def passkey_table(config: Config, sources: Sources) -> Table:
         if (sentence := _best_finder(config.models[model], own))
     )
     left = tuple(columns[:7])
-    return Table("passkey", caption, frame, note, found, rules=frozenset(rules), left=left)
+    return Table(name, caption, frame, note, found, rules=frozenset(rules), left=left)
 
 
 def _best_finder(settings: ModelSettings, own: list[Evaluation]) -> str:
@@ -249,6 +258,7 @@ TABLES: dict[str, Callable[[Config, Sources], Table]] = {
     "table11": ablations.table11,
     "table12": ablations.table12,
     "passkey": passkey_table,
+    "retrieval": retrieval_table,
     "searches": searches_table,
     "fitness": fitness_table,
 }
