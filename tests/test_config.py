@@ -20,7 +20,7 @@ from longrope.config.search import SearchSettings
 from longrope.config.training import TuningStage
 from longrope.errors import UserError
 from longrope.reading import read_settings
-from longrope.study import factor_files, lengths_of, needs
+from longrope.study import corpus_of, factor_files, lengths_of, needs
 from longrope.windows import window_label
 
 STUDY = """
@@ -320,6 +320,36 @@ def test_a_corpus_must_serve_the_search_that_needs_most_documents():
     more = study()
     more["models"]["small"]["search"]["1k"]["documents"] = 7
     assert needed(more) == needed(study()) | {("validation", 1024): 7}
+
+
+def test_tunings_searches_and_evaluations_may_each_have_their_corpus():
+    raw = study()
+    books = raw["corpora"]["books"]
+    raw["corpora"] |= {"code": books, "news": books, "long": books}
+    small = raw["models"]["small"]
+    small["corpus"] = {"train": "code", "validation": "news", "test": "books"}
+    small["extension"]["corpus"] = "long"
+    config, extended = load_config(raw), small["extension"]["weights"]
+    settings = config.models["small"]
+    assert [corpus_of(settings, split) for split in ("train", "validation", "test")] == [
+        "code",
+        "news",
+        "books",
+    ]
+    assert corpus_of(settings, "validation", extended) == "long"
+    assert corpus_of(settings, "train", extended) == "code"
+    splits = {
+        corpus: {each.split for each in needs(config, "small", corpus)} for corpus in raw["corpora"]
+    }
+    assert splits == {
+        "code": {"train"},
+        "news": {"validation"},
+        "long": {"validation"},
+        "books": {"test"},
+    }
+    small["corpus"]["train"] = "coed"
+    with pytest.raises(UserError, match=r"corpus\.train: unknown corpus 'coed'"):
+        load_config(raw)
 
 
 def test_every_method_that_is_accepted_has_factors_for_its_lengths():

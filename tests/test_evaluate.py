@@ -140,12 +140,35 @@ def test_windows_are_dealt_to_documents_in_turn_as_far_as_each_has_room(tokens, 
     assert all(counts.get(id_, 0) >= min(room[id_], most - 1) for id_ in room)
 
 
+@pytest.mark.parametrize("mode", ["stride", "truncate"])
+def test_the_same_long_documents_are_taken_at_every_length(tmp_path, mode):
+    lengths = [300, 90, 700, 800]  # of the documents, in their order
+    split = TokenSplit(write_split(tmp_path / "split", [[1] * n for n in lengths], "any"))
+    stage = PerplexityStage(
+        evaluation="books",
+        method="none",
+        windows={64: 2, 256: 2},
+        documents=2,
+        at_least=256,
+        mode=mode,
+    )
+    for length in stage.windows:
+        chosen = [document.id for document, _ in plan(split, length, stage)]
+        assert chosen == ["document-0", "document-2"]
+    with pytest.raises(UserError, match="at least 1,024 tokens"):
+        plan(split, 64, stage.model_copy(update={"at_least": 1024}))
+
+
 @pytest.mark.parametrize(
     ("windows", "stride", "message"),
     [
-        ({8192: 1}, None, r"8,192 tokens wants 1 windows .* its 0 documents of that length have 0"),
+        (
+            {8192: 1},
+            None,
+            r"8,192 tokens wants 1 windows .* its 0 documents of at least 8,192 tokens have 0",
+        ),
         ({64: 1000}, None, "wants 1000 windows"),
-        ({512: 15}, None, "its 2 documents of that length have 13"),
+        ({512: 15}, None, "its 2 documents of at least 512 tokens have 13"),
         ({1: 1}, None, "token"),
     ],
 )
@@ -261,6 +284,8 @@ def test_the_file_tells_how_it_was_made(measure, tokens, rope):
         "window": "length",
         "mode": "stride",
         "stride": 16,
+        "documents": "all",
+        "at_least": "length",
     }
     assert (found["task"], found["model"], found["weights"]) == ("perplexity", "tiny", "base")
     assert found["weights_fingerprint"] == rope.fingerprint

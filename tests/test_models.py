@@ -57,7 +57,8 @@ def test_a_folder_is_brought_in_as_it_is_with_a_record_of_its_rope(source, tmp_p
     rope = record.rope
     assert (rope.model, rope.theta, rope.pairs, rope.original_window) == ("tiny", 1e4, PAIRS, 64)
     assert record.weights == "base" and rope.fingerprint == record.fingerprint
-    assert record.source == {"kind": "folder", "path": str(source)} and record.changes == {}
+    assert record.source == {"kind": "folder", "path": str(source), "precision": "auto"}
+    assert record.changes == {}
     assert torch.equal(logits(tmp_path / "model"), logits(source))
     text = "The pass key is 12345."
     assert load_tokenizer(tmp_path / "model").encode(text) == make_tokenizer().encode(text)
@@ -284,6 +285,13 @@ def test_a_sliding_window_is_switched_off_and_noted(kind, options, tmp_path):
         assert not torch.equal(last(model, IDS), last(model, other))
 
 
+def test_a_sliding_window_may_be_the_original_window(tmp_path):
+    folder = save_tiny("Mistral", tmp_path / "source", sliding_window=16)
+    assert bring_in(folder, tmp_path / "model", 16).rope.original_window == 16
+    with pytest.raises(UserError, match="its max_position_embeddings"):
+        bring_in(folder, tmp_path / "other", 32)
+
+
 @pytest.mark.parametrize(
     ("precision", "expected"), [("auto", torch.float32), ("bfloat16", torch.bfloat16)]
 )
@@ -314,7 +322,8 @@ def test_the_hub_is_asked_for_the_pinned_revision_and_only_what_is_needed(
     model = HubModel(kind="hub", name="some/model", revision="abc123")
     record = import_model(model, "tiny", WINDOW, tmp_path / "model")
     assert calls == [("some/model", "abc123")]
-    assert record.source == {"kind": "hub", "name": "some/model", "revision": "abc123"}
+    expected = {"kind": "hub", "name": "some/model", "revision": "abc123", "precision": "auto"}
+    assert record.source == expected
     assert record.fingerprint == bring_in(source, tmp_path / "folder").fingerprint
 
 

@@ -6,7 +6,7 @@ order, names that exist, factors that some search makes.
 """
 
 from longrope.baselines import CLOSED_FORMS, is_closed_form
-from longrope.config import Config, ModelSettings
+from longrope.config import Config, Corpora, ModelSettings
 from longrope.config.base import BASE
 from longrope.config.evaluation import EvaluationSettings, PerplexitySettings
 from longrope.errors import UserError, unknown_name
@@ -36,8 +36,16 @@ def check_config(config: Config) -> None:
 def _problems(config: Config, settings: ModelSettings) -> list[str]:
     problems = []
     original = settings.original_window
-    if settings.corpus not in config.corpora:
-        problems.append(f"corpus: {unknown_name('corpus', settings.corpus, config.corpora)}")
+    named = {"corpus": settings.corpus}
+    if isinstance(settings.corpus, Corpora):
+        named = {f"corpus.{split}": name for split, name in settings.corpus}
+    if settings.extension and settings.extension.corpus:
+        named["extension.corpus"] = settings.extension.corpus
+    problems += [
+        f"{place}: {unknown_name('corpus', name, config.corpora)}"
+        for place, name in named.items()
+        if name not in config.corpora
+    ]
     problems += [
         f"search.{window_label(window)}: the window must be above the original one,"
         f" {window_label(original)}"

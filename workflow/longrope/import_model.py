@@ -74,25 +74,29 @@ def import_model(
         found = rope_of_config(config, name)
         check_head(config, name)
         if rope == "plain":
-            _check_plain(config, found, original_window)
+            sliding = changes.get("sliding_window", {}).get("was")
+            _check_plain(config, found, original_window, sliding)
         else:
             _check_scaling(read_json(draft / "config.json"), found, original_window)
-            found = dataclasses.replace(found, original_window=original_window)
+        found = dataclasses.replace(found, original_window=original_window)
         _check_rotary(draft, found)
         origin = source.model_dump(exclude_none=True)
         write_record(draft, ModelRecord(found, BASE, UNKNOWN, origin, changes))
     return read_record(folder)
 
 
-def _check_plain(config: dict, found: Rope, original_window: int) -> None:
-    """Raise UserError unless a RoPE was never rescaled and is of the configured window."""
+def _check_plain(config: dict, found: Rope, original_window: int, sliding: int | None) -> None:
+    """Raise UserError unless a RoPE was never rescaled and is of the configured window.
+
+    That may be the sliding window that it was trained with: within it, no token sees further.
+    """
     if (type_ := rope_type_of(config)) != PLAIN:
         raise UserError(
             f"model {found.model!r} is already rescaled (rope_type {type_!r}): start from the model"
             " it was made from, remove that block if the weights were never tuned with it, or say"
             " `rope: own` to measure it as it is"
         )
-    if found.original_window != original_window:
+    if original_window not in (found.original_window, sliding):
         raise UserError(
             f"model {found.model!r}: original_window is {original_window} in the configuration, but"
             f" its max_position_embeddings is {found.original_window}: set the window that it was"

@@ -47,6 +47,14 @@ def tuned_path(model: str, settings: ModelSettings, weights: str) -> str:
     return factors_path(model, BASE, tuning.method, tuning.window)
 
 
+def corpus_of(settings: ModelSettings, split: str, weights: str | None = None) -> str:
+    """The corpus whose split a stage uses; searches on the extended weights may have their own."""
+    extension = settings.extension
+    if split == "validation" and extension and extension.corpus and weights == extension.weights:
+        return extension.corpus
+    return settings.corpus if isinstance(settings.corpus, str) else getattr(settings.corpus, split)
+
+
 def searches(settings: ModelSettings) -> dict[str, tuple[Variant, int | None]]:
     """Method -> what it changes, and its seed where that is its own: `search` and its variants."""
     found: dict[str, tuple[Variant, int | None]] = {"search": (Variant(), None)}
@@ -208,9 +216,7 @@ def needs(config: Config, model: str, corpus: str) -> list[Need]:
     They are parameters of the tokenisation: the fewer, the fewer changes run it again.
     """
     settings = config.models[model]
-    found = _evaluation_needs(settings, corpus)
-    if corpus == settings.corpus:
-        found += _method_needs(settings)
+    found = _evaluation_needs(settings, corpus) + _method_needs(settings, corpus)
     kept: list[Need] = []
     for need in sorted(found, key=_size, reverse=True):
         if not any(_implies(each, need) for each in kept):
@@ -233,26 +239,29 @@ def _evaluation_needs(settings: ModelSettings, corpus: str) -> list[Need]:
         Need(
             split="test",
             documents=windows if asked.mode == "truncate" else 1,
-            tokens=length,
+            tokens=max(length, asked.at_least or 0),
             reason=f"evaluation.{name} at {window_label(length)}",
-            windows=windows,
+            windows=1 if asked.at_least else windows,  # of the length: known when it is measured
         )
         for name, asked in settings.evaluation.items()
-        if asked.task == "perplexity" and (asked.corpus or settings.corpus) == corpus
+        if asked.task == "perplexity" and (asked.corpus or corpus_of(settings, "test")) == corpus
         for length, windows in asked.windows.items()
         if asked.methods
     ]
 
 
-def _method_needs(settings: ModelSettings) -> list[Need]:
+def _method_needs(settings: ModelSettings, corpus: str) -> list[Need]:
     budgets = []
     for weights in [BASE, *settings.tunings]:
+        if corpus_of(settings, "validation", weights) != corpus:
+            continue
         for method, (variant, _) in searches(settings).items():
             known = budgets_of(settings, weights)
             windows = searched(settings, weights, method)
             budgets += [(window, variant.budget or known[window]) for window in windows]
-    if settings.extension:
-        budgets += settings.extension.recovery.items()
+    extension = settings.extension
+    if extension and corpus_of(settings, "validation", extension.weights) == corpus:
+        budgets += extension.recovery.items()
     found = [
         Need(
             split="validation",
@@ -270,6 +279,7 @@ def _method_needs(settings: ModelSettings) -> list[Need]:
             reason=f"the tuning {name!r} at {window_label(tuning.window)}",
         )
         for name, tuning in settings.tunings.items()
+        if corpus_of(settings, "train") == corpus
     ]
     return found
 

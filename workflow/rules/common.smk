@@ -76,7 +76,7 @@ def tokens_of(split):
     """An input function: one split of the corpus that a model uses."""
 
     def tokens(wildcards):
-        corpus = model_settings(wildcards).corpus
+        corpus = study.corpus_of(model_settings(wildcards), split, wildcards.get("weights"))
         return f"results/{wildcards.model}/data/{corpus}/{split}"
 
     return tokens
@@ -116,7 +116,7 @@ def pretrain_settings(wildcards):
     return as_json(
         PretrainStage(
             model=settings.source,
-            corpus=STUDY.corpora[settings.corpus],
+            corpus=STUDY.corpora[study.corpus_of(settings, "train")],
             original_window=settings.original_window,
             seed=STUDY.seed,
         )
@@ -145,7 +145,7 @@ def corpus_files(wildcards):
 
 
 def model_corpus_files(wildcards):
-    return study.source_files(STUDY.corpora[model_settings(wildcards).corpus].source)
+    return study.source_files(STUDY.corpora[study.corpus_of(model_settings(wildcards), "train")].source)
 
 
 def corpus_settings(wildcards):
@@ -254,7 +254,8 @@ def method_factors(wildcards):
 
 
 def test_tokens(wildcards):
-    corpus = evaluation_settings(wildcards).corpus or model_settings(wildcards).corpus
+    settings = model_settings(wildcards)
+    corpus = evaluation_settings(wildcards).corpus or study.corpus_of(settings, "test")
     return f"results/{wildcards.model}/data/{corpus}/test"
 
 
@@ -266,6 +267,8 @@ def perplexity_settings(wildcards):
             method=wildcards.method,
             windows=lengths(wildcards),
             stride=asked.stride,
+            documents=asked.documents,
+            at_least=asked.at_least,
             mode=asked.mode,
         )
     )

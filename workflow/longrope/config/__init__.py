@@ -66,10 +66,19 @@ class PretrainedHere(PretrainSettings):
     kind: Literal["pretrain"]
 
 
+class Corpora(Settings):
+    """A corpus for each use, where one does not serve all."""
+
+    train: Name  # tunings
+    validation: Name  # searches
+    test: Name  # evaluations that name no corpus of their own
+
+
 class Extension(Settings):
     """The long windows and the recovered short ones, on tuned weights, without training."""
 
     weights: Name  # the tuning that is extended
+    corpus: Name | None = None  # whose validation documents; null: as the first search
     optimiser: OptimiserSettings | None = None  # instead of the model's own, and so on
     fitness: Fitness | None = None
     attention_factor: SearchedAttention | None = None
@@ -88,7 +97,7 @@ class ModelSettings(Settings):
     # plain: the RoPE that it was pre-trained with. own: a published long-context checkpoint, which
     # keeps the RoPE and the sliding window that it comes with, and is only evaluated (method none).
     rope: Plain = "plain"
-    corpus: Name
+    corpus: Name | Corpora
     optimiser: OptimiserSettings = Bayesian(name="bayesian")
     # Multiplies cos and sin of searched factors: none (the paper's equations), su (the authors'
     # released code: sqrt(1 + ln s / ln L)), yarn (0.1 ln s + 1), a number, or

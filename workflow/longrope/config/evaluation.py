@@ -59,6 +59,9 @@ class PerplexitySettings(Settings):
     # each are scored, each token once (the paper uses 256: at 128k, 512 times the cost); windows
     # shorter than it do not overlap.
     stride: Window | None = None
+    # The same documents at every length: the first so many, of those of at least so many tokens.
+    documents: Count | None = None
+    at_least: Window | None = None
     # Where a document's windows are: in its middle, or one at its start (`truncate`: what the
     # released scripts of LongRoPE and YaRN measure).
     mode: Literal["stride", "truncate"] = "stride"
@@ -174,6 +177,8 @@ class PerplexityStage(Settings):
     method: Name
     windows: dict[Window, Count]
     stride: Window | None = None
+    documents: Count | None = None
+    at_least: Window | None = None
     mode: Literal["stride", "truncate"] = "stride"
 
 

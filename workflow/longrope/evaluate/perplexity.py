@@ -66,6 +66,8 @@ def evaluate_perplexity(
         "window": "length",
         "mode": stage.mode,
         "stride": stage.stride or "length",
+        "documents": stage.documents or "all",
+        "at_least": stage.at_least or "length",
     }
     results = evaluate_lengths(
         "perplexity",
@@ -114,16 +116,21 @@ def plan(split: TokenSplit, length: int, stage: PerplexityStage) -> list[tuple]:
     wanted, stride = stage.windows[length], min(stage.stride or length, length)
     if length < 2:
         raise UserError(f"perplexity at {length} token: a window takes at least 2")
+    shortest = max(length, stage.at_least or 0)
+    documents = [each for each in split if len(each.tokens) >= shortest][: stage.documents]
     if stage.mode == "truncate":
-        found = split.at_least(length, wanted, f"perplexity at {length} tokens")
-        return [(document, [Window(0, length - 1)]) for document in found]
-    documents = [document for document in split if len(document.tokens) >= length]
+        if len(documents) < wanted:
+            raise UserError(
+                f"{split.folder}: perplexity at {length:,} tokens wants one window of {wanted}"
+                f" documents, there are {len(documents)} of at least {shortest:,} tokens"
+            )
+        return [(document, [Window(0, length - 1)]) for document in documents[:wanted]]
     room = [len(document.tokens) // length for document in documents]
     if sum(room) < wanted:
         raise UserError(
             f"{split.folder}: perplexity at {length:,} tokens wants {wanted} windows that do not"
-            f" overlap, its {len(documents)} documents of that length have {sum(room)}: lower"
-            " the windows for it, or add longer test documents"
+            f" overlap, its {len(documents)} documents of at least {shortest:,} tokens have"
+            f" {sum(room)}: lower the windows for it, or add longer test documents"
         )
     dealt = [0] * len(documents)
     while sum(dealt) < wanted:

@@ -19,7 +19,7 @@ from longrope.plan.architecture import Architecture, architecture_of
 from longrope.plan.jobs import Job, jobs_of
 from longrope.plan.machine import GIB, Machine
 from longrope.plan.questions import sequences
-from longrope.study import lengths_of, search_settings, source_files
+from longrope.study import corpus_of, lengths_of, search_settings, source_files
 from longrope.windows import window_label
 
 START = 5.0  # seconds of a job before it works: Python, torch, the weights of a small model
@@ -205,8 +205,9 @@ class _Model:
         stride = min(asked.stride or length, length)
         if stride == length:
             return amount
-        splits = self.config.corpora[asked.corpus or self.settings.corpus].splits
+        splits = self.config.corpora[asked.corpus or corpus_of(self.settings, "test")].splits
         listed = len(splits.test) if isinstance(splits.test, list) else amount
+        listed = min(listed, asked.documents or listed)
         documents = min(amount, splits.limits.get("test", listed))
         each, more = divmod(amount, documents)
         dealt = [each + (number < more) for number in range(documents)]

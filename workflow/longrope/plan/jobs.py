@@ -12,6 +12,7 @@ from longrope.config.base import BASE
 from longrope.config.evaluation import ABLATIONS, MAIN
 from longrope.errors import unknown_name
 from longrope.study import (
+    corpus_of,
     factor_files,
     factors_path,
     lengths_of,
@@ -106,8 +107,11 @@ def _model(model: str, weights: str = BASE) -> str:
     return f"results/{model}/{weights}/model"
 
 
-def _tokens(config: Config, model: str, split: str, corpus: str | None = None) -> str:
-    return f"results/{model}/data/{corpus or config.models[model].corpus}/{split}"
+def _tokens(
+    config: Config, model: str, split: str, weights: str = BASE, corpus: str | None = None
+) -> str:
+    corpus = corpus or corpus_of(config.models[model], split, weights)
+    return f"results/{model}/data/{corpus}/{split}"
 
 
 def _weights_job(config: Config, model: str, weights: str) -> Job:
@@ -128,7 +132,7 @@ def _factors_job(config: Config, model: str, weights: str, method: str, window: 
         return Job("derive_factors", made, (start,), *place, window=window)
     before = warm_window(config, *place, window)
     warm = [] if before is None else [factors_path(*place, before)]
-    inputs = (start, _tokens(config, model, "validation"), *warm)
+    inputs = (start, _tokens(config, model, "validation", weights), *warm)
     return Job("search_factors", made, inputs, *place, window=window)
 
 
@@ -140,7 +144,7 @@ def _evaluation_job(
     lengths = lengths_of(settings, weights, method, asked)
     inputs = [_model(model, weights)]
     if asked.task == "perplexity":
-        inputs.append(_tokens(config, model, "test", asked.corpus))
+        inputs.append(_tokens(config, model, "test", corpus=asked.corpus))
     inputs += factor_files(model, settings, weights, method, lengths)
     rule = f"evaluate_{asked.task}"
     return Job(rule, path, tuple(inputs), model, weights, method, evaluation=name)

@@ -11,6 +11,7 @@ from longrope.plan.estimate import Estimate, estimate_study
 from longrope.plan.jobs import longest_chain
 from longrope.plan.machine import GIB, Machine, find_machine
 from longrope.plan.paper import Beside, beside_paper, disagreements
+from longrope.study import corpus_of
 from longrope.windows import window_label
 
 HEADER = (
@@ -152,8 +153,8 @@ def _loose(config: Config, estimates: list[Estimate]) -> list[str]:
         settings, name = config.models.get(each.job.model), each.job.evaluation
         asked = settings.evaluation[name] if name else None
         if asked and asked.task == "perplexity" and asked.stride:
-            splits = config.corpora[asked.corpus or settings.corpus].splits
-            if not (isinstance(splits.test, list) or "test" in splits.limits):
+            splits = config.corpora[asked.corpus or corpus_of(settings, "test")].splits
+            if not (asked.documents or isinstance(splits.test, list) or "test" in splits.limits):
                 found[name] = None
     return list(found)
 
