@@ -221,7 +221,7 @@ def _markdown(config: Config, summary: dict) -> str:
                 parts += [f"### {statement}", _tally(tested)]
                 parts.append(_claims_table(config.models[model], tested))
         if everything := found["claims"] + found["retrieval"]:
-            parts.insert(after, f"{HERE}{model}: {_tally(everything)}")
+            parts.insert(after, f"{HERE}{model}. {_tally(everything)}")
         if found["retrieval"]:
             parts += [f"### {RETRIEVAL}", _tally(found["retrieval"])]
             parts.append(_retrieval_table(config.models[model], found["retrieval"]))
