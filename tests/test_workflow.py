@@ -53,9 +53,9 @@ def test_the_default_study_asks_for_every_stage(place):
 def test_the_ablations_are_asked_for_by_a_target_of_their_own(place):
     counts = jobs(snakemake("--dry-run", "study", cwd=place).stdout)
     assert counts["search_factors"] == 13
-    assert counts["finetune_model"] == 8
+    assert counts["finetune_model"] == 9
     assert counts["evaluate_benchmarks"] == 3
-    assert (counts["make_table"], counts["plot_figure"]) == (14, 8)
+    assert (counts["make_table"], counts["plot_figure"]) == (15, 8)
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def test_another_configuration_replaces_the_default_one(place):
 
 def test_a_budget_changes_the_command_of_its_own_search_only(place, tmp_path):
     text = (ROOT / "config/config.yaml").read_text()
-    assert "8k: {evaluations: 20" in text
+    assert "8k: {evaluations: 16" in text
     changed = tmp_path / "changed.yaml"
-    changed.write_text(text.replace("8k: {evaluations: 20", "8k: {evaluations: 21"))
+    changed.write_text(text.replace("8k: {evaluations: 16", "8k: {evaluations: 17"))
     before = dry_parameters(place, ROOT / "config/config.yaml")
     after = dry_parameters(place, changed)
     assert {name for name in before if before[name] != after[name]} == {"search 8k"}
