@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from test_workflow import ROOT, snakemake
 
 GOLDEN = Path(__file__).parent / "data" / "dags"

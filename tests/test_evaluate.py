@@ -24,7 +24,7 @@ from longrope.evaluate.perplexity import evaluate_perplexity, plan, slide
 from longrope.factors import RescaleFactors, write_factors
 from longrope.files import sha256_of
 from longrope.import_model import import_model
-from longrope.models import load_model
+from longrope.models import METADATA, load_model
 from longrope.passkey import PasskeyWriter, random_key
 
 SETTINGS = BOOKS.parent / "paper" / "settings.yaml"
@@ -48,8 +48,18 @@ def factors(rope, tmp_path):
 def measure(model_folder, tokens, factors, tmp_path):
     """Evaluates perplexity; returns the file that it writes."""
 
-    def run(windows, stride=None, paths=None, split=None, state="state", model=model_folder):
-        stage = PerplexityStage(evaluation="books", method="pi", windows=windows, stride=stride)
+    def run(
+        windows,
+        stride=None,
+        paths=None,
+        split=None,
+        state="state",
+        model=model_folder,
+        mode="stride",
+    ):
+        stage = PerplexityStage(
+            evaluation="books", method="pi", windows=windows, stride=stride, mode=mode
+        )
         out = tmp_path / "out.json"
         split, paths = split or tokens["test"], paths or [factors(1)]
         evaluate_perplexity(stage, model, split, paths, out, tmp_path / state)
@@ -191,6 +201,20 @@ def test_the_loss_of_a_window_is_the_loss_that_transformers_computes(measure, mo
         assert record["windows"] == [[start, WINDOW - 1, pytest.approx(loss, rel=1e-5)]]
         assert record["loss"] == pytest.approx(loss, rel=1e-5)
         assert record["tokens"] == WINDOW - 1
+
+
+def test_truncated_perplexity_is_that_of_the_first_window_of_each_document(
+    measure, model_folder, tokens
+):
+    """One window at the start of each of the first documents, all of its tokens but the first."""
+    found = measure({WINDOW: 2}, mode="truncate")["records"]
+    reference = in_float64(model_folder)
+    texts = list(documents_of(tokens["test"]).items())[:2]
+    assert [record["document"] for record in found] == [id_ for id_, _ in texts]
+    for record, (_, ids) in zip(found, texts, strict=True):
+        ids = ids[None, :WINDOW]
+        assert record["loss"] == pytest.approx(reference(ids, labels=ids).loss.item(), rel=1e-5)
+        assert record["windows"][0][:2] == [0, WINDOW - 1] and record["tokens"] == WINDOW - 1
 
 
 @torch.no_grad()
@@ -349,6 +373,26 @@ def test_what_would_change_a_value_is_measured_again(measure, passes, tokens, fa
     again = measure(windows, **options)
     assert passes
     assert again == measure(windows, **options, state="fresh")
+
+
+@pytest.mark.parametrize("change", ["config", "precision"])
+def test_another_config_or_precision_of_the_same_weights_is_measured_again(
+    change, measure, passes, model_folder, tmp_path
+):
+    model = tmp_path / "model"
+    shutil.copytree(model_folder, model)
+    measure({WINDOW: 2}, model=model)
+    name = "config.json" if change == "config" else METADATA
+    content = json.loads((model / name).read_text())
+    if change == "config":
+        content["rms_norm_eps"] = 0.5
+    else:
+        content["source"]["precision"] = "bfloat16"
+    (model / name).write_text(json.dumps(content))
+    passes.clear()
+    again = measure({WINDOW: 2}, model=model)
+    assert passes and again == measure({WINDOW: 2}, model=model, state="fresh")
+    assert again["ran_in"]["precision"] == ("float32" if change == "config" else "bfloat16")
 
 
 def test_the_same_tokens_in_other_documents_are_measured_again(measure, tokens, tmp_path):

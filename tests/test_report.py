@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -233,6 +234,42 @@ def test_a_row_that_ties_with_the_best_is_bold_too_and_a_worse_one_is_not(compar
     text = (compared / "table06.md").read_text()
     assert f"**{math.exp(8.9 / 3):.2f}**" in text and f"**{math.exp(3):.2f}**" in text
     assert f"| {math.exp(3.5):.2f} |" in text and f"| {math.exp(6):.1f} |" in text
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "told"),
+    [
+        ((2.0, 3.0, 4.0), (2.5, 3.5, 4.5), "told apart"),
+        ((2.0, 3.0, 4.0), (2.1, 2.9, 4.1), "not told apart"),
+        ((2.0,), (3.0,), "one document, so not compared"),
+    ],
+)
+def test_a_table_says_who_is_lowest_and_whether_that_is_more_than_chance(
+    better, worse, told, tmp_path
+):
+    losses = {"yarn": better, "pi": worse}
+    paths = [write_evaluation(tmp_path, "base", k, documents(1024, *v)) for k, v in losses.items()]
+    make_tables(
+        config_of(perplexity={"base": ["pi", "yarn"]}), paths, paper(tmp_path), tmp_path / "out"
+    )
+    (line,) = re.findall(r"\*\*Here:\*\* (.*)", (tmp_path / "out/table06.md").read_text())
+    assert re.search(rf"at 1k the lowest is untuned, YaRN.*, then untuned, PI .*, {told}\)", line)
+
+
+def test_a_row_says_at_which_lengths_its_windows_slid(tmp_path):
+    records = [
+        *[scored(256, name, 2.0, 2.0, text="short") for name in ("a", "b")],
+        *[scored(512, name, 2.0, 2.0, text="long") for name in ("a", "b")],
+        *[scored(1024, name, 2.0, text="alone") for name in ("a", "b")],
+    ]
+    path = write_evaluation(tmp_path, "base", "none", records)
+    content = json.loads(path.read_text())
+    content["protocol"]["stride"] = 256
+    path.write_text(json.dumps(content))
+    config = config_of(perplexity={"base": ["none"]})
+    make_tables(config, [path], paper(tmp_path), tmp_path / "out")
+    found = table(tmp_path / "out", "table06").protocol.iloc[0]
+    assert found == "sliding window, stride 256 (at 512)"
 
 
 def test_the_three_forms_of_a_table_hold_the_same_cells(compared):

@@ -122,6 +122,13 @@ def device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def precision_of(folder: Path) -> str:
+    """In which type a checkpoint runs here when it is not trained: `float32` or `bfloat16`."""
+    if (precision := read_record(folder).precision) != "auto":
+        return precision
+    return "float32" if device().type == "cpu" else "bfloat16"
+
+
 def load_model(folder: Path, *, for_training: bool = False):
     """The causal language model of a checkpoint, on the device, in evaluation mode.
 
@@ -133,9 +140,7 @@ def load_model(folder: Path, *, for_training: bool = False):
 
     quiet()
     where = device()
-    precision = "float32" if for_training else read_record(folder).precision
-    if precision == "auto":
-        precision = "float32" if where.type == "cpu" else "bfloat16"
+    precision = "float32" if for_training else precision_of(folder)
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, precision), attn_implementation="sdpa"
     )

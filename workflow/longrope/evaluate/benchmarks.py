@@ -18,6 +18,7 @@ from longrope.evaluate import harness
 from longrope.evaluate.harness import BENCHMARKS
 from longrope.evaluate.questions import MANIFEST, Questions, read_questions, spread
 from longrope.evaluate.records import (
+    conditions,
     evaluate_lengths,
     factors_at,
     tiers_of,
@@ -96,8 +97,7 @@ class _Asker:
     def ask(self, name: str) -> dict:
         """The record of one benchmark, from the state where it is there."""
         done = self._state / "benchmarks.jsonl"
-        weights = read_record(self._folder).fingerprint
-        key = fingerprint([name, weights, self._stage.questions])
+        key = fingerprint([name, conditions(self._folder), self._stage.questions])
         known = {line["key"]: line["record"] for line in resume_lines(done)}
         if key not in known:
             known[key] = self._run(name)

@@ -163,6 +163,11 @@ def _measure_document(model, document, windows: list[Window], length: int) -> di
         losses = token_losses(model, ids)[0, -window.scored :].double()
         digest.update(tokens[-window.scored :].tobytes())
         measured.append([window.start, window.scored, losses.mean().item()])
+    if not np.isfinite([loss for *_, loss in measured]).all():
+        raise UserError(
+            f"perplexity at {length:,} tokens of {document.id!r}: the loss is no number; run the"
+            " model in float32 (source.precision), or leave the method out"
+        )
     total = sum(scored for _, scored, _ in measured)
     return {
         "length": length,

@@ -14,8 +14,15 @@ from pathlib import Path
 from longrope import __version__
 from longrope.extended import Tiers, make_tiers, read_tiers
 from longrope.factors import RescaleFactors
-from longrope.files import append_line, fingerprint, open_state, resume_lines, write_json
-from longrope.models import ModelRecord, read_record
+from longrope.files import (
+    append_line,
+    fingerprint,
+    open_state,
+    resume_lines,
+    sha256_of,
+    write_json,
+)
+from longrope.models import ModelRecord, device, precision_of, read_record
 from longrope.progress import Progress
 from longrope.windows import window_label
 
@@ -55,7 +62,7 @@ def evaluate_lengths(
     windows, or prompts. `protocol` is what the measure at every length depends on. `summarise`
     makes one result of the records of a length.
     """
-    record = read_record(model_folder)
+    record, runs_in = read_record(model_folder), conditions(model_folder)
     done = open_state(state, {"version": version, "protocol": protocol}) / "records.jsonl"
     known = {line["key"]: line["records"] for line in resume_lines(done)}
     progress = Progress(f"{task} {record.rope.model}/{record.weights} {method}", len(lengths))
@@ -63,7 +70,7 @@ def evaluate_lengths(
     for number, (length, amount) in enumerate(sorted(lengths.items()), 1):
         factors = factors_at(tiers, length)
         used[window_label(length)] = {"window": factors.window} | what_they_do(factors)
-        key = fingerprint([record.fingerprint, identity_of(factors), length, amount])
+        key = fingerprint([runs_in, identity_of(factors), length, amount])
         if key not in known:
             known[key] = measure(length, factors)
             append_line(done, {"key": key, "records": known[key]})
@@ -89,10 +96,26 @@ def evaluate_lengths(
             "records": records,
             "longrope": __version__,
             "version": version,
+            "ran_in": runs_in,
             "threads": os.environ.get("OMP_NUM_THREADS"),
         },
     )
     return results
+
+
+def conditions(model_folder: Path) -> dict[str, str]:
+    """What of a checkpoint and the machine a value depends on, beside the factors."""
+    import torch
+    import transformers
+
+    return {
+        "weights": read_record(model_folder).fingerprint,
+        "config_sha256": sha256_of(Path(model_folder) / "config.json"),
+        "precision": precision_of(model_folder),
+        "device": device().type,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def what_they_do(factors: RescaleFactors) -> dict:

@@ -14,7 +14,8 @@ import pandas as pd
 
 from longrope.report.load import Evaluation, PaperRow
 from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, OWN, TEXT_COLUMNS, Table, span
-from longrope.statistics import compare
+from longrope.statistics import Outcome, compare
+from longrope.windows import window_label
 
 Cell = tuple[Evaluation, int]  # at which of its lengths
 PERPLEXITY = (
@@ -24,6 +25,12 @@ PERPLEXITY = (
     " tokens (95%, Student's t over documents) does not tell from it; with one document, the lowest"
     " alone. The attention factor multiplies cos and sin; a range where it depends on the length."
 )
+TOLD = {  # of two rows, the first of which is lower
+    "win": "told apart",
+    "tie": "not told apart",
+    "loss": "not told apart",
+    "undecided": "one document, so not compared",
+}
 PRINTED = " Rows from `paper` are printed there: other data, not to be compared with ours."
 
 
@@ -95,13 +102,11 @@ def _said(group: Group, columns: list[str], within_lines: bool) -> str:
 
 def _lowest(line: Line) -> str:
     """Where a line is lowest, and whether that is told from where it begins."""
-    first, best = (
-        next(iter(line.cells)),
-        min(line.cells, key=lambda at: perplexity_of(line.cells[at])),
-    )
-    told = not _unbeaten(line.cells[first], list(line.cells.values()))
-    where = f"{best} ({_written(line, best)}; {first}: {_written(line, first)})"
-    return f"{line.label} is lowest at {where}{'' if told else ', not told apart'}"
+    first = next(iter(line.cells))
+    best = min(line.cells, key=lambda at: perplexity_of(line.cells[at]))
+    told = TOLD[_beats(line.cells[best], line.cells[first])]
+    where = f"{best} ({_written(line, best)}; {first}: {_written(line, first)}, {told})"
+    return f"{line.label} is lowest at {where if best != first else first}"
 
 
 def _ranking(block: list[Line], columns: list[str]) -> str:
@@ -110,14 +115,10 @@ def _ranking(block: list[Line], columns: list[str]) -> str:
         lines = [line for line in block if column in line.cells]
         if len(lines) > 1:
             first, second, *_ = sorted(lines, key=lambda line: perplexity_of(line.cells[column]))
-            told = (
-                ""
-                if _unbeaten(second.cells[column], [each.cells[column] for each in lines])
-                else ", told apart"
-            )
+            told = TOLD[_beats(first.cells[column], second.cells[column])]
             return (
                 f"at {column} the lowest is {first.label} ({_written(first, column)}), then"
-                f" {second.label} ({_written(second, column)}{told})"
+                f" {second.label} ({_written(second, column)}, {told})"
             )
     return ""
 
@@ -179,18 +180,32 @@ def _unbeaten(cell: Cell, rivals: list[Cell]) -> bool:
     """Whether the best of the rivals is this one or is not told apart from it."""
     if len(rivals) < 2:
         return False
-    best, length = min(rivals, key=perplexity_of)
-    own, own_length = cell
-    if length != own_length:
-        return (best, length) == cell
-    if best.runs_as(own, length):
-        return True
-    return compare(best.at(length), own.at(length), length).outcome == "tie"
+    best = min(rivals, key=perplexity_of)
+    return cell == best or _beats(best, cell) == "tie"
+
+
+def _beats(best: Cell, cell: Cell) -> Outcome:
+    """What the paired comparison says of a lower and a higher one, if their tokens are the same."""
+    (lower, length), (higher, other) = best, cell
+    if length != other:
+        return "undecided"
+    if lower.runs_as(higher, length):
+        return "tie"
+    return compare(lower.at(length), higher.at(length), length).outcome
 
 
 def protocol_of(evaluation: Evaluation) -> str:
-    """How an evaluation's windows lie."""
+    """How an evaluation's windows lie; where one is alone in its document it does not slide."""
     if evaluation.protocol["mode"] == "truncate":
         return "one window at the start"
-    stride = evaluation.protocol["stride"]
-    return "non-overlapping windows" if stride == "length" else f"sliding window, stride {stride}"
+    stride, lengths = evaluation.protocol["stride"], evaluation.lengths
+    slid = [
+        length
+        for length in lengths
+        if stride != "length" and stride < length
+        if any(len(record["windows"]) > 1 for record in evaluation.at(length))
+    ]
+    if not slid:
+        return "non-overlapping windows"
+    where = "" if slid == lengths else f" (at {', '.join(map(window_label, slid))})"
+    return f"sliding window, stride {window_label(stride)}{where}"
