@@ -308,7 +308,7 @@ def test_a_core_is_timed_where_its_rate_is_not_given():
         ({"name": "a100"}, "unknown GPU 'a100': known are a100-40gb, a100-80gb, cpu,"),
         ({"name": "h200", "utilisation": 1.4}, "utilisation 1.4: it is a share"),
         ({"name": "h200", "gpus": 0}, "gpus 0: a job has at least 1"),
-        ({"name": "h200", "memory": -1.0}, "memory (GiB) and flops (a second) are above 0"),
+        ({"name": "h200", "memory": -1.0}, "memory (GiB) and flops (a second) are numbers above 0"),
     ],
 )
 def test_a_machine_that_cannot_be_is_refused(options, message):
@@ -403,3 +403,17 @@ def test_settings_as_json_give_the_same_plan(default, monkeypatch, capsys):
     text, _ = plan(default, find_machine("h200"))
     main(["plan", "--settings", json.dumps(default.model_dump(mode="json")), "--gpu", "h200"])
     assert capsys.readouterr().out == text
+
+
+def test_the_constants_of_the_plan_are_those_of_the_stages():
+    from longrope import losses
+    from longrope.evaluate import benchmarks, needles, passkey, ruler
+    from longrope.evaluate.questions import SOURCES
+    from longrope.plan import estimate, questions
+
+    batches = {"passkey": passkey, "ruler": ruler, "benchmarks": benchmarks}
+    assert {name: each.BATCH_TOKENS for name, each in batches.items()} == estimate.BATCH
+    assert cost.PIECE == losses.PIECE
+    assert estimate.NEEDLE == needles.ANSWER
+    published = {name: asked.whole for name, asked in questions.ASKED.items()}
+    assert published == {name: each.whole for name, each in SOURCES.items()}

@@ -35,6 +35,8 @@ STATED = {key: config.pop(key) for key in ("gpu", "gpus", "gpu_memory") if key i
 
 try:
     STUDY = load_config(config)
+    if STATED and "gpu" not in STATED:
+        raise UserError(f"--config {', '.join(STATED)}: say which kind, gpu=NAME, too")
     if "gpu" in STATED:
         check_study(STUDY, STATED["gpu"], STATED.get("gpus", 1), STATED.get("gpu_memory"))
 except UserError as error:

@@ -18,6 +18,7 @@ from longrope.evaluate import harness
 from longrope.evaluate.harness import BENCHMARKS
 from longrope.evaluate.questions import MANIFEST, Questions, read_questions, spread
 from longrope.evaluate.records import (
+    Task,
     conditions,
     evaluate_lengths,
     factors_at,
@@ -58,7 +59,7 @@ def evaluate_benchmarks(
         "seed": harness.SEED,
         "tiers": _used(tiers, stage.window),
     }
-    results = evaluate_lengths(
+    task = Task(
         "benchmarks",
         stage.evaluation,
         stage.method,
@@ -66,12 +67,9 @@ def evaluate_benchmarks(
         tiers,
         {stage.window: stage.questions or 0},
         protocol,
-        measure,
-        summarise,
-        out,
-        state,
         VERSIONS["evaluate-benchmarks"],
     )
+    results = evaluate_lengths(task, measure, summarise, out, state)
     return {name: found["value"] for each in results.values() for name, found in each.items()}
 
 

@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig
 
 from longrope.config.evaluation import PasskeyStage
-from longrope.evaluate.records import evaluate_lengths, tiers_of
+from longrope.evaluate.records import Task, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.models import load_model, load_tokenizer, read_record
 from longrope.passkey import PasskeyWriter, Prompt, random_key
@@ -58,7 +58,7 @@ def evaluate_passkey(
         "seed": stage.seed,
         "decoding": "greedy",
     }
-    results = evaluate_lengths(
+    task = Task(
         "passkey",
         stage.evaluation,
         stage.method,
@@ -66,12 +66,9 @@ def evaluate_passkey(
         tiers,
         stage.prompts,
         protocol,
-        measure,
-        summarise,
-        out,
-        state,
         VERSIONS["evaluate-passkey"],
     )
+    results = evaluate_lengths(task, measure, summarise, out, state)
     return {f"accuracy_{length}": result["accuracy"] for length, result in results.items()}
 
 

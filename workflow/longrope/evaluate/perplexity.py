@@ -18,7 +18,7 @@ import torch
 from longrope.config.evaluation import PerplexityStage
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
-from longrope.evaluate.records import evaluate_lengths, tiers_of
+from longrope.evaluate.records import Task, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.losses import token_losses
 from longrope.models import load_model, load_tokenizer, read_record
@@ -69,7 +69,7 @@ def evaluate_perplexity(
         "documents": stage.documents or "all",
         "at_least": stage.at_least or "length",
     }
-    results = evaluate_lengths(
+    task = Task(
         "perplexity",
         stage.evaluation,
         stage.method,
@@ -77,12 +77,9 @@ def evaluate_perplexity(
         tiers,
         stage.windows,
         protocol,
-        measure,
-        summarise,
-        out,
-        state,
         VERSIONS["evaluate-perplexity"],
     )
+    results = evaluate_lengths(task, measure, summarise, out, state)
     return {f"perplexity_{length}": result["perplexity"] for length, result in results.items()}
 
 

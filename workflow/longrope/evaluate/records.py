@@ -9,6 +9,7 @@ more, only does what is missing.
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from longrope import __version__
@@ -41,34 +42,41 @@ def factors_at(tiers: Tiers, length: int) -> RescaleFactors:
     return tiers.longest if length > tiers.longest.window else tiers.for_length(length)
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is measured, of which checkpoint, with which factors."""
+
+    name: str  # perplexity, passkey, ruler
+    evaluation: str  # what the configuration calls it
+    method: str
+    model_folder: Path
+    tiers: Tiers
+    lengths: dict[int, int]  # how much is measured at each: windows, or prompts
+    protocol: dict  # what the measure at every length depends on
+    version: int  # of the stage
+
+
 def evaluate_lengths(
-    task: str,
-    evaluation: str,
-    method: str,
-    model_folder: Path,
-    tiers: Tiers,
-    lengths: dict[int, int],
-    protocol: dict,
+    task: Task,
     measure: Callable[[int, RescaleFactors], list[dict]],
     summarise: Callable[[list[dict]], dict],
     out: Path,
     state: Path,
-    version: int,
 ) -> dict[str, dict]:
     """Run `measure` at every length not done yet, and write the file of all records; returns the
     results by length.
 
-    `evaluation` is its name in the configuration. `lengths` says how much is measured at each:
-    windows, or prompts. `protocol` is what the measure at every length depends on. `summarise`
-    makes one result of the records of a length.
+    `summarise` makes one result of the records of a length.
     """
-    record, runs_in = read_record(model_folder), conditions(model_folder)
-    done = open_state(state, {"version": version, "protocol": protocol}) / "records.jsonl"
+    record, runs_in = read_record(task.model_folder), conditions(task.model_folder)
+    done = open_state(state, {"version": task.version, "protocol": task.protocol})
+    done = done / "records.jsonl"
     known = {line["key"]: line["records"] for line in resume_lines(done)}
-    progress = Progress(f"{task} {record.rope.model}/{record.weights} {method}", len(lengths))
+    place = f"{record.rope.model}/{record.weights} {task.method}"
+    progress = Progress(f"{task.name} {place}", len(task.lengths))
     records, used, results = [], {}, {}
-    for number, (length, amount) in enumerate(sorted(lengths.items()), 1):
-        factors = factors_at(tiers, length)
+    for number, (length, amount) in enumerate(sorted(task.lengths.items()), 1):
+        factors = factors_at(task.tiers, length)
         used[window_label(length)] = {"window": factors.window} | what_they_do(factors)
         key = fingerprint([runs_in, identity_of(factors), length, amount])
         if key not in known:
@@ -82,20 +90,20 @@ def evaluate_lengths(
         out,
         {
             "schema": SCHEMA,
-            "task": task,
-            "evaluation": evaluation,
+            "task": task.name,
+            "evaluation": task.evaluation,
             "model": record.rope.model,
             "weights": record.weights,
             "weights_fingerprint": record.fingerprint,
             "original_window": record.rope.original_window,
-            "method": method,
-            "protocol": protocol,
-            "amounts": {window_label(length): amount for length, amount in lengths.items()},
+            "method": task.method,
+            "protocol": task.protocol,
+            "amounts": {window_label(length): amount for length, amount in task.lengths.items()},
             "factors": used,
             "results": results,
             "records": records,
             "longrope": __version__,
-            "version": version,
+            "version": task.version,
             "ran_in": runs_in,
             "threads": os.environ.get("OMP_NUM_THREADS"),
         },

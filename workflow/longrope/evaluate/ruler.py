@@ -13,7 +13,7 @@ from pathlib import Path
 from longrope.config.evaluation import RulerStage
 from longrope.evaluate import harness
 from longrope.evaluate.needles import ANSWER, SampleWriter, import_ruler
-from longrope.evaluate.records import evaluate_lengths, tiers_of
+from longrope.evaluate.records import Task, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.files import replacing
 from longrope.models import load_model, load_tokenizer, read_record
@@ -67,7 +67,7 @@ def evaluate_ruler(
         "decoding": "greedy",
         "answer_tokens": ANSWER,
     }
-    results = evaluate_lengths(
+    task = Task(
         "ruler",
         stage.evaluation,
         stage.method,
@@ -75,12 +75,9 @@ def evaluate_ruler(
         tiers,
         stage.prompts,
         protocol,
-        measure,
-        summarise,
-        out,
-        state,
         VERSIONS["evaluate-ruler"],
     )
+    results = evaluate_lengths(task, measure, summarise, out, state)
     return {
         f"{name}_{length}": found["accuracy"]
         for length, needles in results.items()

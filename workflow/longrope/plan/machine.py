@@ -6,6 +6,7 @@ float32 sums. `cpu` is one core of this machine, in float32; its rate is measure
 """
 
 import csv
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -60,8 +61,9 @@ def find_machine(
         raise UserError(f"utilisation {utilisation:g}: it is a share, above 0 and at most 1")
     if gpus < 1:
         raise UserError(f"gpus {gpus}: a job has at least 1")
-    if any(value is not None and value <= 0 for value in (memory, flops)):
-        raise UserError("memory (GiB) and flops (a second) are above 0")
+    given = [value for value in (memory, flops) if value is not None]
+    if any(not 0 < value < math.inf for value in given):
+        raise UserError("memory (GiB) and flops (a second) are numbers above 0")
     if name == CPU:
         own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         found = own, flops or measured_flops()

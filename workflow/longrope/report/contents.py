@@ -53,11 +53,13 @@ CONTENTS = {
 
 
 def heading(name: str) -> str:
-    """`Table 5`, `Figure 5c`; one of our own keeps its name."""
+    """`6.3 Table 5`: its place in the study, and its number in the paper or its name."""
+    part = [each for each, entry in CONTENTS.items() if entry.part == CONTENTS[name].part]
+    place = f"{CONTENTS[name].part[0]}.{part.index(name) + 1}"
     for kind in ("table", "figure"):
         if name.startswith(kind) and (number := name.removeprefix(kind).lstrip("0")):
-            return f"{kind.title()} {number}"
-    return name.title()
+            return f"{place} {kind.title()} {number}"
+    return f"{place} {name.title()}"
 
 
 def said(name: str, folder: Path) -> str:

@@ -24,12 +24,12 @@ def depths(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
     for each in evaluations:
         frames.append(_binned(each))
         titles.append(row_label(config.models[each.model], each.weights, each.method))
-    figure, axes_of = panels([[""] for _ in evaluations], columns=3, width=2.3, height=1.9)
+    figure, axes_of = panels([[""] for _ in evaluations], columns=3, width=2.0, height=1.9)
     for axes, frame, title in zip(axes_of, frames, titles, strict=True):
         image = _draw(axes, frame)
-        axes.set_title(title, fontsize=7)
+        axes.set_title(title, fontsize=8)
         bar = figure.colorbar(image, cax=axes.inset_axes((1.03, 0, 0.03, 1)), format="{x:.0%}")
-        bar.ax.tick_params(labelsize=5.5, length=2)
+        bar.ax.tick_params(labelsize=7, length=2)
         bar.outline.set_visible(False)
     columns = ["model", "evaluation", "weights", "method", "length", "depth", "found", "prompts"]
     return figure, pd.concat(frames)[columns] if frames else pd.DataFrame(columns=columns)
@@ -65,7 +65,7 @@ def _draw(axes: Axes, frame: pd.DataFrame) -> AxesImage:
         shares[at] = row.found / row.prompts
         dark = shares[at] < 0.6
         axes.text(at[1], at[0], f"{row.found}/{row.prompts}", ha="center", va="center",
-                  fontsize=5.5, color="white" if dark else "black")  # fmt: skip
+                  fontsize=7, color="white" if dark else "black")  # fmt: skip
     image = axes.imshow(shares, cmap=SCALE, vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(lengths)), [window_label(int(each)) for each in lengths])
     axes.set_yticks(range(BINS), [f"{each / BINS:.0%}" for each in range(BINS)])

@@ -1,5 +1,8 @@
 """
-How every figure is drawn: one style, one colour per method, lines that are named where they end.
+How every figure is drawn: one style, one look per method, lines that are named where they end.
+
+Figures with one panel a row are about 5 inches wide: their text is still 5 points high in a column
+of a paper. Those with several panels a row are for the width of a page.
 
 Nothing here knows what is measured. Figures are made without pyplot, so nothing is global; the
 same data give the same bytes.
@@ -20,8 +23,8 @@ from longrope.baselines import parts_of
 from longrope.files import replacing, write_text
 
 STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 9,
+    "font.size": 9,
+    "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
     "axes.titlepad": 12,  # room for a note below it
@@ -47,10 +50,11 @@ COLOURS = {  # which colour-blind readers tell apart
     "yarn": "#0072B2",
     "mrrope-pro": "#CC79A7",
 }
-OTHERS = ("#E69F00", "#000000", "#7A5195", "#8C564B")  # for formulas beyond these
-LINE = 9  # points from one name to the next
+OTHERS = ("#E69F00", "#000000", "#7A5195", "#8C564B")  # for formulas beyond these, in turn;
+ROUNDS = ("-", (0, (5, 1, 1, 1)))  # a colour that comes again has other dashes
+LINE = 10  # points from one name to the next
 LEADER = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5), "shrinkB": 3}
-LETTER = 0.058  # inches that a letter of a name takes
+LETTER = 0.064  # inches that a letter of a name takes
 LEFT, BOTTOM, TOP = 0.6, 0.65, 0.4  # inches around a panel
 
 
@@ -75,6 +79,13 @@ def colour(form: str, forms: Iterable[str]) -> str:
         return COLOURS[form]
     others = [name for name in forms if name not in COLOURS]
     return OTHERS[others.index(form) % len(OTHERS)] if form in others else SEARCHED
+
+
+def dashes(form: str, forms: Iterable[str]) -> str | tuple:
+    """The dashes of a method's line, which tell apart the formulas that share a colour."""
+    others = [name for name in forms if name not in COLOURS]
+    form = parts_of(form)[0]
+    return ROUNDS[others.index(form) // len(OTHERS) % len(ROUNDS)] if form in others else ROUNDS[0]
 
 
 def panels(
@@ -124,7 +135,7 @@ def name_ends(axes: Axes, ends: Iterable[End]) -> None:
             xycoords="axes fraction",
             textcoords="axes fraction",
             va="center",
-            fontsize=7,
+            fontsize=8,
             color=end.colour,
             fontweight="bold" if end.bold else "normal",
             annotation_clip=False,
@@ -155,7 +166,7 @@ def note_above(axes: Axes, values: Iterable[float], what: str) -> None:
     if above := [value for value in values if value > axes.get_ylim()[1]]:
         many = f"{len(above)} {what}s lie" if len(above) > 1 else f"1 {what} lies"
         text = f"{many} above this axis, up to {max(above):.4g}"
-        axes.text(1, 1.01, text, transform=axes.transAxes, ha="right", fontsize=6, color="#777777")
+        axes.text(1, 1.01, text, transform=axes.transAxes, ha="right", fontsize=7, color="#777777")
 
 
 def save(figure: Figure, frame: pd.DataFrame, stem: Path) -> None:

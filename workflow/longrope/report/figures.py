@@ -24,6 +24,7 @@ from longrope.report.depths import depths
 from longrope.report.drawing import (
     End,
     colour,
+    dashes,
     name_ends,
     note_above,
     panels,
@@ -120,8 +121,8 @@ def _over_length(
                     before = "as published" if settings.rope == "own" else "as pre-trained"
                     state = before if part[0].weights == BASE else "fine-tuned"
                     titles.append(f"{model}, {state}: {text}")
-    height = max([3.1, *(0.135 * len(part) for part in parts)])
-    figure, axes_of = panels(names, columns=2, width=3.3, height=height)
+    height = max([2.3, *(0.15 * len(part) for part in parts)])
+    figure, axes_of = panels(names, columns=1, width=2.5, height=height)
     for axes, part, labels, title in zip(axes_of, parts, names, titles, strict=True):
         model, text = part[0].model, part[0].name
         settings = config.models[model]
@@ -164,11 +165,16 @@ def _length_axis(axes: Axes, settings: ModelSettings, own: pd.DataFrame, tuned: 
 def _look(settings: ModelSettings, weights: str, method: str) -> dict:
     """How the line of a method is drawn."""
     tuning, form = settings.tunings.get(weights), method.removesuffix(ON_TUNED)
-    dashes = {"tuned": DASHES[3], "longest": DASHES[2]}
+    own = {"tuned": DASHES[3], "longest": DASHES[2]}
+    variants = list(settings.variants)
+    if method in variants:
+        own[method] = DASHES[variants.index(method) % len(DASHES)]
     number = list(settings.tunings).index(weights) if tuning else 0
     return {
         "color": colour(tuning.method if method == "tuned" else form, NAMES),
-        "linestyle": DASHES[0] if method.endswith(ON_TUNED) else dashes.get(method, "-"),
+        "linestyle": DASHES[0]
+        if method.endswith(ON_TUNED)
+        else own.get(method, dashes(form, NAMES)),
         "marker": MARKERS[number % len(MARKERS)],
         "linewidth": {"extended": 3.2, "search": 2.2}.get(method, 1.1),
         "zorder": 3 if method in ("extended", "search") else 4,  # thin ones stay visible on them
@@ -202,7 +208,7 @@ def figure5(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
     frame = pd.concat(lines) if lines else pd.DataFrame(columns=columns)
     models = [model for model in config.models if model in set(frame.model)]
     names = [list(config.models[model].tunings) for model in models]
-    figure, axes_of = panels(names, columns=2, width=4.2, height=2.9)
+    figure, axes_of = panels(names, columns=1, width=3.2, height=2.3)
     for axes, model in zip(axes_of, models, strict=True):
         ends, seen = [], []
         for weights, mine in frame[frame.model == model].groupby("weights", sort=False):
@@ -242,7 +248,7 @@ def figure6(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
     ]
     traces = [read_trace(path) for path in paths]
     names = [progress_names(each) for each in traces]
-    figure, axes_of = panels(names, columns=3, width=2.4, height=2.5)
+    figure, axes_of = panels(names, columns=2, width=2.0, height=2.1)
     lines = []
     for axes, place, tried in zip(axes_of, places, traces, strict=True):
         draw_progress(axes, tried)

@@ -27,7 +27,7 @@ def figure2(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
     """Three panels for every searched model."""
     lines = []
     found = [read_factors(path) for path in paths]
-    figure, axes_of = panels([[""] for _ in found for _ in TURNS], columns=3, width=2.6, height=1.7)
+    figure, axes_of = panels([[""] for _ in found for _ in TURNS], columns=1, width=3.6, height=1.5)
     for number, factors in enumerate(found):
         schemes = {
             "extrapolation": closed_form("none", factors.rope, factors.rope.original_window),
@@ -53,10 +53,10 @@ def figure2(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
             axes.set_title(
                 f"{factors.rope.model} at {window_label(factors.window)}, pair {pair}:"
                 f" LongRoPE {factors.lambda_[pair]:.2f}, PI {schemes['PI'].lambda_[pair]:g}",
-                fontsize=7.5,
+                fontsize=9,
             )
             axes.set(xlabel="position (grey: as pre-trained)", ylabel="cosine", ylim=(-1.1, 1.1))
-            axes.legend(ncols=3, fontsize=6.5, frameon=False, loc="lower left", **ABOVE)
+            axes.legend(ncols=3, fontsize=8, frameon=False, loc="lower left", **ABOVE)
     columns = ["model", "pair", "scheme", "position", "cosine"]
     return figure, pd.concat(lines)[columns] if lines else pd.DataFrame(columns=columns)
 

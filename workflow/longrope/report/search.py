@@ -198,7 +198,7 @@ def draw_progress(axes: Axes, tried: pd.DataFrame) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.set(xlabel="tokens forwarded", ylabel=LABELS[measure])
     if any("≈" in end.label for end in ends):
-        text, look = "≈ from some documents", {"fontsize": 6, "color": "#777777"}
+        text, look = "≈ from some documents", {"fontsize": 7, "color": "#777777"}
         axes.text(1.05, -0.08, text, transform=axes.transAxes, va="top", **look)
 
 
@@ -229,4 +229,4 @@ def _draw_factors(axes: Axes, found: RescaleFactors, tried: pd.DataFrame) -> Non
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="RoPE pair, fastest first", ylabel="lambda (log scale)")
     axes.set_title("Rescale factors")
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=8, frameon=False)
