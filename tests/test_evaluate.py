@@ -609,6 +609,28 @@ def test_answers_are_the_greedy_continuation_at_the_tier_of_the_whole(
         assert trials[prompt.key] == text.strip()
 
 
+def test_a_long_prompt_goes_in_a_piece_at_a_time_to_the_same_answers(
+    retrieve, factors, monkeypatch
+):
+    paths, seen, load = [factors(4, 256)], [], passkey.load_model
+
+    def watched(folder):
+        model = load(folder)
+        model.model.register_forward_pre_hook(
+            lambda module, args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True
+        )
+        return model
+
+    monkeypatch.setattr(passkey, "load_model", watched)
+    _, whole = retrieve({192: 3}, paths=paths)
+    assert max(seen) > 180
+    seen.clear()
+    monkeypatch.setattr("longrope.evaluate.greedy.MASK", 50 * 192 * 3)
+    _, pieces = retrieve({192: 3}, "again", paths)
+    assert 1 < max(seen) <= 50 and sum(seen) > 180
+    assert pieces["records"] == whole["records"]
+
+
 def test_a_checkpoints_own_generation_settings_do_not_change_greedy_answers(
     retrieve, checkpoint, tmp_path
 ):

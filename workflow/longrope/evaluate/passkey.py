@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
 
 from longrope.config.evaluation import PasskeyStage
+from longrope.evaluate.greedy import greedy
 from longrope.evaluate.records import Task, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.models import load_model, load_tokenizer, read_record
@@ -95,16 +95,12 @@ def _batches(prompts: list[Prompt], size: int):
 def _answer(model, tokenizer, prompts: list[Prompt]) -> list[dict]:
     """Generate as many tokens as the longest key has, and compare."""
     ids_BT = torch.from_numpy(np.stack([each.prompt for each in prompts])).to(model.device)
-    # In place of the checkpoint's own settings, which `generate` would mix in: they may hold a
-    # repetition penalty.
-    model.generation_config = greedy = GenerationConfig(
-        max_new_tokens=max(len(each.answer) for each in prompts),
-        do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id or 0,
-    )
+    rows, length = ids_BT.shape
+    new = max(len(each.answer) for each in prompts)
+    settings = greedy(tokenizer, length + new, rows, max_new_tokens=new)
+    model.generation_config = settings  # else `generate` mixes the checkpoint's own in
     generated_BT = model.generate(
-        input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), generation_config=greedy
+        input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), generation_config=settings
     )[:, ids_BT.shape[1] :]
     trials = []
     for prompt, generated in zip(prompts, generated_BT.tolist(), strict=True):

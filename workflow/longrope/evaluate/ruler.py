@@ -129,15 +129,12 @@ def _write_task(folder: Path, name: str, length: int, samples: list[dict]) -> Pa
 
 
 def _pinned(model_folder: Path, tiers, tokenizer, window: int):
-    from transformers import GenerationConfig
-
+    from longrope.evaluate.greedy import greedy
     from longrope.evaluate.pinned import PinnedModel
 
     model = load_model(model_folder)
     model.config.max_position_embeddings = window  # else `generate` warns
-    model.generation_config = GenerationConfig(  # in place of the checkpoint's own
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.eos_token_id or 0
-    )
+    model.generation_config = greedy(tokenizer, window, max(1, BATCH_TOKENS // window))
     rotary = install(model, tiers.rope)
     with harness.quiet():
         return PinnedModel(model, tokenizer, rotary, tiers)
