@@ -266,7 +266,7 @@ def _method_needs(settings: ModelSettings) -> list[Need]:
         Need(
             split="train",
             documents=1,
-            tokens=tuning.length or tuning.window,
+            tokens=tuning.sequence_length,
             reason=f"the tuning {name!r} at {window_label(tuning.window)}",
         )
         for name, tuning in settings.tunings.items()

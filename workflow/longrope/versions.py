@@ -13,7 +13,7 @@ VERSIONS = {
     "tokenize": 1,
     "derive": 2,
     "search": 3,
-    "finetune": 2,
+    "finetune": 3,
     "assemble": 1,
     "evaluate-perplexity": 1,
     "evaluate-passkey": 1,
