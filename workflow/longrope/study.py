@@ -47,6 +47,15 @@ def tuned_path(model: str, settings: ModelSettings, weights: str) -> str:
     return factors_path(model, BASE, tuning.method, tuning.window)
 
 
+def chain_of(settings: ModelSettings, weights: str) -> list[str]:
+    """The tunings that led to some weights, first to last; none for the pre-trained ones."""
+    chain: list[str] = []
+    while weights != BASE:
+        chain.insert(0, weights)
+        weights = settings.tunings[weights].start
+    return chain
+
+
 def searches(settings: ModelSettings) -> dict[str, tuple[Variant, int | None]]:
     """Method -> what it changes, and its seed where that is its own: `search` and its variants."""
     found: dict[str, tuple[Variant, int | None]] = {"search": (Variant(), None)}
