@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 from helpers import WINDOW, Killed, dying, make_checkpoint, make_tokens, save_llama, tune
 from longrope.architectures import attention_projections
 from longrope.baselines import closed_form
+from longrope.config import FolderModel
 from longrope.config.training import Lora, TuningSettings
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.finetune import recompute
+from longrope.import_model import import_model
 from longrope.losses import token_losses
 from longrope.mixture import SequenceMaker
 from longrope.models import load_model, load_tokenizer, read_record
@@ -230,12 +232,31 @@ def test_merging_leaves_the_logits_as_they_were(base):
     assert (changed - before).abs().max() > 0.1
 
 
-def test_tied_embeddings_stay_one_matrix_that_trains_once(tokens, factors, tmp_path):
+def test_frozen_matrices_held_in_bfloat16_change_nothing(tokens, tmp_path, monkeypatch):
     pytest.importorskip("peft")
     from transformers import LlamaForCausalLM
 
-    from longrope.config import FolderModel
-    from longrope.import_model import import_model
+    from longrope import finetune
+
+    model = LlamaForCausalLM.from_pretrained(save_llama(tmp_path / "source"))
+    model.to(torch.bfloat16).save_pretrained(tmp_path / "source")
+    base, held = tmp_path / "base", []
+    import_model(FolderModel(kind="folder", path=str(tmp_path / "source")), "tiny", WINDOW, base)
+    own = closed_form("yarn", read_record(base).rope, 128)
+    hold = finetune.hold_in_bfloat16
+    for name, used in (("plain", lambda model: None), ("held", lambda m: held.append(hold(m)))):
+        monkeypatch.setattr(finetune, "hold_in_bfloat16", used)
+        tune(base, tokens, tmp_path / name, own, precision="bfloat16", **LORA)
+    assert (
+        held and lines_of(tmp_path / "plain")[-1]["loss"] == lines_of(tmp_path / "held")[-1]["loss"]
+    )
+    plain, lean = (weights_of(tmp_path / name / "model") for name in ("plain", "held"))
+    assert all(torch.equal(plain[name], lean[name]) for name in plain)
+
+
+def test_tied_embeddings_stay_one_matrix_that_trains_once(tokens, factors, tmp_path):
+    pytest.importorskip("peft")
+    from transformers import LlamaForCausalLM
 
     model = LlamaForCausalLM.from_pretrained(save_llama(tmp_path / "source"))
     model.config.tie_word_embeddings = True

@@ -19,7 +19,7 @@ from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import describe, read_factors
 from longrope.files import open_state, write_lines
-from longrope.lora import add_lora, check_peft
+from longrope.lora import add_lora, check_peft, hold_in_bfloat16
 from longrope.mixture import Batch, SequenceMaker
 from longrope.models import load_model, load_tokenizer, read_record, save_model, stored_dtype
 from longrope.rope import install
@@ -56,7 +56,11 @@ def finetune(
     split.check_tokenizer(tokenizer)
     model = load_model(model_folder, for_training=True)
     rotary = install(model, record.rope)
-    merge = add_lora(model, tuning.lora, stage.seed) if tuning.lora else None
+    dtype, merge = stored_dtype(model_folder), None
+    if tuning.lora:
+        merge = add_lora(model, tuning.lora, stage.seed)
+        if tuning.precision == dtype == "bfloat16":
+            hold_in_bfloat16(model)
     if tuning.checkpointing:
         recompute(model)
     original = closed_form("none", record.rope, record.rope.original_window)
@@ -103,9 +107,7 @@ def finetune(
     if merge:
         merge()
     write_lines(metrics_out, metrics)
-    save_model(
-        model, tokenizer, out, record.tuned_as(stage.name), stored_dtype(model_folder), factors
-    )
+    save_model(model, tokenizer, out, record.tuned_as(stage.name), dtype, factors)
     last = [each["loss"] for each in metrics[-max(1, len(metrics) // 10) :]]
     return {
         "loss": float(np.mean(last)),

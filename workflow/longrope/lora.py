@@ -4,7 +4,8 @@ Tuning by low-rank changes (LoRA, Hu et al. 2021), for a model whose optimiser w
 The attention's matrices get a change of low rank through `peft`, and nothing else trains but norms
 and embeddings, which long windows need (LongLoRA, Chen et al. 2023, arXiv 2309.12307). At the end
 the changes are added to the matrices, so the result is a checkpoint like any other. Where
-embeddings are tied to the head, the one matrix trains as both.
+embeddings are tied to the head, the one matrix trains as both. What trains is float32; frozen
+matrices that are stored in bfloat16, and run in it, are held in it.
 """
 
 import importlib.util
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from longrope.architectures import attention_projections, norms
+from longrope.architectures import attention_projections, body_of, norms
 from longrope.config.training import Lora
 from longrope.errors import UserError
 
@@ -48,4 +49,20 @@ def add_lora(model, lora: Lora, seed: int) -> Callable[[], None]:
         whole.append(model.get_input_embeddings())
     for module in whole:
         module.requires_grad_(True)
-    return lambda: wrapper.merge_and_unload(progressbar=False)
+
+    def merge() -> None:
+        model.float()
+        wrapper.merge_and_unload(progressbar=False)
+
+    return merge
+
+
+def hold_in_bfloat16(model) -> None:
+    """Hold the frozen matrices of the body in bfloat16, as autocast makes them at every use.
+
+    Weights that were stored in it lose nothing. Embeddings and norms stay as they are, and with
+    them the precision of what passes from layer to layer.
+    """
+    for module in body_of(model).modules():
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad:
+            module.to(torch.bfloat16)
