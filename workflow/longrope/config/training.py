@@ -23,7 +23,7 @@ class LoopSettings(Settings):
     """What pre-training and fine-tuning share."""
 
     clip: Positive = 1.0  # largest norm of the gradient
-    precision: Literal["float32", "bfloat16"] = "float32"  # of activations; weights stay float32
+    precision: Literal["float32", "bfloat16"] = "float32"  # of activations; what trains is float32
     checkpoint_every: Count = 100  # steps; a killed run loses at most so many
     compile: bool = False  # torch.compile: faster steps, needs a C++ compiler on CPU
 

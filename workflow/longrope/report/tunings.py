@@ -15,15 +15,10 @@ from longrope.report.load import Evaluation, chosen, of_task, row_label
 from longrope.report.sources import Sources
 from longrope.report.table import LABEL, NOTHING, TEXT_COLUMNS, Table, share
 from longrope.study import chain_of
-from longrope.windows import parse_window, window_label
+from longrope.windows import window_label
 
-HOW, TRAINED, TOKENS, SECONDS, MEMORY = (
-    "how it was tuned",
-    "M weights trained",
-    "M tokens",
-    "seconds",
-    "peak MiB",
-)
+HOW = "how it was tuned"
+COST = TRAINED, TOKENS, SECONDS, MEMORY = "M weights trained", "M tokens", "seconds", "peak MiB"
 CAPTION = (
     "Ways to tune: what each is worth at every window, with the factors of its tuning or, in short"
     " windows, with the original RoPE, and what it took."
@@ -49,30 +44,18 @@ def tunings_table(config: Config, sources: Sources) -> Table:
         )
     columns = [f"perplexity {window_label(length)}" for length in sorted(lengths)]
     table = perplexity_table("tunings", CAPTION, columns, groups)
-    more: dict[tuple[str, str], dict[str, str]] = {}
-    for each in of_task(sources.evaluations, "passkey"):
-        found = {f"passkeys {window_label(at)}": share(one) for at, one in each.results.items()}
-        more.setdefault(_place(config, each), {}).update(found)
-    for each in of_task(sources.evaluations, "perplexity"):
-        more.setdefault(_place(config, each), {}).update(_cost_cells(config, sources, each))
-    drawn = {key for cells in more.values() for key in cells}
-    keys = sorted((key for key in drawn if key.startswith("passkeys")), key=_tokens_of)
-    keys += [key for key in (TRAINED, TOKENS, SECONDS, MEMORY) if key in drawn]
+    retrieved = of_task(sources.evaluations, "passkey")
+    tested = sorted({length for each in retrieved for length in each.lengths})
+    more = [*(f"passkeys {window_label(length)}" for length in tested), *COST]
+    cells = _more_cells(config, sources)
     frame = table.frame.copy()
-    for key in [HOW, *keys]:
-        values = [
-            more.get((row["model"], row[LABEL]), {}).get(key, NOTHING)
-            for _, row in table.frame.iterrows()
-        ]
-        frame.insert(len(frame.columns), key, values)
-    ordered = [*TEXT_COLUMNS[:3], HOW, *TEXT_COLUMNS[3:], *columns, *keys]
-    asked = [r["prompts"] for each in of_task(sources.evaluations, "passkey") for r in each.records]
-    note = table.note + NOTE.replace("{prompts}", " or ".join(map(str, sorted(set(asked)))) or "no")
-    return replace(table, frame=frame[ordered], note=note, left=(*TEXT_COLUMNS, HOW))
-
-
-def _tokens_of(column: str) -> int:
-    return parse_window(column.split()[-1])
+    for column in [HOW, *more]:
+        places = zip(frame["model"], frame[LABEL], strict=True)
+        frame[column] = [cells.get(place, {}).get(column, NOTHING) for place in places]
+    columns = [*TEXT_COLUMNS[:3], HOW, *TEXT_COLUMNS[3:], *columns, *more]
+    prompts = sorted({record["prompts"] for each in retrieved for record in each.records})
+    note = table.note + NOTE.format(prompts=" or ".join(map(str, prompts)) or "no")
+    return replace(table, frame=frame[columns], note=note, left=(*TEXT_COLUMNS, HOW))
 
 
 def _line(config: Config, each: Evaluation) -> Line:
@@ -80,8 +63,15 @@ def _line(config: Config, each: Evaluation) -> Line:
     return Line(label, {f"perplexity {window_label(at)}": (each, at) for at in each.lengths})
 
 
-def _place(config: Config, each: Evaluation) -> tuple[str, str]:
-    return each.model, row_label(config.models[each.model], each.weights, each.method)
+def _more_cells(config: Config, sources: Sources) -> dict[tuple[str, str], dict[str, str]]:
+    """Model and label of a row -> its passkeys and costs."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for each in sources.evaluations:
+        label = row_label(config.models[each.model], each.weights, each.method)
+        row = cells.setdefault((each.model, label), _cost_cells(config, sources, each))
+        if each.task == "passkey":
+            row |= {f"passkeys {window_label(at)}": share(one) for at, one in each.results.items()}
+    return cells
 
 
 def _cost_cells(config: Config, sources: Sources, each: Evaluation) -> dict[str, str]:
