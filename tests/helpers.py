@@ -18,8 +18,10 @@ from longrope.baselines import closed_form
 from longrope.config import FolderModel
 from longrope.config.corpus import TokenizeSettings
 from longrope.config.search import PaperSpace
+from longrope.config.training import TuningStage
 from longrope.corpus import SPLITS, tokenize_corpus
-from longrope.factors import RescaleFactors, Rope
+from longrope.factors import RescaleFactors, Rope, write_factors
+from longrope.finetune import finetune
 from longrope.import_model import import_model
 from longrope.models import load_model, load_tokenizer, read_record, save_model
 from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT
@@ -40,6 +42,10 @@ EXCERPTS = {  # book -> characters
     "the-tempest": 5000,
 }
 SPLIT = {"validation": ["macbeth", "the-tempest"], "test": ["persuasion"]}
+
+
+class Killed(Exception):
+    """What a kill looks like from inside."""
 
 
 @functools.cache
@@ -124,14 +130,31 @@ def make_tuned(folder: Path, base: Path, factors: RescaleFactors) -> Path:
     return folder
 
 
+def dying(step: int, batches):
+    """The same batches until a kill at a step, which is the last argument."""
+
+    def until_then(*arguments):
+        if arguments[-1] == step:
+            raise Killed
+        return batches(*arguments)
+
+    return until_then
+
+
+def tune(base, tokens, folder, factors, name="tuned-128", **changes):
+    """Tune in `folder` for four steps at the window 128; returns the final metrics."""
+    settings = {"method": "yarn", "window": 128, "steps": 4, "batch": 2, "learning_rate": 0.01}
+    mixture = {"mixture": {"text": 0.5, "word": 0.5}}
+    stage = TuningStage(name=name, tuning=settings | mixture | changes, seed=1)
+    write_factors(folder / "factors.json", factors)
+    paths = folder / "model", folder / "metrics.jsonl", folder / "state"
+    return finetune(stage, base, folder / "factors.json", tokens, *paths, say=lambda _: None)
+
+
 # --- a search without a model ---------------------------------------------------------------
 
 TOY_ROPE = Rope("toy", 10000.0, 2 * PAIRS, 256, "?")
 OPTIMUM = (1, 1, 1.3, 2, 3.5, 6, 7, 8.5)  # of the convex objective: lambda, for 8x
-
-
-class Killed(Exception):
-    """What a kill looks like from inside."""
 
 
 def convex(logs: np.ndarray, sample: int, n_hat: int) -> float:

@@ -175,6 +175,15 @@ MISTAKES = {  # what is changed, then what the message must hold: place, rule, r
     "shares": ({f"{FIRST}/mixture": TWO}, "tunings.first: ", "add up to 0.9, not to 1"),
     "mixture": ({f"{FIRST}/mixture": {"txt": 1}}, "tunings.first.mixture.txt", "text"),
     "micro batch": ({f"{FIRST}/micro_batch": 3}, "tunings.first: batch 4", "micro_batch 3"),
+    "skipped": ({f"{FIRST}/positions": "skipped"}, "tunings.first: ", "set length"),
+    "short": (
+        {f"{FIRST}/short": {"share": 0.5, "length": 96}},
+        "first.short.length: 96 must be at most the original window, 256",
+        "divide the length of a sequence, 512",
+    ),
+    "short too long": ({f"{FIRST}/short": {"share": 0.5, "length": 512}}, "short.length: 512", ""),
+    "short share": ({f"{FIRST}/short": {"share": 0.3}}, "first: short.share 0.3 of batch 4", "no"),
+    "rank": ({f"{FIRST}/lora": {"rnk": 8}}, "first.lora.rnk: unknown", "'rank'"),
     "extended": ({f"{SMALL}/extension/weights": "base"}, "extension.weights: ", "first, second"),
     "too long": ({f"{SMALL}/extension/recovery": HUGE}, "recovery.4k: ", "below .* second, 1k"),
     "too short": (

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FIGURES = ("figure1", "figure2", "figure4", "depths", "figure5", "figure6")
 TABLES = (
     *("table01", "table02", "table03", "table05", "table06", "table07", "table09", "table10"),
-    *("table11", "table12", "passkey", "searches", "fitness"),
+    *("table11", "table12", "passkey", "searches", "fitness", "tunings"),
 )
 
 

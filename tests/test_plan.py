@@ -19,8 +19,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from helpers import ROOT
 from longrope.checks import load_config
 from longrope.cli import main
+from longrope.config.training import Lora
 from longrope.errors import UserError
 from longrope.evaluate.perplexity import slide
+from longrope.lora import add_lora
 from longrope.losses import token_losses
 from longrope.plan import cost
 from longrope.plan.architecture import (
@@ -217,6 +219,25 @@ def test_training_holds_sixteen_bytes_a_weight_and_its_activations():
     assert cost.training_memory(LLAMA2, 0, 4, recompute=False) == 20 * LLAMA2.parameters
     held = [cost.training_memory(LLAMA2, 1 << 17, 2, recompute=each) for each in (False, True)]
     assert held[0] > 800e9 and 150e9 < held[1] < 180e9  # one sequence of 128k
+
+
+@pytest.mark.parametrize("train", [[], ["norms"], ["norms", "embeddings"]])
+def test_with_lora_the_weights_that_train_are_those_of_peft(train):
+    pytest.importorskip("peft")
+    model, lora = llama(SMALL), Lora(rank=4, train=train)
+    add_lora(model, lora, seed=1)
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    assert sum(cost.lora_weights(SMALL, lora)) == trained
+
+
+def test_lora_takes_less_memory_and_fewer_flops_than_every_weight():
+    lora, settings = Lora(rank=8), {"recompute": True}
+    held = [
+        cost.training_memory(LLAMA2, 1 << 15, 2, lora=each, **settings) for each in (None, lora)
+    ]
+    assert held[0] > 120e9 and held[1] < 70e9  # of weights alone: 121 and 16
+    flops = [cost.training(LLAMA2, 4096, lora=each, **settings) for each in (None, lora)]
+    assert 0.7 < flops[1] / flops[0] < 0.8
 
 
 # --- the paper ------------------------------------------------------------------------------

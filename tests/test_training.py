@@ -7,25 +7,32 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import END, SPLIT, WINDOW, make_checkpoint, make_tokens, write_excerpts
+from helpers import (
+    END,
+    SPLIT,
+    WINDOW,
+    Killed,
+    dying,
+    make_checkpoint,
+    make_tokens,
+    tune,
+    write_excerpts,
+)
 from longrope.baselines import closed_form
 from longrope.config import PretrainedHere
 from longrope.config.corpus import CorpusSettings
-from longrope.config.training import LoopSettings, TuningStage
+from longrope.config.training import LoopSettings
 from longrope.errors import UserError
-from longrope.factors import Rope, read_factors, write_factors
-from longrope.finetune import finetune
+from longrope.factors import Rope, read_factors
 from longrope.losses import token_losses
 from longrope.mixture import Batch, SequenceMaker
 from longrope.models import load_model, load_tokenizer, read_record
 from longrope.pretrain import pretrain
+from longrope.steps import batches_of
 from longrope.training import Rate, train
 
 STEPS, VOCABULARY = 11, 20
-
-
-class Killed(Exception):
-    """What a kill looks like from inside."""
+UNSTEADY = {"seconds": 0, "peak_memory": 0}  # what no two runs share
 
 
 def tiny_model():
@@ -61,19 +68,8 @@ def run(state, batches=batch_at, rate=None, precision="float32", every=4, **opti
     optimisers = [torch.optim.AdamW(model.parameters(), lr=0.01)]
     settings = LoopSettings(checkpoint_every=every, precision=precision)
     rate = rate or Rate(STEPS, warmup=3, hold=0.4, final=0.1)
-    metrics = train(model, optimisers, batches, rate, settings, state, **options)
-    return model.state_dict(), [record | {"seconds": 0} for record in metrics]
-
-
-def dying(step: int, batches=batch_at):
-    """Batches until a kill at a step, which is the last argument."""
-
-    def until_then(*arguments) -> Batch:
-        if arguments[-1] == step:
-            raise Killed
-        return batches(*arguments)
-
-    return until_then
+    made = train(model, optimisers, lambda step: [batches(step)], rate, settings, state, **options)
+    return model.state_dict(), [record | UNSTEADY for record in made]
 
 
 def same(first: dict, second: dict) -> bool:
@@ -92,20 +88,20 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("step", [0, 1, 3, 5, 7, 10])
 def test_a_training_killed_at_any_step_ends_with_the_very_same_weights(step, whole, tmp_path):
     with pytest.raises(Killed):
-        run(tmp_path, dying(step))
+        run(tmp_path, dying(step, batch_at))
     weights, metrics = run(tmp_path)
     assert same(weights, whole[0])
     assert metrics == whole[1]
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [record | {"seconds": 0} for record in logged] == whole[1]
+    assert [record | UNSTEADY for record in logged] == whole[1]
 
 
 def test_a_training_killed_twice_and_one_that_was_done_change_nothing(whole, tmp_path):
     for step in (6, 9):
         with pytest.raises(Killed):
-            run(tmp_path, dying(step))
+            run(tmp_path, dying(step, batch_at))
     assert same(run(tmp_path)[0], whole[0])
-    weights, metrics = run(tmp_path, dying(0))
+    weights, metrics = run(tmp_path, dying(0, batch_at))
     assert same(weights, whole[0]) and metrics == whole[1]
 
 
@@ -211,16 +207,6 @@ def tokens(tmp_path_factory):
     return make_tokens(tmp_path_factory.mktemp("training") / "data") / "train"
 
 
-def tune(base, tokens, folder, factors, name="tuned-128", **changes):
-    """Tune in `folder` for four steps at the window 128; returns the final metrics."""
-    settings = {"method": "yarn", "window": 128, "steps": 4, "batch": 2, "learning_rate": 0.01}
-    mixture = {"mixture": {"text": 0.5, "word": 0.5}}
-    stage = TuningStage(name=name, tuning=settings | mixture | changes, seed=1)
-    write_factors(folder / "factors.json", factors)
-    paths = folder / "model", folder / "metrics.jsonl", folder / "state"
-    return finetune(stage, base, folder / "factors.json", tokens, *paths, say=lambda _: None)
-
-
 @pytest.fixture(scope="module")
 def tuned(base, tokens, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
@@ -273,7 +259,7 @@ def test_a_tuning_killed_between_ends_with_the_very_same_weights(
 ):
     factors = read_factors(tuned / "factors.json")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(SequenceMaker, "batch", dying(3, SequenceMaker.batch))
+        patch.setattr("longrope.finetune.batches_of", dying(3, batches_of))
         tune(base, tokens, tmp_path, factors, checkpoint_every=2)
     assert not (tmp_path / "model").exists()
     tune(base, tokens, tmp_path, factors, checkpoint_every=2)

@@ -29,6 +29,33 @@ def body_of(model):
     return model.base_model
 
 
+def attention_projections(model) -> list[str]:
+    """The names of the linear maps in the attention of every layer: q_proj, or query_key_value."""
+    from torch.nn import Linear
+
+    found = [
+        f"{name}.{part}"
+        for name, module in model.named_modules()
+        if type(module).__name__.endswith("Attention")
+        for part, inner in module.named_modules()
+        if isinstance(inner, Linear)
+    ]
+    if not found:
+        raise UserError(
+            f"{type(model).__name__} has no attention with linear maps to train by LoRA"
+        )
+    return found
+
+
+def norms(model) -> list:
+    """Its normalisations that have a weight."""
+    return [
+        module
+        for module in model.modules()
+        if type(module).__name__.endswith("Norm") and getattr(module, "weight", None) is not None
+    ]
+
+
 def rope_block(config: dict):
     """What a config.json says of its RoPE, in transformers' old or new schema."""
     return config.get("rope_parameters") or config.get("rope_scaling") or {}

@@ -188,6 +188,14 @@ def _tuning_problems(settings: ModelSettings, name: str, tuning) -> list[str]:
             f"{place}.window: {window_label(tuning.window)} is not above the original window,"
             f" {window_label(settings.original_window)}"
         )
+    if tuning.short:
+        short = tuning.short.length or settings.original_window
+        if short > settings.original_window or tuning.sequence_length % short:
+            problems.append(
+                f"{place}.short.length: {window_label(short)} must be at most the original window,"
+                f" {window_label(settings.original_window)}, and divide the length of a sequence,"
+                f" {window_label(tuning.sequence_length)}"
+            )
     seen, start = {name}, tuning.start
     while start != BASE:
         if start not in settings.tunings:

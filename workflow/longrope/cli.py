@@ -228,7 +228,15 @@ def _tabulate(options: argparse.Namespace) -> Outcome:
     from longrope.report.tables import make_table
 
     config = read_settings(Config, options.settings)
-    make_table(options.table, config, options.records, options.traces, options.paper, options.out)
+    make_table(
+        options.table,
+        config,
+        options.records,
+        options.traces,
+        options.paper,
+        options.out,
+        trainings=options.trainings,
+    )
     return Outcome(artifacts=[options.out.with_suffix(".md")])
 
 
@@ -398,7 +406,7 @@ def build_parser() -> argparse.ArgumentParser:
     stage = _stage(stages, "tabulate", _tabulate, "one table of what was measured")
     stage.add_argument("table", help="table05, passkey, searches, ...")
     _files(stage, "--paper", "--out")
-    _many(stage, "--records", "--traces")
+    _many(stage, "--records", "--traces", "--trainings")
     _settings(stage)
 
     stage = _stage(stages, "summarise", _summarise, "which claims of the method are borne out")

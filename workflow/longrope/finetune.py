@@ -1,9 +1,10 @@
 """
 Fine-tuning at one window with that window's factors (Ding et al. 2024, section 3.3).
 
-Text comes in segments of the window's length (or shorter: `length`) between BOS and EOS, as in
-the paper; a share of
-passkey documents can be mixed in. AdamW, linear decay or a constant rate, one training loop.
+Text comes in segments of the window's length between BOS and EOS, as in the paper, or in the
+cheaper ways of `steps`; a share of passkey documents can be mixed in. Every weight trains, or
+changes of low rank (`lora`), which are merged at the end: the result is a plain checkpoint either
+way. AdamW, linear decay or a constant rate, one training loop.
 """
 
 from collections.abc import Callable
@@ -12,14 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from longrope.baselines import closed_form
 from longrope.config.training import TuningStage
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import describe, read_factors
 from longrope.files import open_state, write_lines
-from longrope.mixture import SequenceMaker
+from longrope.lora import add_lora, check_peft, hold_in_bfloat16
+from longrope.mixture import Batch, SequenceMaker
 from longrope.models import load_model, load_tokenizer, read_record, save_model, stored_dtype
 from longrope.rope import install
+from longrope.steps import batches_of
 from longrope.training import Rate, train
 from longrope.versions import VERSIONS
 
@@ -38,7 +42,8 @@ def finetune(
 ) -> dict[str, float]:
     """Tune a checkpoint with factors and save it with them; returns final metrics."""
     tuning = stage.tuning
-    length = tuning.length or tuning.window
+    if tuning.lora:
+        check_peft()
     record = read_record(model_folder)
     factors = read_factors(factors_path, record.rope)
     if factors.window != tuning.window:
@@ -50,7 +55,15 @@ def finetune(
     tokenizer = load_tokenizer(model_folder)
     split.check_tokenizer(tokenizer)
     model = load_model(model_folder, for_training=True)
-    install(model, record.rope).use([factors])
+    rotary = install(model, record.rope)
+    dtype, merge = stored_dtype(model_folder), None
+    if tuning.lora:
+        merge = add_lora(model, tuning.lora, stage.seed)
+        if tuning.precision == dtype == "bfloat16":
+            hold_in_bfloat16(model)
+    if tuning.checkpointing:
+        recompute(model)
+    original = closed_form("none", record.rope, record.rope.original_window)
     maker = SequenceMaker(tokenizer, split)
     made_from = {
         "version": VERSIONS["finetune"],
@@ -62,17 +75,22 @@ def finetune(
         "attention_factor": factors.attention_factor,
     }
     state = open_state(state, made_from)
+
+    def prepare(part: Batch) -> None:
+        positions = None if part.positions is None else torch.from_numpy(part.positions)
+        rotary.use([original if part.original else factors], positions)
+
     metrics = train(
         model,
         [
             torch.optim.AdamW(
-                model.parameters(),
+                [each for each in model.parameters() if each.requires_grad],
                 lr=tuning.learning_rate,
                 betas=tuning.betas,
                 weight_decay=tuning.weight_decay,
             )
         ],
-        lambda step: maker.batch(tuning.mixture, tuning.batch, length, stage.seed, step),
+        lambda step: batches_of(maker, tuning, record.rope.original_window, stage.seed, step),
         Rate(
             tuning.steps,
             tuning.warmup,
@@ -82,12 +100,30 @@ def finetune(
         tuning,
         state,
         micro_batch=tuning.micro_batch,
+        prepare=prepare,
         describe=f"tuning {record.rope.model}/{stage.name}",
         on_metrics=on_metrics,
     )
+    if merge:
+        merge()
     write_lines(metrics_out, metrics)
-    save_model(
-        model, tokenizer, out, record.tuned_as(stage.name), stored_dtype(model_folder), factors
-    )
+    save_model(model, tokenizer, out, record.tuned_as(stage.name), dtype, factors)
     last = [each["loss"] for each in metrics[-max(1, len(metrics) // 10) :]]
-    return {"loss": float(np.mean(last)), "tokens": sum(each["tokens"] for each in metrics)}
+    return {
+        "loss": float(np.mean(last)),
+        "tokens": sum(each["tokens"] for each in metrics),
+        "training_seconds": round(sum(each["seconds"] for each in metrics), 3),
+        "peak_memory": max(each["peak_memory"] for each in metrics),
+        "trained_parameters": metrics[-1]["trained_parameters"],
+    }
+
+
+def recompute(model) -> None:
+    """Compute the activations of a layer again for its gradient, in place of keeping them."""
+    if not model.supports_gradient_checkpointing:
+        raise UserError(
+            f"{type(model).__name__} cannot compute activations again: leave checkpointing out"
+        )
+    # Until 5.22 transformers had it by its older name alone.
+    older = model.gradient_checkpointing_enable
+    getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})

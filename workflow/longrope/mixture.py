@@ -15,6 +15,7 @@ every passkey table says what the tuning held). The kinds:
 A batch is a function of (seed, step) alone, so an interrupted run goes on with the very same data.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,17 @@ class Batch:
     tokens: np.ndarray  # (sequences, length), int64
     weights: np.ndarray  # (sequences, length), float32; the first column is never a target
     kinds: tuple[str, ...]  # of every sequence
+    positions: np.ndarray | None = None  # (sequences, length), int64; None: 0, 1, 2, ...
+    original: bool = False  # whether they run with the model's original RoPE
+
+    def split(self, size: int) -> Iterator["Batch"]:
+        """The same in parts of at most `size` sequences."""
+        for first in range(0, len(self.tokens), size):
+            rows = slice(first, first + size)
+            positions = None if self.positions is None else self.positions[rows]
+            yield Batch(
+                self.tokens[rows], self.weights[rows], self.kinds[rows], positions, self.original
+            )
 
 
 class SequenceMaker:
@@ -50,10 +62,19 @@ class SequenceMaker:
         self._lengths = np.array([len(tokens) for tokens in self._documents])
 
     def batch(
-        self, mixture: dict[str, float], sequences: int, length: int, seed: int, step: int
+        self,
+        mixture: dict[str, float],
+        sequences: int,
+        length: int,
+        seed: int,
+        step: int,
+        stream: int = 0,
     ) -> Batch:
-        """The batch of one step: `sequences` sequences of `length` tokens, kinds drawn by share."""
-        rng = np.random.default_rng([seed, step])
+        """The batch of one step: `sequences` sequences of `length` tokens, kinds drawn by share.
+
+        A step that has several batches gives each its `stream`.
+        """
+        rng = np.random.default_rng([seed, step, stream])
         shares = np.array(list(mixture.values()))
         kinds = rng.choice(list(mixture), size=sequences, p=shares / shares.sum())
         made = [self.sequence(str(kind), length, rng) for kind in kinds]

@@ -58,17 +58,17 @@ def pretrain(
 
     ends = list(itertools.accumulate(phase.steps for phase in settings.phases))
 
-    def batch_at(step: int) -> Batch:
+    def batches_at(step: int) -> list[Batch]:
         phase = settings.phases[bisect.bisect_right(ends, step)]
         sequences = max(1, settings.tokens_per_step // phase.length)
-        return maker.batch(phase.mixture, sequences, phase.length, seed, step)
+        return [maker.batch(phase.mixture, sequences, phase.length, seed, step)]
 
     torch.manual_seed(seed)  # the initial weights: transformers offers no generator for them
     model = build_model(settings, window, tokenizer)
     metrics = train(
         model,
         optimisers_of(model, settings),
-        batch_at,
+        batches_at,
         Rate(ends[-1], settings.warmup, settings.hold, settings.final),
         settings,
         state,

@@ -34,9 +34,17 @@ class RescaledRotary(nn.Module):
         self.type = type_  # rope_type of the model's config.json
         self.rounds = True  # whether cos and sin get the type of what they turn
         self.factors: tuple[RescaleFactors, ...] = ()
+        self.positions_BT: torch.Tensor | None = None
 
-    def use(self, factors: Sequence[RescaleFactors]) -> None:
-        """Use one set of factors for every row, or as many as the batch has rows."""
+    def use(
+        self, factors: Sequence[RescaleFactors], positions_BT: torch.Tensor | None = None
+    ) -> None:
+        """Use one set of factors for every row, or as many as the batch has rows.
+
+        `positions_BT` replace those that the model counts. The model itself must not be told of
+        positions that jump: transformers takes what is between jumps for sequences of their own,
+        and builds a mask of T x T so that none sees another.
+        """
         for each in factors:
             check_same_model(each.rope, self.rope)
             if self.type != PLAIN and not each.is_identity:
@@ -47,13 +55,15 @@ class RescaledRotary(nn.Module):
         if self.type in BY_LENGTH:  # dynamic remembers the longest sequence: begin anew
             device = self.original.inv_freq.device
             self.original = type(self.original)(config=self.original.config).to(device)
-        self.factors = tuple(factors)
+        self.factors, self.positions_BT = tuple(factors), positions_BT
 
     @torch.no_grad()
     def forward(
         self, x: torch.Tensor, position_ids: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin (B, T, 2P) for positions (B or 1, T), in the type that the model expects."""
+        if self.positions_BT is not None:
+            position_ids = self.positions_BT.to(x.device)
         if all(each.is_identity for each in self.factors):
             return self.original(x, position_ids)
         rows = max(len(self.factors), position_ids.shape[0])

@@ -55,6 +55,15 @@ def corpus_of(settings: ModelSettings, split: str, weights: str | None = None) -
     return settings.corpus if isinstance(settings.corpus, str) else getattr(settings.corpus, split)
 
 
+def chain_of(settings: ModelSettings, weights: str) -> list[str]:
+    """The tunings that led to some weights, first to last; none for the pre-trained ones."""
+    chain: list[str] = []
+    while weights != BASE:
+        chain.insert(0, weights)
+        weights = settings.tunings[weights].start
+    return chain
+
+
 def searches(settings: ModelSettings) -> dict[str, tuple[Variant, int | None]]:
     """Method -> what it changes, and its seed where that is its own: `search` and its variants."""
     found: dict[str, tuple[Variant, int | None]] = {"search": (Variant(), None)}
@@ -275,7 +284,7 @@ def _method_needs(settings: ModelSettings, corpus: str) -> list[Need]:
         Need(
             split="train",
             documents=1,
-            tokens=tuning.length or tuning.window,
+            tokens=tuning.sequence_length,
             reason=f"the tuning {name!r} at {window_label(tuning.window)}",
         )
         for name, tuning in settings.tunings.items()

@@ -8,6 +8,7 @@ from longrope.config import Config
 from longrope.config.base import BASE
 from longrope.config.evaluation import ABLATIONS, MAIN, EvaluationSettings
 from longrope.study import (
+    chain_of,
     factor_files,
     factors_path,
     lengths_of,
@@ -99,13 +100,9 @@ def training_files(config: Config, shown_in: str) -> list[str]:
     """The metrics of the tunings whose weights a table or figure is about, and of those before."""
     found = {}
     for model, _, asked in evaluations(config, shown_in=shown_in):
-        tunings = config.models[model].tunings
         for weights in asked.methods:
-            chain = []
-            while weights != BASE:
-                chain.insert(0, f"results/{model}/{weights}/training/metrics.jsonl")
-                weights = tunings[weights].start
-            found |= dict.fromkeys(chain)
+            chain = chain_of(config.models[model], weights)
+            found |= {f"results/{model}/{each}/training/metrics.jsonl": None for each in chain}
     return list(found)
 
 
@@ -137,9 +134,10 @@ def figure_files(config: Config, figure: str) -> list[str]:
 
 
 def table_files(config: Config, table: str) -> list[str]:
-    """What a table is made of: records, and for that of the searches their traces."""
+    """What a table is made of: records, and traces or metrics where it is about their cost."""
     traces = trace_files(config, table) if table == "searches" else []
-    return evaluation_files(config, shown_in=table) + traces
+    trainings = training_files(config, table) if table == "tunings" else []
+    return evaluation_files(config, shown_in=table) + traces + trainings
 
 
 def tables_among(config: Config, names: Iterable[str]) -> list[str]:

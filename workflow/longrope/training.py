@@ -1,16 +1,19 @@
 """
 The one training loop: pre-training and fine-tuning both run it, on whatever accelerate finds.
 
-A step takes a batch that is a function of the step's number, sums the weighted loss in chunks
-without holding logits, and divides by the weights of the whole batch, so accumulation changes
-memory and never the result. Progress is checkpointed in a state directory: a run that was killed
-goes on from there and ends with the weights of an uninterrupted one. Sharding wraps the model
-that is handed in; nothing here knows about it.
+A step takes batches that are a function of the step's number, sums the weighted loss in chunks
+without holding logits, and divides by the weights of the whole step, so accumulation changes
+memory and never the result. What trains are the weights that ask for a gradient. Progress is
+checkpointed in a state directory: a run that was killed goes on from there and ends with the
+weights of an uninterrupted one. Sharding wraps the model that is handed in; nothing here knows
+about it.
 """
 
 import math
+import resource
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,20 +68,23 @@ class WeightedLoss(nn.Module):
 def train(
     model,
     optimisers: list[torch.optim.Optimizer],
-    batch_at: Callable[[int], Batch],
+    batches_at: Callable[[int], Sequence[Batch]],
     rate: Rate,
     settings: LoopSettings,
     state: Path,
     *,
     micro_batch: int | None = None,
+    prepare: Callable[[Batch], None] = lambda part: None,
     describe: str = "training",
     on_metrics: Callable[[dict], None] = lambda record: None,
 ) -> list[dict]:
     """Train `model` in place for `rate.steps` steps; returns the metrics, one record a step.
 
-    `batch_at(step)` gives the data of a step; `micro_batch` sequences are held at a time. The
-    learning rates of the optimisers are those of `rate` = 1. Metrics and checkpoints are kept in
-    `state`, from where an interrupted run goes on.
+    `batches_at(step)` gives the data of a step, the longest sequences first; `micro_batch` of
+    those are held at a time, of shorter ones as many tokens. `prepare` is called with each such
+    part before its forward pass, to tell the model what is particular about it. The learning rates
+    of the optimisers are those of `rate` = 1. Metrics and checkpoints are kept in `state`, from
+    where an interrupted run goes on.
     """
     AcceleratorState._reset_state()  # else one process keeps the precision of its first training
     accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bfloat16" else "no")
@@ -93,6 +99,9 @@ def train(
     peak = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
     metrics_path, checkpoint = state / "metrics.jsonl", state / "checkpoint.pt"
     start, metrics = _resume(checkpoint, metrics_path, model, optimisers, accelerator.device)
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    if accelerator.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(accelerator.device)
     progress = Progress(describe, rate.steps, start)
     tokens, seconds = 0, 0.0
     for step in range(start, rate.steps):
@@ -100,20 +109,20 @@ def train(
         for optimiser, rates in zip(optimisers, peak, strict=True):
             for group, value in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = value * multiplier
-        batch = batch_at(step)
-        total = float(batch.weights[:, 1:].sum())
-        size = micro_batch or len(batch.tokens)
-        loss_sum, sums = 0.0, []
-        for first in range(0, len(batch.tokens), size):
+        batches = batches_at(step)
+        total = sum(float(batch.weights[:, 1:].sum()) for batch in batches)
+        loss_sum, by_kind = 0.0, LossesByKind()
+        for part in _parts(batches, micro_batch):
             tokens_BT, weights_BT = (
-                torch.from_numpy(array[first : first + size]).to(accelerator.device)
-                for array in (batch.tokens, batch.weights)
+                torch.from_numpy(array).to(accelerator.device)
+                for array in (part.tokens, part.weights)
             )
+            prepare(part)
             with accelerator.autocast():
                 loss, sums_B = forward(tokens_BT, weights_BT)
                 loss = loss / total
             accelerator.backward(loss)
-            sums += sums_B.tolist()
+            by_kind.add(part, sums_B.tolist())
             loss_sum += loss.item()
         if not math.isfinite(loss_sum):
             raise FloatingPointError(f"the loss of step {step + 1} is {loss_sum}")
@@ -124,11 +133,13 @@ def train(
         record = {
             "step": step + 1,
             "loss": loss_sum,
-            **_losses_by_kind(batch, sums),
+            **by_kind.means(),
             "rate": multiplier * peak[0][0],
             "gradient_norm": float(norm),
-            "tokens": batch.tokens.size,
+            "tokens": sum(batch.tokens.size for batch in batches),
             "seconds": round(time.monotonic() - began, 4),
+            "peak_memory": peak_memory(accelerator.device),
+            "trained_parameters": trained,
         }
         tokens, seconds = tokens + record["tokens"], seconds + record["seconds"]
         append_line(metrics_path, record)
@@ -141,25 +152,52 @@ def train(
     return metrics
 
 
-def _losses_by_kind(batch: Batch, sums: list[float]) -> dict[str, float]:
-    """`loss_KIND`: the mean loss of the sequences of each kind in a batch, in nats a token.
+def _parts(batches: Sequence[Batch], micro_batch: int | None) -> Iterator[Batch]:
+    """What is held at a time: so many of the longest sequences, of shorter ones as many tokens."""
+    longest = batches[0].tokens.shape[1]
+    for batch in batches:
+        sequences, length = batch.tokens.shape
+        yield from batch.split(micro_batch * longest // length if micro_batch else sequences)
+
+
+class LossesByKind:
+    """The mean loss of the sequences of each kind in a step, in nats a token.
 
     A step that holds more passkeys has a lower loss; that of its text does not move with it.
     """
-    total: dict[str, float] = {}
-    weight: dict[str, float] = {}
-    for kind, value, weights in zip(batch.kinds, sums, batch.weights[:, 1:], strict=True):
-        total[kind] = total.get(kind, 0.0) + value
-        weight[kind] = weight.get(kind, 0.0) + float(weights.sum())
-    return {f"loss_{kind}": total[kind] / weight[kind] for kind in total if weight[kind]}
+
+    def __init__(self) -> None:
+        self._loss: dict[str, float] = {}
+        self._weight: dict[str, float] = {}
+
+    def add(self, part: Batch, sums: list[float]) -> None:
+        """Count the summed loss of every sequence; those with the original RoPE stand apart."""
+        for kind, loss, weights in zip(part.kinds, sums, part.weights[:, 1:], strict=True):
+            name = f"loss_{'short_' if part.original else ''}{kind}"
+            self._loss[name] = self._loss.get(name, 0.0) + loss
+            self._weight[name] = self._weight.get(name, 0.0) + float(weights.sum())
+
+    def means(self) -> dict[str, float]:
+        """`loss_KIND`, or `loss_short_KIND`, of every kind that has targets."""
+        return {name: self._loss[name] / weight for name, weight in self._weight.items() if weight}
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes held at the most so far: by tensors on a GPU, by the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _save(path: Path, step: int, model, optimisers) -> None:
+    """Keep what trains; the rest is as it was loaded."""
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     with replacing(path) as draft:
         torch.save(
             {
                 "step": step,
-                "model": model.state_dict(),
+                "model": {name: each.detach() for name, each in trained.items()},
                 "optimisers": [optimiser.state_dict() for optimiser in optimisers],
             },
             draft,
@@ -172,7 +210,8 @@ def _resume(path: Path, metrics_path: Path, model, optimisers, device) -> tuple[
         metrics_path.unlink(missing_ok=True)
         return 0, []
     saved = torch.load(path, map_location=device, weights_only=True)
-    model.load_state_dict(saved["model"])
+    left = model.load_state_dict(saved["model"], strict=False)
+    assert not left.unexpected_keys, left  # the state belongs to these very settings
     for optimiser, optimiser_state in zip(optimisers, saved["optimisers"], strict=True):
         optimiser.load_state_dict(optimiser_state)
     metrics = [record for record in resume_lines(metrics_path) if record["step"] <= saved["step"]]

@@ -338,6 +338,10 @@ def traces_of(wildcards):
     return targets.trace_files(STUDY, wildcards.table) if wildcards.table == "searches" else []
 
 
+def trainings_of(wildcards):
+    return targets.training_files(STUDY, wildcards.table) if wildcards.table == "tunings" else []
+
+
 def figure_records(wildcards):
     return targets.figure_files(STUDY, wildcards.figure)
 

@@ -6,6 +6,7 @@ rule make_table:
     input:
         records=records_of,
         traces=traces_of,
+        trainings=trainings_of,
         paper="resources/paper/tables.csv",
     output:
         multiext("results/tables/{table}", ".csv", ".md", ".tex"),
@@ -30,8 +31,8 @@ rule make_table:
         "Making {wildcards.table}"
     shell:
         "exec longrope --log {log:q} tabulate {wildcards.table} --records {input.records:q}"
-        " --traces {input.traces:q} --paper {input.paper:q} --out {params.stem:q}"
-        " --settings {params.settings:q}"
+        " --traces {input.traces:q} --trainings {input.trainings:q} --paper {input.paper:q}"
+        " --out {params.stem:q} --settings {params.settings:q}"
 
 
 rule make_summary:

@@ -38,7 +38,7 @@ Methods = dict[
 
 MAIN = (  # tables and figures that the target `all` makes
     "table05", "table06", "table07", "table09", "table10", "passkey", "searches", "fitness",
-    "summary", "figure1", "figure2", "figure4", "depths", "figure5", "figure6",
+    "tunings", "summary", "figure1", "figure2", "figure4", "depths", "figure5", "figure6",
 )  # fmt: skip
 ABLATIONS = (  # and those that the target `study` adds: more searches, tunings, the harness
     "table01", "table02", "table03", "table08", "table11", "table12", "retrieval", "figure3",

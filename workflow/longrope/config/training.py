@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from longrope.config.base import BASE, Count, Name, Positive, Settings, Share, Window
+from longrope.windows import window_label
 
 MIXTURE = r"^(text|passage|copy|word|digits-[1-9]|dense-[1-9])$"
 Mixture = Annotated[
@@ -22,7 +23,7 @@ class LoopSettings(Settings):
     """What pre-training and fine-tuning share."""
 
     clip: Positive = 1.0  # largest norm of the gradient
-    precision: Literal["float32", "bfloat16"] = "float32"  # of activations; weights stay float32
+    precision: Literal["float32", "bfloat16"] = "float32"  # of activations; what trains is float32
     checkpoint_every: Count = 100  # steps; a killed run loses at most so many
     compile: bool = False  # torch.compile: faster steps, needs a C++ compiler on CPU
 
@@ -65,6 +66,22 @@ class PretrainSettings(LoopSettings):
     final: Share = 0.02  # to this share of itself
 
 
+class Lora(Settings):
+    """Low-rank changes of the attention's matrices, merged at the end; the rest is frozen."""
+
+    rank: Count
+    alpha: Positive | None = None  # the change is scaled by alpha / rank; null: twice the rank
+    # What trains whole beside them: for long windows both are needed (LongLoRA).
+    train: list[Literal["norms", "embeddings"]] = ["norms", "embeddings"]
+
+
+class ShortSequences(Settings):
+    """Short sequences with the original RoPE among the long ones (LongRoPE2)."""
+
+    share: Annotated[float, Field(gt=0, lt=1)]  # of the tokens of a step
+    length: Window | None = None  # tokens of each; null: the original window
+
+
 class TuningSettings(LoopSettings):
     """A fine-tuning at one window, with that window's factors."""
 
@@ -72,6 +89,12 @@ class TuningSettings(LoopSettings):
     method: Name  # whose factors: search, or a closed form such as yarn
     window: Window
     length: Window | None = None  # tokens a sequence, at most the window; null: the window
+    # skipped: positions of a shorter sequence jump, so that they reach over the window (PoSE).
+    positions: Literal["consecutive", "skipped"] = "consecutive"
+    pieces: Annotated[int, Field(ge=2)] = 2  # runs of positions without a jump, where they jump
+    short: ShortSequences | None = None
+    lora: Lora | None = None  # null: every weight trains
+    checkpointing: bool = False  # activations of a layer are computed again: memory for time
     steps: Count
     batch: Count  # sequences a step
     micro_batch: Count = 1  # sequences that are held at a time
@@ -85,11 +108,37 @@ class TuningSettings(LoopSettings):
     @model_validator(mode="after")
     def _check(self):
         _sums_to_one(self.mixture)
-        if self.length and self.length > self.window:
+        length = self.sequence_length
+        if length > self.window:
             raise ValueError("length must not exceed window")
         if self.batch % self.micro_batch:
             raise ValueError(f"batch {self.batch} is no multiple of micro_batch {self.micro_batch}")
+        if self.positions == "skipped" and not self.pieces <= length < self.window:
+            raise ValueError(
+                f"positions: skipped needs a length from pieces ({self.pieces}) up to below the"
+                f" window, {window_label(self.window)}; it is {window_label(length)}: set length"
+            )
+        if self.short and not 1 <= self.short_sequences < self.batch:
+            raise ValueError(
+                f"short.share {self.short.share:g} of batch {self.batch} leaves no long sequence,"
+                " or none that is replaced: change one of them"
+            )
+        if self.short and abs(self.short_sequences - self.short.share * self.batch) > 1e-6:
+            raise ValueError(
+                f"short.share {self.short.share:g} of batch {self.batch} is no whole number of"
+                " sequences: change one of them"
+            )
         return self
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of a sequence, but for short ones."""
+        return self.length or self.window
+
+    @property
+    def short_sequences(self) -> int:
+        """How many sequences of a step give way to as many tokens of short ones."""
+        return round(self.short.share * self.batch) if self.short else 0
 
 
 class TuningStage(Settings):

@@ -43,10 +43,14 @@ class Architecture:
         return self.hidden * self.vocabulary
 
     @property
+    def norms(self) -> int:
+        """Weights of the norms."""
+        return (2 * self.layers + 1) * self.hidden
+
+    @property
     def parameters(self) -> int:
         """All weights, embedding and norms included."""
-        norms = (2 * self.layers + 1) * self.hidden
-        return self.body + norms + self.head * (1 if self.tied else 2)
+        return self.body + self.norms + self.head * (1 if self.tied else 2)
 
 
 def architecture_of(name: str, settings: ModelSettings) -> Architecture:

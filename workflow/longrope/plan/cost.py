@@ -9,11 +9,13 @@ activation functions are left out: they cost time, which the utilisation covers,
 Bytes are those of tensors; `width` is that of one number (2 bfloat16, 4 float32).
 """
 
+from longrope.config.training import Lora
 from longrope.plan.architecture import Architecture
 
 PIECE = 1 << 25  # logits that `losses.py` holds at a time
 PIECE_BYTES = 14 * PIECE  # those, in bfloat16 and float32, their soft maximum and its gradient
 BACKWARD = 2.0  # of a matrix product: two more products
+BACKWARD_FROZEN = 1.0  # and where the matrix does not train
 BACKWARD_ATTENTION = 2.5  # five products for two, as scores are computed again
 STATES = 16  # bytes a weight in training: float32 weight, gradient, and AdamW's two moments
 STEPPING = 20  # and while AdamW steps, when activations are gone
@@ -37,14 +39,23 @@ def generation(shape: Architecture, tokens: int, new: int) -> float:
     return prompt + new * one
 
 
-def training(shape: Architecture, tokens: int, micro_batch: int = 1, *, recompute: bool) -> float:
+def training(
+    shape: Architecture,
+    tokens: int,
+    micro_batch: int = 1,
+    *,
+    recompute: bool,
+    lora: Lora | None = None,
+) -> float:
     """FLOPs of one sequence forward and backward.
 
     The head is computed again where it does not fit in one piece; with `recompute`, which is
-    activation checkpointing, so is the body.
+    activation checkpointing, so is the body. With LoRA the body's own matrices have no gradient;
+    the changes are left out, being small.
     """
     again = int(micro_batch * tokens * shape.vocabulary > PIECE)
-    body = 2 * shape.body * tokens * (1 + BACKWARD + recompute)
+    backward = BACKWARD_FROZEN if lora else BACKWARD
+    body = 2 * shape.body * tokens * (1 + backward + recompute)
     head = 2 * shape.head * tokens * (1 + BACKWARD + again)
     return body + head + attention(shape, tokens) * (1 + BACKWARD_ATTENTION + recompute)
 
@@ -80,8 +91,22 @@ def inference_memory(shape: Architecture, tokens: int, width: int, cached: int =
     return weights + passing(shape, tokens, width) + kv_cache(shape, cached, width) + PIECE_BYTES
 
 
-def training_memory(shape: Architecture, tokens: int, width: int, *, recompute: bool) -> int:
+def lora_weights(shape: Architecture, lora: Lora) -> tuple[int, int]:
+    """How many weights train with LoRA: of the changes, and of the model itself."""
+    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    ends = 4 * shape.hidden + 2 * queries + 2 * keys  # rows and columns of four matrices
+    whole = shape.norms * ("norms" in lora.train) + shape.head * ("embeddings" in lora.train)
+    return shape.layers * lora.rank * ends, whole
+
+
+def training_memory(
+    shape: Architecture, tokens: int, width: int, *, recompute: bool, lora: Lora | None = None
+) -> int:
     """Bytes at the most of a training step with `tokens` tokens held at a time."""
-    weights = (STATES + (CAST if width == 2 else 0)) * shape.parameters
-    running = weights + kept(shape, tokens, width, recompute=recompute) + PIECE_BYTES
-    return max(running, STEPPING * shape.parameters)
+    cast, trained, frozen = CAST if width == 2 else 0, shape.parameters, 0
+    if lora:  # the body's matrices are held in the type that they run in
+        changes, whole = lora_weights(shape, lora)
+        trained = changes + whole
+        frozen = width * shape.body + (4 + cast) * (shape.parameters - shape.body - whole)
+    held = kept(shape, tokens, width, recompute=recompute) + PIECE_BYTES
+    return frozen + max((STATES + cast) * trained + held, STEPPING * trained)

@@ -45,7 +45,7 @@ class Work:
     memory: int = 0  # bytes, on all GPUs together
     disk: int = 0  # bytes that are left afterwards, state included
     seconds: float = 0.0  # beside the FLOPs
-    recompute: bool = False  # counted with activation checkpointing
+    recompute: bool = False  # counted with activation checkpointing that is not configured
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,18 +150,34 @@ class _Model:
 
     def _tuning(self, job: Job) -> Work:
         tuning = self.settings.tunings[job.weights]
-        length, held = tuning.length or tuning.window, tuning.micro_batch
+        length, held, lora = tuning.sequence_length, tuning.micro_batch, tuning.lora
         width = 2 if tuning.precision == "bfloat16" else 4
-        plain = self._held(cost.training_memory(self.shape, held * length, width, recompute=False))
-        recompute = plain > self.machine.usable  # else nothing is gained by it
-        memory = self._held(
-            cost.training_memory(self.shape, held * length, width, recompute=recompute)
+
+        def memory_of(recompute: bool) -> int:
+            return self._held(
+                cost.training_memory(
+                    self.shape, held * length, width, recompute=recompute, lora=lora
+                )
+            )
+
+        def flops_of(tokens: int, together: int) -> float:
+            return cost.training(self.shape, tokens, together, recompute=recompute, lora=lora)
+
+        recompute = tuning.checkpointing or memory_of(False) > self.machine.usable
+        replaced = tuning.short_sequences
+        flops = (tuning.batch - replaced) * flops_of(length, held)
+        if tuning.short:
+            short = tuning.short.length or self.settings.original_window
+            flops += replaced * length // short * flops_of(short, held * length // short)
+        trained = sum(cost.lora_weights(self.shape, lora)) if lora else self.shape.parameters
+        return Work(
+            f"{window_label(length)}, {tuning.steps} x {tuning.batch}",
+            tuning.steps * tuning.batch * length,
+            tuning.steps * flops,
+            memory_of(recompute),
+            STORED * self.shape.parameters + STATE * trained,
+            recompute=recompute and not tuning.checkpointing,
         )
-        sequences_ = tuning.steps * tuning.batch
-        flops = sequences_ * cost.training(self.shape, length, held, recompute=recompute)
-        disk = (STORED + STATE) * self.shape.parameters
-        what = f"{window_label(length)}, {tuning.steps} x {tuning.batch}"
-        return Work(what, sequences_ * length, flops, memory, disk, recompute=recompute)
 
     def _pretraining(self) -> Work:
         made, tokens, flops, memory = self.settings.source, 0, 0.0, 0

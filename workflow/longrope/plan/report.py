@@ -170,7 +170,7 @@ def _notes(config: Config, estimates: list[Estimate], machine: Machine) -> list[
     if any(each.work.recompute for each in estimates):
         notes.append(
             "Tunings that one GPU does not hold are counted with activation checkpointing, one"
-            " forward pass more;\nthis version keeps all activations."
+            " forward pass more:\nset `checkpointing: true` for them."
         )
     if loose := _loose(config, estimates):
         notes.append(

@@ -35,6 +35,7 @@ CONTENTS = {
     "table02": Entry(SEARCH, "Initial tokens left as they are"),
     "table11": Entry(SEARCH, "What each part of the search brings"),
     "figure5": Entry(TUNING, "Loss of the tunings"),
+    "tunings": Entry(TUNING, "Cheaper ways to tune"),
     "table03": Entry(TUNING, "Before and after tuning"),
     "table12": Entry(TUNING, "Routes to the second window"),
     "figure5c": Entry(TUNING, "Loss of these routes", "table12"),

@@ -18,7 +18,7 @@ from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
 from longrope.errors import UserError, unknown_name
 from longrope.files import read_json
-from longrope.study import ON_TUNED
+from longrope.study import ON_TUNED, chain_of
 from longrope.windows import parse_window, window_label
 
 SCHEMA = 2  # of evaluation files
@@ -299,9 +299,8 @@ def drills(settings: ModelSettings, weights: str) -> str:
     if settings.rope == "own":
         return "not known"
     held: list[str] = []
-    while weights != BASE:
-        tuning = settings.tunings[weights]
-        kinds = {kind: share for kind, share in tuning.mixture.items() if kind != "text" and share}
-        held.insert(0, ", ".join(f"{share:.0%} {kind}" for kind, share in kinds.items()) or "none")
-        weights = tuning.start
+    for name in chain_of(settings, weights):
+        mixture = settings.tunings[name].mixture
+        kinds = {kind: share for kind, share in mixture.items() if kind != "text" and share}
+        held.append(", ".join(f"{share:.0%} {kind}" for kind, share in kinds.items()) or "none")
     return ", then ".join(dict.fromkeys(held)) or "not tuned"

@@ -1,4 +1,6 @@
-"""What a table is made of: the evaluations that are shown in it, and traces of searches."""
+"""
+What a table is made of: the evaluations that are shown in it, what searches and tunings cost.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,6 +9,7 @@ from pathlib import Path
 from longrope.config import Config
 from longrope.report.load import Evaluation
 from longrope.report.trace import Spent
+from longrope.report.trainings import Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +18,7 @@ class Sources:
 
     evaluations: list[Evaluation]  # in the order of the configuration
     traces: dict[str, Spent] = field(default_factory=dict)  # by path, from results/ on
+    costs: dict[tuple[str, str], Cost] = field(default_factory=dict)  # by model and weights
     paper: Path = Path("resources/paper/tables.csv")
 
     def texts(

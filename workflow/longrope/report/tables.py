@@ -2,11 +2,11 @@
 The paper's tables for whatever was configured.
 
 `TABLES` names them; each is a function of the configuration and of what was measured for it. The
-search has tables of its own (`searches`, `fitness`); Tables 1, 2, 3, 11 and 12 are in `ablations`,
-Table 8 in `benchmarks`.
+search has tables of its own (`searches`, `fitness`), fine-tuning has `tunings`; Tables 1, 2, 3, 11
+and 12 are in `ablations`, Table 8 in `benchmarks`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -43,6 +43,8 @@ from longrope.report.table import (
     write_table,
 )
 from longrope.report.trace import read_traces
+from longrope.report.trainings import read_costs
+from longrope.report.tunings import tunings_table
 from longrope.windows import window_label
 
 TUNED_ON = "other than text in tuning"
@@ -64,12 +66,24 @@ RULER = (
 
 
 def make_table(
-    name: str, config: Config, records: list[Path], traces: list[Path], paper: Path, out: Path
+    name: str,
+    config: Config,
+    records: list[Path],
+    traces: list[Path],
+    paper: Path,
+    out: Path,
+    *,
+    trainings: Sequence[Path] = (),
 ) -> None:
     """Write one table as `out` with the endings .csv, .md, .html and .tex."""
     if name not in TABLES:
         raise unknown_name("table", name, TABLES)
-    sources = Sources(read_evaluations(config, records), read_traces(config, traces), paper)
+    sources = Sources(
+        read_evaluations(config, records),
+        read_traces(config, traces),
+        read_costs(config, trainings),
+        paper,
+    )
     write_table(TABLES[name](config, sources), out)
 
 
@@ -261,4 +275,5 @@ TABLES: dict[str, Callable[[Config, Sources], Table]] = {
     "retrieval": retrieval_table,
     "searches": searches_table,
     "fitness": fitness_table,
+    "tunings": tunings_table,
 }
