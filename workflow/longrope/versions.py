@@ -20,7 +20,7 @@ VERSIONS = {
     "evaluate-benchmarks": 1,
     "evaluate-ruler": 2,
     "card": 1,
-    "tabulate": 4,
+    "tabulate": 5,
     "plot": 4,
     "plan": 1,
 }

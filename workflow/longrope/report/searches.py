@@ -16,7 +16,9 @@ from longrope.baselines import is_closed_form
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
 from longrope.config.search import SearchSettings
-from longrope.report.load import Evaluation, chosen, of_task, row_label
+from longrope.report.labels import row_label
+from longrope.report.lines import BLOWN_UP, number
+from longrope.report.load import Evaluation, chosen, of_task
 from longrope.report.sources import Sources
 from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, Table
 from longrope.report.trace import Spent
@@ -264,8 +266,10 @@ def _spread(values: list[float], seeds: int) -> str:
     """Mean and standard error."""
     if not values:
         return NOTHING
-    error = f" ± {stdev(values) / math.sqrt(len(values)):.2g}" if len(values) > 1 else ""
-    return counted(f"{fmean(values):.2f}{error}", len(values), seeds)
+    mean = fmean(values)
+    told = len(values) > 1 and mean < BLOWN_UP  # of what has only a power of ten, no error
+    error = f" ± {stdev(values) / math.sqrt(len(values)):.2g}" if told else ""
+    return counted(f"{number(mean)}{error}", len(values), seeds)
 
 
 def _ranged(tokens: list[int], seeds: int) -> str:
