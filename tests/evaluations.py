@@ -9,7 +9,6 @@ from longrope.config import Config
 from longrope.evaluate.passkey import summarise as of_passkeys
 from longrope.evaluate.perplexity import summarise as of_perplexity
 
-
 PROTOCOL = {  # of perplexities and of passkeys
     "mode": "stride",
     "stride": "length",
@@ -29,16 +28,18 @@ def amounts_of(records: list[dict]) -> dict[int, int]:
 
 
 def fitted(config: Config, paths: Iterable[Path]) -> Config:
-    """The configuration, asking for just the lengths and amounts that some files have."""
+    """The configuration, asking for the lengths and amounts that some files have."""
     raw = config.model_dump()
-    found: dict[tuple[str, str], dict[str, int]] = {}
-    for path in paths:
-        record = json.loads(path.read_text())
-        found.setdefault((record["model"], record["evaluation"]), {}).update(record["amounts"])
-    for (model, name), amounts in found.items():
-        asked = raw["models"].get(model, {"evaluation": {}})["evaluation"].get(name)
-        if asked:
-            asked["windows" if asked["task"] == "perplexity" else "prompts"] = amounts
+    for record in (json.loads(path.read_text()) for path in paths):
+        asked = raw["models"][record["model"]]["evaluation"][record["evaluation"]]
+        kind = "windows" if asked["task"] == "perplexity" else "prompts"
+        kept = asked[kind] if asked.get("fitted") else {}
+        asked |= {kind: kept | record["amounts"], "fitted": True}
+        longest = list(record["amounts"])[-1]
+        asked["methods"].get(record["weights"], {})[record["method"]] = longest
+    for model in raw["models"].values():
+        for asked in model["evaluation"].values():
+            asked.pop("fitted", None)
     return load_config(raw)
 
 

@@ -34,6 +34,7 @@ from longrope.targets import evaluations
 from longrope.windows import window_label
 
 PAPER = "search-paper"  # the variant that runs the paper's algorithm
+PAPER_ROW = "search: paper"  # what its row is called
 START = ("model", "text", "window", LABEL)  # the first columns of both tables
 WHAT, UNTIL, RATIO = "what is searched", "M tokens to the paper's", "times fewer"
 CAPTION = "What every search cost."
@@ -47,8 +48,8 @@ NOTE = (
 )
 AGAINST_PAPER = (
     f" `{UNTIL}`: tokens forwarded until the search's best validation perplexity was for the first"
-    f" time at most the final one of `{PAPER}` with the same seed, window and documents."
-    f" `{RATIO}`: tokens after which `{PAPER}` first had that itself, over those; the geometric"
+    f" time at most the final one of `{PAPER_ROW}` with the same seed, window and documents."
+    f" `{RATIO}`: tokens after which `{PAPER_ROW}` first had that itself, over those; the geometric"
     " mean over seeds. Seeds that never get there are left out of both, which flatters; `2 of 3`"
     " counts those that do."
 )
