@@ -111,7 +111,8 @@ def _matches(config: Config, stated: Stated, estimate: Estimate) -> int | None:
     settings = config.models[job.model]
     if job.rule == "finetune_model" and stated.stage == "finetune":
         tuning = settings.tunings[job.weights]
-        return 0 if (tuning.length or tuning.window) == stated.window else None
+        as_long = (tuning.length or tuning.window) == stated.window
+        return 0 if as_long and stated.says.startswith(f"{tuning.steps} steps") else None
     stage = "search" if job.weights == BASE else "second search"
     if job.rule != "search_factors" or job.name != "search" or stage != stated.stage:
         return None
