@@ -150,7 +150,7 @@ def test_table_3_sets_the_same_factors_before_and_after_tuning(tmp_path):
 def both_searches(tmp_path):
     """Table 11 of a first search at 1k on plays and a second one at 2k on novels."""
 
-    def make(*more: tuple[str, str, str, dict]) -> pd.DataFrame:
+    def make(*more: tuple[str, str, str, dict], novels: str = "stride") -> pd.DataFrame:
         raw = yaml.safe_load(STUDY.replace("METHODS", "{}"))
         texts = raw["models"]["toy"]["evaluation"]
         texts["plays"]["methods"] = {"base": ["pi", "search-dimensions"]}
@@ -165,10 +165,15 @@ def both_searches(tmp_path):
         ]
         for text, weights, method, _ in more:
             texts[text]["methods"].setdefault(weights, []).append(method)
+        texts["novels"]["mode"] = novels
         paths = [
             write_evaluation(tmp_path, weights, method, losses(**at), name=text)
             for text, weights, method, at in losses_of
         ]
+        for path in paths:
+            if "novels" in path.parts:
+                text = path.read_text().replace('"mode": "stride"', f'"mode": "{novels}"')
+                path.write_text(text)
         return made(tmp_path, "table11", load_config(raw), paths)
 
     return make
@@ -181,6 +186,12 @@ def test_table_11_puts_both_searches_of_one_kind_in_one_row(both_searches):
     dimensions = table.loc["search: dimensions", columns]
     assert dimensions.tolist() == [perplexity(2.0), perplexity(1.5)]
     assert table.loc["search (LongRoPE)", columns[1]] == perplexity(1.0)
+
+
+def test_a_row_of_two_evaluations_says_how_each_was_measured(both_searches):
+    table = both_searches(novels="truncate")
+    assert table.protocol["PI"] == "non-overlapping windows; one window at the start"
+    assert table.protocol["search (LongRoPE)"] == "one window at the start"
 
 
 def test_table_11_says_the_text_where_two_have_the_same_column(both_searches):

@@ -200,7 +200,7 @@ def _row(group: Group, line: Line) -> dict[str, str]:
         LABEL: line.label,
         "source": "ours",
         FACTOR: attention_of(cells),
-        "protocol": protocol_of(cells[0][0]),
+        "protocol": "; ".join(dict.fromkeys(protocol_of(each) for each, _ in cells)),
         **_headed({column: number(perplexity_of(cell)) for column, cell in line.cells.items()}),
     }
 
