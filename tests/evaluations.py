@@ -1,10 +1,46 @@
 """Evaluation files whose numbers are known by hand."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+from longrope.checks import load_config
+from longrope.config import Config
 from longrope.evaluate.passkey import summarise as of_passkeys
 from longrope.evaluate.perplexity import summarise as of_perplexity
+
+PROTOCOL = {  # of perplexities and of passkeys
+    "mode": "stride",
+    "stride": "length",
+    "documents": "all",
+    "at_least": "length",
+    "key": "digits-5",
+    "decoding": "greedy",
+}
+
+
+def amounts_of(records: list[dict]) -> dict[int, int]:
+    """Length -> how many windows, or prompts, the records are of."""
+    amounts = {record["length"]: 0 for record in sorted(records, key=lambda each: each["length"])}
+    for record in records:
+        amounts[record["length"]] += record.get("prompts") or len(record["windows"])
+    return amounts
+
+
+def fitted(config: Config, paths: Iterable[Path]) -> Config:
+    """The configuration, asking for the lengths and amounts that some files have."""
+    raw = config.model_dump()
+    for record in (json.loads(path.read_text()) for path in paths):
+        asked = raw["models"][record["model"]]["evaluation"][record["evaluation"]]
+        kind = "windows" if asked["task"] == "perplexity" else "prompts"
+        kept = asked[kind] if asked.get("fitted") else {}
+        asked |= {kind: kept | record["amounts"], "fitted": True}
+        longest = list(record["amounts"])[-1]
+        asked["methods"].get(record["weights"], {})[record["method"]] = longest
+    for model in raw["models"].values():
+        for asked in model["evaluation"].values():
+            asked.pop("fitted", None)
+    return load_config(raw)
 
 
 def scored(length: int, document: str, *losses: float, tokens: int = 100, text: str = "a") -> dict:
@@ -52,7 +88,8 @@ def write_evaluation(
         "weights_fingerprint": weights,
         "original_window": 256,
         "method": method,
-        "protocol": {"mode": "stride", "stride": "length", "key": "digits-5", "decoding": "greedy"},
+        "protocol": PROTOCOL,
+        "amounts": dict(zip(labels, amounts_of(records).values(), strict=True)),
         "factors": {label: factors for label in labels},
         "results": {
             label: results[task]([each for each in records if each["length"] == length])

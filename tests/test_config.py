@@ -202,6 +202,11 @@ MISTAKES = {  # what is changed, then what the message must hold: place, rule, r
         "books.splits: ",
         "ids, shares or names",
     ),
+    "shown elsewhere": (
+        {f"{SMALL}/evaluation/passkey/shown_in": ["passkey", "figure1"]},
+        "evaluation.passkey.shown_in.1: ",
+        r"'passkey', 'retrieval', .*found 'figure1'",
+    ),
     "weights": (
         {f"{SMALL}/evaluation/passkey/methods": {"bse": ["none"]}},
         "evaluation.passkey.methods.bse: unknown weights 'bse'",

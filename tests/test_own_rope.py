@@ -8,11 +8,12 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, LlamaConfig, Phi3Config
 
-from evaluations import documents, write_evaluation
+from evaluations import documents, fitted, write_evaluation
 from helpers import ROOT, WINDOW, make_tokenizer, make_tokens
 from longrope.checks import load_config
 from longrope.cli import main
 from longrope.config import FolderModel
+from longrope.config.evaluation import OF_EXTENDING
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.import_model import import_model
@@ -229,6 +230,19 @@ def test_its_row_says_whose_rope_it_is(tmp_path):
         tmp_path, "base", "none", documents(1024, 1.0, 2.0), "yarn-128k", name="books"
     )
     paper = ROOT / "resources/paper/tables.csv"
-    make_table("table06", study(), [path], [], paper, tmp_path / "table")
+    make_table("table06", fitted(study(), [path]), [path], [], paper, tmp_path / "table")
     ours = (tmp_path / "table.csv").read_text().splitlines()[1]
-    assert "as published, own RoPE" in ours and ",its own," in ours
+    assert "YaRN-128k as published, own RoPE" in ours and ",its own," in ours
+
+
+def test_by_default_it_is_shown_only_where_such_a_model_has_a_place():
+    asked = study().models["yarn-128k"].evaluation["books"]
+    assert asked.shown_in == ["table06", "summary", "figure1"]
+    assert load_config(study().model_dump()) == study()  # as stages are handed it
+
+
+@pytest.mark.parametrize("place", OF_EXTENDING)
+def test_a_table_of_searches_and_tunings_is_refused_for_it(place):
+    task = {"task": "perplexity", "windows": {"1k": 1}, "shown_in": ["table06", place]}
+    with pytest.raises(UserError, match=f"books.shown_in: .* no place in {place}; leave them out"):
+        study(evaluation={"books": task | {"methods": {"base": ["none"]}}})

@@ -261,6 +261,17 @@ def test_the_plan_names_what_the_paper_cannot_mean(paper, gpu):
     assert "within 5 days, which holds 144 of them" in problems
 
 
+def test_other_tunings_of_the_study_are_not_held_against_the_paper_s_times(paper, gpu):
+    estimates = estimate_study(paper, gpu, "study")
+    tuned = [each for each in beside_paper(paper, estimates, gpu) if "steps" in each.stated.says]
+    assert [(each.model, each.weights) for each in tuned] == [
+        ("llama2-7b", "longrope-128k"),
+        ("llama2-7b", "longrope-256k"),
+        ("mistral-7b", "longrope-128k"),
+        ("mistral-7b", "longrope-256k"),
+    ]
+
+
 def test_a_study_without_the_paper_s_models_says_nothing_of_it(default):
     text, _ = plan(default, find_machine("h200"))
     assert "the paper" not in text and "In all 99 jobs" in text

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -13,18 +14,20 @@ import pytest
 import yaml
 from matplotlib.figure import Figure
 
-from evaluations import documents, scored, write_evaluation
+from evaluations import documents, fitted, scored, write_evaluation
 from helpers import TOY_ROPE, Toy, convex, toy_search
 from longrope.checks import load_config
+from longrope.config.evaluation import PasskeyShown, PerplexityShown
 from longrope.config.search import Evolution
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.report.drawing import spread
 from longrope.report.figures import FIGURES, plot
-from longrope.report.load import accuracies, perplexities, read_evaluations, row_label
+from longrope.report.labels import row_label
+from longrope.report.load import accuracies, perplexities, read_evaluations
 from longrope.report.search import plot_search, read_trace
 from longrope.report.summary import summarise, write_summary
-from longrope.report.tables import make_table
+from longrope.report.tables import TABLES, make_table
 from longrope.search.scoring import Score
 from longrope.statistics import compare, mean_interval, wilson
 
@@ -33,10 +36,11 @@ seed: 1
 corpora: {books: {source: {kind: text, files: ["*.txt"]}, splits: {}}}
 models:
   MODEL:
-    source: {kind: folder, path: model}
+    source: SOURCE
     original_window: 256
     corpus: books
     search: {1k: {evaluations: 8}}
+    variants: {search-dimensions: {windows: [1k, 2k]}, search-raced: {seeds: [1, 2]}}
     tunings:
       ours-1k: {method: search, window: 1k, steps: 4, batch: 2, learning_rate: 0.001,
                 mixture: {text: 0.7, digits-5: 0.2, word: 0.1}}
@@ -53,9 +57,19 @@ table6,mistral-7b,original,,books3,"20 books, sliding window 256k",1024,perplexi
 """
 
 
-def config_of(model: str = "toy", perplexity: dict | None = None, passkey: dict | None = None):
+FOLDER = {"kind": "folder", "path": "model"}
+LLAMA2 = {"kind": "hub", "name": "meta-llama/Llama-2-7b-hf"}
+
+
+def config_of(
+    model: str = "toy",
+    perplexity: dict | None = None,
+    passkey: dict | None = None,
+    source: dict = FOLDER,
+):
     """The study with some methods evaluated: weights -> methods."""
     text = STUDY.replace("MODEL", model).replace("PERPLEXITY", json.dumps(perplexity or {}))
+    text = text.replace("SOURCE", json.dumps(source))
     return load_config(yaml.safe_load(text.replace("PASSKEY", json.dumps(passkey or {}))))
 
 
@@ -158,7 +172,7 @@ def test_perplexity_weighs_tokens_and_the_document_mean_does_not(tmp_path):
     ]
     path = write_evaluation(tmp_path, "base", "none", records)
     config = config_of(perplexity={"base": ["none"]})
-    row = perplexities(read_evaluations(config, [path])).iloc[0]
+    row = perplexities(read_evaluations(fitted(config, [path]), [path])).iloc[0]
     assert row.perplexity == pytest.approx(10**1.5)
     assert row.perplexity_document_mean == pytest.approx(505)
     assert (row.tokens, row.windows, row.documents) == (400, 2, 2)
@@ -168,20 +182,51 @@ def test_accuracy_comes_with_its_interval(tmp_path):
     records = [{"length": 1024, "prompts": 20, "found": 0, "trials": []}]
     path = write_evaluation(tmp_path, "base", "none", records)
     config = config_of(passkey={"base": ["none"]})
-    row = accuracies(read_evaluations(config, [path])).iloc[0]
+    row = accuracies(read_evaluations(fitted(config, [path]), [path])).iloc[0]
     assert (row.accuracy, row.low, round(row.high, 4)) == (0, 0, 0.1611)
 
 
 def test_an_evaluation_that_the_configuration_does_not_name_is_refused(tmp_path):
-    path = write_evaluation(tmp_path, "base", "ntk", documents(256, 1.0))
+    path = write_evaluation(tmp_path, "base", "ntk", documents(1024, 1.0))
     with pytest.raises(UserError, match=r"unknown method 'ntk': known are none, yarn"):
         read_evaluations(config_of(perplexity={"base": ["none", "yarn"]}), [path])
-    config = config_of(perplexity={"base": ["ntk"]})
+    config = fitted(config_of(perplexity={"base": ["ntk"]}), [path])
     with pytest.raises(UserError, match="a second evaluation"):
         read_evaluations(config, [path, path])
     path.write_text(path.read_text().replace('"schema": 2', '"schema": 1'))
     with pytest.raises(UserError, match="schema 1, expected schema 2"):
         read_evaluations(config, [path])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"windows": {"1k": 3}}, "2 at 1k instead of 3 at 1k"),
+        ({"windows": {"1k": 2, "2k": 1}}, "2 at 1k instead of 2 at 1k, 1 at 2k"),
+        ({"stride": 256}, "stride length instead of 256"),
+        ({"mode": "truncate"}, "mode stride instead of truncate"),
+        ({"documents": 4, "at_least": "2k"}, "documents all instead of 4; at_least length"),
+    ],
+)
+def test_what_was_measured_otherwise_than_the_configuration_asks_for_is_refused(
+    changes, said, tmp_path
+):
+    path = write_evaluation(tmp_path, "base", "none", documents(1024, 1.0, 2.0))
+    config = fitted(config_of(perplexity={"base": ["none"]}), [path])
+    assert len(read_evaluations(config, [path])) == 1
+    raw = config.model_dump()
+    raw["models"]["toy"]["evaluation"]["perplexity"] |= changes | {"methods": {"base": ["none"]}}
+    with pytest.raises(UserError, match=f"{said}.*; run the evaluation again"):
+        read_evaluations(load_config(raw), [path])
+
+
+def test_passkeys_of_another_kind_than_configured_are_refused(tmp_path):
+    records = [{"length": 1024, "prompts": 10, "found": 5, "trials": []}]
+    path = write_evaluation(tmp_path, "base", "none", records)
+    raw = fitted(config_of(passkey={"base": ["none"]}), [path]).model_dump()
+    raw["models"]["toy"]["evaluation"]["passkey"]["key"] = "word"
+    with pytest.raises(UserError, match="key digits-5 instead of word; run the evaluation again"):
+        read_evaluations(load_config(raw), [path])
 
 
 @pytest.mark.parametrize(
@@ -197,6 +242,9 @@ def test_an_evaluation_that_the_configuration_does_not_name_is_refused(tmp_path)
         ("ours-1k", "longest", "ours-1k, 2k factors throughout"),
         ("yarn-1k", "yarn", "yarn-1k, YaRN"),
         ("yarn-1k", "tuned", "yarn-1k, as tuned (1k factors)"),
+        ("base", "search-dimensions", "untuned, search: dimensions"),
+        ("ours-1k", "search-dimensions", "ours-1k, second search: dimensions"),
+        ("base", "search-raced-seed2", "untuned, search: raced, seed 2"),
     ],
 )
 def test_rows_have_names_that_people_read(weights, method, label):
@@ -207,8 +255,15 @@ def test_rows_have_names_that_people_read(weights, method, label):
 
 
 def make_tables(config, records: list[Path], paper: Path, out: Path) -> None:
+    config = fitted(config, records)
     for name in ("table06", "table09", "table10", "passkey"):
         make_table(name, config, records, [], paper, out / name)
+
+
+def keys(*found: bool) -> list[dict]:
+    """A passkey record at 1k, a prompt each."""
+    trials = [{"key": str(n), "depth": 0.5, "found": each} for n, each in enumerate(found)]
+    return [{"length": 1024, "prompts": len(found), "found": sum(found), "trials": trials}]
 
 
 def table(folder: Path, name: str) -> pd.DataFrame:
@@ -266,7 +321,9 @@ def test_a_row_says_at_which_lengths_its_windows_slid(tmp_path):
     content = json.loads(path.read_text())
     content["protocol"]["stride"] = 256
     path.write_text(json.dumps(content))
-    config = config_of(perplexity={"base": ["none"]})
+    raw = config_of(perplexity={"base": ["none"]}).model_dump()
+    raw["models"]["toy"]["evaluation"]["perplexity"]["stride"] = 256
+    config = load_config(raw)
     make_tables(config, [path], paper(tmp_path), tmp_path / "out")
     found = table(tmp_path / "out", "table06").protocol.iloc[0]
     assert found == "sliding window, stride 256 (at 512)"
@@ -280,22 +337,57 @@ def test_the_three_forms_of_a_table_hold_the_same_cells(compared):
         assert all(cell in text for cell in cells) and "non-overlapping windows" in text
 
 
-def test_paper_rows_stand_only_below_the_paper_s_model(tmp_path):
-    for model in ("toy", "llama2-7b"):
-        config = config_of(model, perplexity={"base": ["none"]})
+def test_the_paper_s_model_is_known_by_its_hub_name_not_by_what_it_is_called(tmp_path):
+    for model, source in (("llama2-7b", FOLDER), ("mine", LLAMA2)):
+        config = config_of(model, perplexity={"base": ["none"]}, source=source)
         path = write_evaluation(tmp_path, "base", "none", documents(1024, 2.0, 3.0), model)
         make_tables(config, [path], paper(tmp_path), tmp_path / model)
-    assert set(table(tmp_path / "toy", "table06").source) == {"ours"}
-    printed = table(tmp_path / "llama2-7b", "table06").query("source == 'paper'")
+    assert set(table(tmp_path / "llama2-7b", "table06").source) == {"ours"}
+    printed = table(tmp_path / "mine", "table06").query("source == 'paper'")
     assert printed.index.tolist() == ["YaRN-64k, tuned at 64k"]
     assert printed[["1k", "2k"]].to_numpy().tolist() == [["6.20", ">10^4"]]
+
+
+def test_what_all_rows_say_is_said_once_and_what_the_paper_s_do_not_is_not(tmp_path):
+    for model, source in (("toy", FOLDER), ("mine", LLAMA2)):
+        config = config_of(model, perplexity={"base": ["none"]}, source=source)
+        path = write_evaluation(tmp_path, "base", "none", documents(1024, 2.0, 3.0), model)
+        make_tables(config, [path], paper(tmp_path), tmp_path / model)
+    common = [
+        re.findall("All rows: (.*)", (tmp_path / model / "table06.md").read_text())
+        for model in ("toy", "mine")
+    ]
+    words = "model toy, text perplexity, source ours, protocol non-overlapping windows."
+    assert common == [[words], []]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("table,base\ntable6,llama2-7b\n", "no column method, fine_tune_window, dataset, setting"),
+        (PAPER.replace("6.20", "six"), "line 2: length and value must be numbers"),
+        (PAPER + PAPER.splitlines()[1] + "\n", "two numbers for 'YaRN-64k, tuned at 64k', '1k'"),
+    ],
+)
+def test_paper_numbers_that_are_no_such_table_are_refused_in_one_line(text, said, tmp_path):
+    (tmp_path / "wrong.csv").write_text(text)
+    path = write_evaluation(tmp_path, "base", "none", documents(1024, 2.0, 3.0))
+    config = config_of(perplexity={"base": ["none"]}, source=LLAMA2)
+    with pytest.raises(UserError, match=said):
+        make_tables(config, [path], tmp_path / "wrong.csv", tmp_path)
 
 
 def test_tables_9_and_10_hold_the_windows_that_were_searched_and_recovered(tmp_path):
     records = [*documents(512, 2.0, 3.0), *documents(2048, 4.0, 5.0)]
     asked = {"base": ["none", "yarn"], "ours-1k": ["extended", "longest", "tuned", "yarn-on-tuned"]}
+    at = {"yarn": {512, 2048}, "longest": {512}, "yarn-on-tuned": {2048}}
     paths = [
-        write_evaluation(tmp_path, weights, method, records)
+        write_evaluation(
+            tmp_path,
+            weights,
+            method,
+            [each for each in records if each["length"] in at.get(method, {512, 2048})],
+        )
         for weights, methods in asked.items()
         for method in methods
     ]
@@ -318,7 +410,7 @@ def test_tables_9_and_10_hold_the_windows_that_were_searched_and_recovered(tmp_p
 
 
 def test_the_passkey_table_says_what_the_tuning_held_and_how_it_was_scaled(tmp_path):
-    records = [{"length": 1024, "prompts": 20, "found": 20, "trials": []}]
+    records = keys(*[True] * 20)
     paths = [
         write_evaluation(tmp_path, "ours-1k", "extended", records),
         write_evaluation(tmp_path, "yarn-1k", "yarn", records, attention_factor=1.1386),
@@ -329,6 +421,57 @@ def test_the_passkey_table_says_what_the_tuning_held_and_how_it_was_scaled(tmp_p
     assert found["1k"].tolist() == ["100 [84, 100]", "100 [84, 100]", "20"]
     assert found["attention factor"].tolist()[:2] == ["1", "1.139"]
     assert found["other than text in tuning"].tolist()[:2] == ["20% digits-5, 10% word", "none"]
+
+
+def test_the_most_passkeys_of_a_column_and_what_is_not_told_from_them_are_bold(tmp_path):
+    """McNemar: 5 prompts that differ are no difference yet (p = 0.06), 7 are (p = 0.02)."""
+    found = {("base", "none"): 20, ("base", "pi"): 15, ("base", "yarn"): 13}
+    found |= {("ours-1k", "tuned"): 12, ("ours-1k", "extended"): 2}
+    paths = [
+        write_evaluation(tmp_path, *key, keys(*[n < count for n in range(20)]))
+        for key, count in found.items()
+    ]
+    asked = {"base": ["none", "pi", "yarn"], "ours-1k": ["tuned", "extended"]}
+    make_tables(config_of(passkey=asked), paths, paper(tmp_path), tmp_path)
+    text = (tmp_path / "passkey.md").read_text()
+    bold = [float(each) for each in re.findall(r"\*\*(\d+) \[", text)]
+    assert bold == [100, 75, 60]  # untuned ones are not weighed against tuned ones
+    assert "Bold: the highest of a column among tuned and among untuned rows" in text
+
+
+def test_where_nothing_is_found_nothing_is_bold(tmp_path):
+    paths = [
+        write_evaluation(tmp_path, "base", each, keys(*[False] * 9)) for each in ("none", "pi")
+    ]
+    make_tables(config_of(passkey={"base": ["none", "pi"]}), paths, paper(tmp_path), tmp_path)
+    assert "**0 [" not in (tmp_path / "passkey.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [
+        *[("perplexity", each) for each in get_args(PerplexityShown)],
+        *[("passkey", each) for each in get_args(PasskeyShown)],
+    ],
+)
+def test_all_that_a_task_may_be_shown_in_can_be_made_of_it(task, name, tmp_path):
+    records = documents(1024, 2.0, 3.0) if task == "perplexity" else keys(True, False)
+    paths = [write_evaluation(tmp_path, "base", each, records) for each in ("pi", "yarn")]
+    paths += [write_evaluation(tmp_path, "ours-1k", "tuned", records)]
+    config = config_of(**{task: {"base": ["pi", "yarn"], "ours-1k": ["tuned"]}})
+    config = fitted(config, paths)
+    if name in TABLES and name != "tunings":  # of metrics, too
+        make_table(name, config, paths, [], paper(tmp_path), tmp_path / name)
+    elif name == "summary":
+        write_summary(config, paths, tmp_path / "summary.json")
+    elif name not in (
+        "tunings",
+        "figure2",
+        "figure5",
+        "figure5c",
+        "figure6",
+    ):  # of factors, losses, traces
+        plot(name, config, paths, tmp_path / name)
 
 
 def test_a_table_without_rows_says_so(tmp_path):
@@ -348,7 +491,7 @@ def test_a_comparison_that_longrope_loses_is_printed_as_a_loss(tmp_path):
         write_evaluation(tmp_path, "base", "pi", documents(1024, 2.5, 3.5)),
     ]
     config = config_of(perplexity={"base": ["pi", "yarn", "search"]})
-    write_summary(config, paths, tmp_path / "summary.json")
+    write_summary(fitted(config, paths), paths, tmp_path / "summary.json")
     claims = json.loads((tmp_path / "summary.json").read_text())["models"]["toy"]["claims"]
     outcomes = {claim["id"].split("/")[-1]: claim["outcome"] for claim in claims}
     assert outcomes == {"base.pi": "win", "base.yarn": "loss"}
@@ -371,7 +514,7 @@ def test_the_extended_model_is_set_against_everything_else_that_was_tuned(tmp_pa
     ]
     asked = {"base": ["yarn"], "ours-1k": ["extended", "search", "yarn-on-tuned"]}
     config = config_of(perplexity=asked | {"yarn-1k": ["yarn"]})
-    claims = summarise(config, paths)["models"]["toy"]["claims"]
+    claims = summarise(fitted(config, paths), paths)["models"]["toy"]["claims"]
     assert [claim["id"] for claim in claims] == [  # not search: there it has the same factors
         "toy/perplexity/second-search/2k/ours-1k.extended/ours-1k.yarn-on-tuned",
         "toy/perplexity/second-search/2k/ours-1k.extended/yarn-1k.yarn",
@@ -379,17 +522,13 @@ def test_the_extended_model_is_set_against_everything_else_that_was_tuned(tmp_pa
 
 
 def test_passkeys_are_compared_prompt_by_prompt_and_losses_printed(tmp_path):
-    def keys(*found: bool) -> list[dict]:
-        trials = [{"key": str(n), "depth": 0.5, "found": each} for n, each in enumerate(found)]
-        return [{"length": 1024, "prompts": len(found), "found": sum(found), "trials": trials}]
-
     few, many = keys(*[False] * 10), keys(*[True] * 9, False)
     paths = [
         write_evaluation(tmp_path, "base", method, found)
         for method, found in {"search": few, "yarn": many, "pi": keys(*[False] * 9, True)}.items()
     ]
     config = config_of(passkey={"base": ["pi", "yarn", "search"]})
-    write_summary(config, paths, tmp_path / "summary.json")
+    write_summary(fitted(config, paths), paths, tmp_path / "summary.json")
     tested = json.loads((tmp_path / "summary.json").read_text())["models"]["toy"]["retrieval"]
     outcomes = {claim["than"]["method"]: (claim["found"], claim["outcome"]) for claim in tested}
     assert outcomes == {"pi": ([0, 1], "tie"), "yarn": ([0, 9], "loss")}
@@ -401,7 +540,7 @@ def test_the_blow_up_is_the_ratio_to_the_original_window(tmp_path):
     passkey = [{"length": 1024, "prompts": 10, "found": 5, "trials": []}]
     paths = [write_evaluation(tmp_path, "base", "none", each) for each in (records, passkey)]
     config = config_of(perplexity={"base": ["none"]}, passkey={"base": ["none"]})
-    found = summarise(config, paths)["models"]["toy"]
+    found = summarise(fitted(config, paths), paths)["models"]["toy"]
     assert found["blow_up"]["perplexity"] == pytest.approx(20)
     assert found["blow_up"]["longer"]["1k"]["ratio"] == pytest.approx(2.5)
     assert found["passkey"]["passkey"]["base"]["none"]["1k"]["accuracy"] == 0.5
@@ -415,7 +554,7 @@ def test_a_figure_draws_the_same_bytes_twice_and_its_csv_says_what(tmp_path):
     path = write_evaluation(tmp_path, "base", "none", records)
     config = config_of(perplexity={"base": ["none"]})
     for stem in ("a", "b"):
-        plot("figure1", config, [path], tmp_path / stem)
+        plot("figure1", fitted(config, [path]), [path], tmp_path / stem)
     drawn = pd.read_csv(tmp_path / "a.csv")
     assert drawn.perplexity.tolist() == pytest.approx([math.exp(3.05), math.exp(8)])
     assert drawn.above_axis.tolist() == [False, True]

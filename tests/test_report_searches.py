@@ -9,6 +9,7 @@ import pytest
 import yaml
 from scipy.stats import binomtest
 
+from evaluations import PROTOCOL, amounts_of, fitted
 from longrope.checks import load_config
 from longrope.config import Config
 from longrope.errors import UserError
@@ -78,7 +79,8 @@ def evaluation(
         "weights": weights,
         "weights_fingerprint": weights,
         "method": method,
-        "protocol": {"mode": "stride", "stride": "length"},
+        "protocol": PROTOCOL,
+        "amounts": {"1k": amounts_of(records)[1024]},
         "factors": {"1k": used},
         "results": {"1k": results[task](records)},
         "records": records,
@@ -119,7 +121,8 @@ def written(folder: Path, config: Config, traces=(), perplexity=(), passkey=()) 
     paper.write_text("table,base\n")
     for name in ("searches", "fitness"):
         records = [*perplexity, *passkey]
-        make_table(name, config, records, list(traces), paper, folder / "out" / name)
+        asked = fitted(config, records)
+        make_table(name, asked, records, list(traces), paper, folder / "out" / name)
     return {
         name: pd.read_csv(folder / f"out/{name}.csv", dtype=str).set_index("weights, method")
         for name in ("searches", "fitness")
@@ -144,8 +147,8 @@ def raced(tmp_path):
 
 
 def test_seeds_are_one_row_that_says_what_it_searched(raced):
-    assert raced.index.tolist() == ["untuned, search-paper", "untuned, search-fast"]
-    row = raced.loc["untuned, search-fast"]
+    assert raced.index.tolist() == ["untuned, search: paper", "untuned, search: fast"]
+    row = raced.loc["untuned, search: fast"]
     assert row["what is searched"] == "bayesian, paper space, perplexity + 0.1 needle"
     assert (row.seeds, row["M tokens"]) == ("3", "4.33 (2 to 6)")
     mean, error = (19 + 20.01 + 18) / 3, math.sqrt(((19 - 19.00333) ** 2 + 1.00667**2 * 2) / 2 / 3)
@@ -153,13 +156,13 @@ def test_seeds_are_one_row_that_says_what_it_searched(raced):
 
 
 def test_a_seed_that_never_gets_to_the_paper_s_perplexity_is_counted_and_not_averaged(raced):
-    row = raced.loc["untuned, search-fast"]
+    row = raced.loc["untuned, search: fast"]
     assert row["M tokens to the paper's"] == "2.5 (1 to 4) (2 of 3)"
     assert row["times fewer"] == "2 (2 of 3)"  # the geometric mean of 4 / 1 and 4 / 4
 
 
 def test_the_paper_s_own_clock_stops_when_it_has_what_it_ends_with(raced):
-    row = raced.loc["untuned, search-paper"]
+    row = raced.loc["untuned, search: paper"]
     assert row["M tokens"] == "8"
     assert (row["M tokens to the paper's"], row["times fewer"]) == ("4", "1")
 
@@ -178,7 +181,7 @@ def test_none_that_gets_there_says_never(tmp_path):
     variants = {"search-paper": PAPER | {"seeds": [1]}, "search-fast": FAST | {"seeds": [1]}}
     paths = [trace(tmp_path, "search-paper-seed1", 20.0), trace(tmp_path, FAST_METHODS[0], 21.0)]
     table = written(tmp_path, config_of(["none"], variants=variants), paths)["searches"]
-    row = table.loc["untuned, search-fast"]
+    row = table.loc["untuned, search: fast"]
     assert (row["M tokens to the paper's"], row["times fewer"]) == ("never (0 of 1)", "–")
 
 
@@ -214,6 +217,16 @@ def test_a_trace_that_is_not_configured_or_lacks_a_number_is_refused(tmp_path):
 def test_a_search_is_said_in_few_words(variant, words):
     config = config_of(["none"], variants={"search-x": variant})
     assert describe(search_settings(config, "toy", "base", "search-x", 1024)) == words
+
+
+@pytest.mark.parametrize(
+    ("best", "said"), [((20.004,), "20.00"), ((345.67,), "345.7"), ((4e4, 6e4), ">10^4")]
+)
+def test_a_perplexity_looks_as_in_every_other_table(best, said, tmp_path):
+    variants = {"search-fast": FAST | {"seeds": [1, 2][: len(best)]}}
+    paths = [trace(tmp_path, name, each) for name, each in zip(FAST_METHODS, best, strict=False)]
+    table = written(tmp_path, config_of(["none"], variants=variants), paths)["searches"]
+    assert table["validation perplexity"].tolist() == [said]
 
 
 # --- worth ------------------------------------------------------------------------------------
@@ -293,7 +306,7 @@ def test_seeds_are_averaged_by_document_before_they_are_compared_with_the_paper(
     for number, name in enumerate(FAST_METHODS):
         methods[name] = ((1 + shifts[number], 2 + shifts[number]), "x." if number else "..")
     variants = {"search-paper": PAPER, "search-fast": FAST}
-    row = fitness_of(tmp_path, methods, variants=variants).loc["untuned, search-fast"]
+    row = fitness_of(tmp_path, methods, variants=variants).loc["untuned, search: fast"]
     assert row["nats below the paper's"] == "+0.2000 [-1.0706, +1.4706]"  # 12.706 x 0.1
     own = [math.exp(1.5 + shift) for shift in shifts.values()]
     mean = sum(own) / 3

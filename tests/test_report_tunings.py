@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from evaluations import documents, write_evaluation
+from evaluations import documents, fitted, write_evaluation
 from longrope.checks import load_config
 from longrope.errors import UserError
 from longrope.report.tables import make_table
@@ -56,14 +56,26 @@ def made(tmp_path) -> pd.DataFrame:
     books = {"name": "books"}
     paths = [
         write_evaluation(tmp_path, "base", "none", documents(256, 1.0, 2.0), **books),
-        write_evaluation(tmp_path, "second", "tuned", documents(1024, 1.5, 2.5), **books),
+        write_evaluation(
+            tmp_path,
+            "second",
+            "tuned",
+            [*documents(256, 1.3, 2.3), *documents(1024, 1.5, 2.5)],
+            **books,
+        ),
         write_evaluation(tmp_path, "second", "none", documents(256, 1.2, 2.2), **books),
-        write_evaluation(tmp_path, "lora", "tuned", documents(1024, 2.0, 3.0), **books),
+        write_evaluation(
+            tmp_path,
+            "lora",
+            "tuned",
+            [*documents(256, 1.4, 2.4), *documents(1024, 2.0, 3.0)],
+            **books,
+        ),
         write_evaluation(tmp_path, "second", "tuned", passkeys(9)),
         write_evaluation(tmp_path, "lora", "tuned", passkeys(0)),
     ]
     trainings = [write_metrics(tmp_path, name, *cost) for name, cost in COSTS.items()]
-    config = load_config(yaml.safe_load(STUDY))
+    config = fitted(load_config(yaml.safe_load(STUDY)), paths)
     stem = tmp_path / "out/tunings"
     make_table("tunings", config, paths, [], tmp_path / "none", stem, trainings=trainings)
     return pd.read_csv(stem.with_suffix(".csv"), dtype=str).set_index("weights, method")
@@ -72,7 +84,7 @@ def made(tmp_path) -> pd.DataFrame:
 def test_a_tuning_has_its_worth_at_every_window(made):
     second = made.loc["second, as tuned (1k factors)"]
     assert second["perplexity 1k"] == f"{math.exp(2):.2f}"
-    assert second["perplexity 256"] == "–"
+    assert second["perplexity 256"] == f"{math.exp(1.8):.2f}"
     assert second["passkeys 1k"].startswith("90 [")
     assert made.loc["second, original RoPE", "perplexity 256"] == f"{math.exp(1.7):.2f}"
     assert made.loc["lora, as tuned (1k factors)", "passkeys 1k"].startswith("0 [")

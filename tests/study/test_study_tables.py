@@ -3,19 +3,28 @@ What the whole study's tables and figures must be, asserted on the results of a 
 
     snakemake --cores all study && pytest tests/study
 
-Every table and figure is there, no cell is empty of meaning, and every number in a table of
-perplexities or passkeys is that of a record, for the text that the row names.
+Every table and figure is there, no cell is empty of meaning, and every number in a table is that of
+the very record that its row and column name: text, weights, method and length.
 """
 
 import json
 import re
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
-RESULTS = Path(__file__).parents[2] / "results"
+from longrope.checks import load_config
+from longrope.config.base import BASE
+from longrope.report.benchmarks import LABELS
+from longrope.report.labels import method_label, row_label
+from longrope.windows import parse_window
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
 PERPLEXITIES = ["01", "02", "03", "05", "06", "07", "09", "10", "11", "12"]
 TABLES = [*(f"table{number}" for number in [*PERPLEXITIES, "08"]), "passkey", "retrieval"]
 FIGURES = [*(f"figure{name}" for name in ("1", "2", "3", "4", "5", "5c", "6")), "depths"]
@@ -36,20 +45,109 @@ def measured(table: pd.DataFrame) -> pd.DataFrame:
     return own[~own["weights, method"].str.startswith(COUNTS)]
 
 
-def cells(table: pd.DataFrame):
-    """Text and value of every cell that holds one."""
+def cells(table: pd.DataFrame) -> Iterator[tuple[dict[str, str], str, str]]:
+    """Row, column and value of every cell that holds a number."""
     for row in measured(table).to_dict("records"):
         for column, value in row.items():
             if column not in WORDS and value != "–":
-                yield row["text"], value
+                yield row, column, value
 
 
 @cache
 def records(task: str) -> tuple[dict, ...]:
-    """Every evaluation file of a task."""
-    files = sorted(RESULTS.glob("*/*/evaluation/*/*.json"))
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    return tuple(each for each in found if each["task"] == task)
+    """Every evaluation file of a task that the study asks for; others may be left over."""
+    files = [
+        RESULTS / model / weights / "evaluation" / name / f"{method}.json"
+        for model, settings in models().items()
+        for name, asked in settings.evaluation.items()
+        if asked.task == task
+        for weights, methods in asked.methods.items()
+        for method in methods
+    ]
+    return tuple(json.loads(file.read_text(encoding="utf-8")) for file in files)
+
+
+@cache
+def models() -> dict:
+    """The settings of the study's models."""
+    text = (ROOT / "config/config.yaml").read_text(encoding="utf-8")
+    return load_config(yaml.safe_load(text)).models
+
+
+# --- whether a cell is of a record, and at which of its lengths ---------------------------------
+
+Meant = Callable[[dict, dict, str], str | None]  # record, row, column -> length of the record
+
+
+def whole_label(record: dict) -> str:
+    return row_label(models()[record["model"]], record["weights"], record["method"])
+
+
+def bare_label(record: dict, method: str) -> str:
+    """A method's label without weights."""
+    return method_label(models()[record["model"]], BASE, method)
+
+
+def by_label(record: dict, row: dict, column: str) -> str | None:
+    label = row["weights, method"].removesuffix(", with recovery")
+    return column if label.removesuffix(", without recovery") == whole_label(record) else None
+
+
+def by_only_length(record: dict, row: dict, column: str) -> str | None:
+    (length,) = record["results"]
+    return length if by_label(record, row, column) else None
+
+
+def by_method(record: dict, row: dict, column: str) -> str | None:
+    same = row["weights, method"] == bare_label(record, record["method"])
+    return column if same and record["weights"] == BASE else None
+
+
+def by_n_hat(record: dict, row: dict, column: str) -> str | None:
+    label, _, length = row["weights, method"].rpartition(", ")
+    n_hat = column.removeprefix("n_hat = ")
+    form = record["method"].removesuffix(f"-n{n_hat}")
+    plain = (n_hat == "0") == (form == record["method"])
+    return length if plain and label == bare_label(record, form) else None
+
+
+def before_and_after(record: dict, row: dict, column: str) -> str | None:
+    length, _, state = column.partition(", ")
+    label, _, weights = row["weights, method"].partition(": ")
+    if state == "untuned":
+        same = record["weights"] == BASE and label == bare_label(record, record["method"])
+        return length if same else None
+    tuning = models()[record["model"]].tunings.get(record["weights"])
+    if not tuning or record["method"] != "tuned" or tuning.window != parse_window(length):
+        return None
+    same = label == bare_label(record, tuning.method) and weights in ("", record["weights"])
+    return length if same else None
+
+
+def by_search(record: dict, row: dict, column: str) -> str | None:
+    length, _, kind = column.partition(", ")
+    method = record["method"].removesuffix("-on-tuned").replace("extended", "search")
+    same = row["weights, method"] == bare_label(record, method).partition(" (from")[0]
+    second = kind.startswith("second interpolation")
+    return length if same and second == (record["weights"] != BASE) else None
+
+
+def by_route(record: dict, row: dict, column: str) -> str | None:
+    return column if row["weights, method"].endswith(f": {whole_label(record)}") else None
+
+
+def the_record(task: str, meant: Meant, row: dict, column: str) -> dict:
+    """The result of the one record that a cell is of."""
+    text = re.search(r" \((.+)\)$", column)
+    texts = [text[1]] if text else row["text"].split(", ")
+    found = [
+        record["results"][length]
+        for record in records(task)
+        if record["model"] == row["model"] and record["evaluation"] in texts
+        if (length := meant(record, row, column)) in record["results"]
+    ]
+    assert len(found) == 1, (row, column, len(found))
+    return found[0]
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -64,52 +162,54 @@ def test_a_table_has_its_three_forms_and_a_protocol_in_every_row(name):
     assert r"\toprule" in (RESULTS / f"tables/{name}.tex").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", [f"table{number}" for number in PERPLEXITIES])
-def test_every_perplexity_is_that_of_a_record_of_its_text(name):
-    known: dict[str, list[float]] = {}
-    for each in records("perplexity"):
-        values = [result["perplexity"] for result in each["results"].values()]
-        known.setdefault(each["evaluation"], []).extend(values)
-    found = list(cells(table_of(name)))
+@pytest.mark.parametrize(
+    ("number", "meant"),
+    [
+        ("01", by_method),
+        ("02", by_n_hat),
+        ("03", before_and_after),
+        ("05", by_label),
+        ("06", by_label),
+        ("07", by_label),
+        ("09", by_label),
+        ("10", by_label),
+        ("11", by_search),
+        ("12", by_route),
+    ],
+)
+def test_every_perplexity_is_that_of_the_record_that_its_row_and_column_name(number, meant):
+    found = list(cells(table_of(f"table{number}")))
     assert len(found) >= 4
-    for text, value in found:
-        candidates = [number for part in text.split(", ") for number in known[part]]
+    for row, column, value in found:
+        perplexity = the_record("perplexity", meant, row, column)["perplexity"]
         if bound := re.fullmatch(r">10\^(\d+)", value):
-            power = int(bound[1])
-            assert any(10**power <= number < 10 ** (power + 1) for number in candidates)
+            assert 10 ** int(bound[1]) <= perplexity < 10 ** (int(bound[1]) + 1)
         else:
-            near = min(abs(number - float(value)) for number in candidates)
-            assert near <= (0.05 if float(value) >= 100 else 0.005) * 1.01
+            places = 1 if float(value) >= 100 else 2
+            assert abs(perplexity - float(value)) <= 0.505 * 10**-places, (row, column)
 
 
 @pytest.mark.parametrize("name", ["passkey", "retrieval"])
-def test_every_share_found_is_that_of_a_record_and_has_its_interval(name):
-    known = set()
-    for each in records("passkey"):
-        for result in each["results"].values():
-            known.add((each["evaluation"], f"{100 * result['accuracy']:.0f}"))
-    for each in records("ruler"):
-        for result in each["results"].values():
-            for needle in result.values():
-                known.add((each["evaluation"], f"{100 * needle['accuracy']:.0f}"))
+def test_every_share_found_is_that_of_its_record_and_has_its_interval(name):
     found = list(cells(table_of(name)))
     assert len(found) >= 8
-    for text, value in found:
-        share, low, high = re.fullmatch(r"(\d+) \[(\d+), (\d+)\]", value).groups()
-        assert int(low) <= int(share) <= int(high)
-        assert (text, share) in known
+    for row, column, value in found:
+        needle = re.match(r"RULER (\w+),", row["protocol"])
+        result = the_record("ruler" if needle else "passkey", by_label, row, column)
+        result = result[needle[1]] if needle else result
+        expected = [100 * result[key] for key in ("accuracy", "low", "high")]
+        assert value == "{:.0f} [{:.0f}, {:.0f}]".format(*expected), (row, column)
 
 
-def test_every_benchmark_score_is_that_of_a_record_and_chance_is_marked():
-    known = {
-        f"{100 * result['value']:.1f} ± {100 * result['stderr']:.1f}"
-        + (" (chance)" if result["at_chance"] else "")
-        for each in records("benchmarks")
-        for results in each["results"].values()
-        for result in results.values()
-    }
-    found = [value for _, value in cells(table_of("table08"))]
-    assert len(found) == 12 and set(found) <= known
+def test_every_benchmark_score_is_that_of_its_record_and_chance_is_marked():
+    names = {label: name for name, label in LABELS.items()}
+    found = list(cells(table_of("table08")))
+    assert len(found) == 12
+    for row, column, value in found:
+        result = the_record("benchmarks", by_only_length, row, column)[names[column]]
+        mark = " (chance)" if result["at_chance"] else ""
+        expected = f"{100 * result['value']:.1f} ± {100 * result['stderr']:.1f}{mark}"
+        assert value == expected, (row, column)
 
 
 def test_every_record_says_which_tokens_of_which_documents_it_scored():

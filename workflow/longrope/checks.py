@@ -8,7 +8,7 @@ order, names that exist, factors that some search makes.
 from longrope.baselines import CLOSED_FORMS, is_closed_form
 from longrope.config import Config, Corpora, ModelSettings
 from longrope.config.base import BASE
-from longrope.config.evaluation import EvaluationSettings, PerplexitySettings
+from longrope.config.evaluation import OF_EXTENDING, EvaluationSettings, PerplexitySettings
 from longrope.errors import UserError, unknown_name
 from longrope.reading import parse
 from longrope.study import lengths_of, methods_of, searched, searches
@@ -109,7 +109,12 @@ def _own_rope_problems(settings: ModelSettings) -> list[str]:
         for method in methods
         if (weights, method) != (BASE, "none")
     ]
-    problems = []
+    problems = [
+        f"evaluation.{name}.shown_in: a model with its own RoPE is neither searched nor tuned, so"
+        f" it has no place in {', '.join(wrong)}; leave them out"
+        for name, evaluation in settings.evaluation.items()
+        if (wrong := [each for each in evaluation.shown_in if each in OF_EXTENDING])
+    ]
     if settings.source.kind == "pretrain":
         problems.append("rope: a model that is trained here has a plain RoPE; leave `rope` out")
     if asked:

@@ -76,10 +76,13 @@ def mean_losses(runs: Sequence[Sequence[Mapping]], length: int) -> list[dict]:
 def compare_passkeys(a_records: Sequence[Mapping], b_records: Sequence[Mapping]) -> Outcome:
     """Whether A finds more passkeys than B at one length, prompt by prompt; one record a seed.
 
-    Means over seeds are compared, at 5%. Raises UserError unless all read the same prompts.
+    The same for RULER's needles, whose trials have no depth. Means over seeds are compared, at 5%.
+    Raises UserError unless all read the same prompts.
     """
     prompts = {
-        tuple((trial["key"], trial["depth"]) for trial in record["trials"])
+        tuple(
+            (trial.get("key", trial.get("value")), trial.get("depth")) for trial in record["trials"]
+        )
         for record in (*a_records, *b_records)
     }
     if len(prompts) > 1 or () in prompts:

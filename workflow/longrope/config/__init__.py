@@ -9,11 +9,11 @@ the configuration as one JSON string. `reading.py` turns what a user wrote into 
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from longrope.config.base import NAME, Name, Precision, Settings, Window
 from longrope.config.corpus import CorpusSettings
-from longrope.config.evaluation import EvaluationSettings
+from longrope.config.evaluation import OF_EXTENDING, EvaluationSettings
 from longrope.config.search import (
     Bayesian,
     Budget,
@@ -111,6 +111,21 @@ class ModelSettings(Settings):
     extension: Extension | None = None
     # Name -> what is measured, at which lengths, for which weights and methods.
     evaluation: dict[Name, EvaluationSettings] = {}
+
+    @field_validator("evaluation")
+    @classmethod
+    def _default_places(cls, evaluation: dict, info: ValidationInfo) -> dict:
+        """With its own RoPE: shown by default only where such a model has a place."""
+        if info.data.get("rope") != "own":
+            return evaluation
+        return {
+            name: each
+            if "shown_in" in each.model_fields_set
+            else each.model_copy(
+                update={"shown_in": [at for at in each.shown_in if at not in OF_EXTENDING]}
+            )
+            for name, each in evaluation.items()
+        }
 
 
 class ImportStage(Settings):

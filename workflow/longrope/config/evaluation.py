@@ -44,7 +44,21 @@ ABLATIONS = (  # and those that the target `study` adds: more searches, tunings,
     "table01", "table02", "table03", "table08", "table11", "table12", "retrieval", "figure3",
     "figure5c",
 )  # fmt: skip
-Shown = Annotated[str, Field(pattern=f"^({'|'.join((*MAIN, *ABLATIONS))})$")]
+# Those of what is searched and tuned here; a model that keeps its own RoPE has no place in them.
+OF_EXTENDING = (
+    "table01", "table02", "table03", "table09", "table10", "table11", "table12", "searches",
+    "fitness", "tunings", "figure2", "figure3", "figure5", "figure5c", "figure6",
+)  # fmt: skip
+PerplexityShown = Literal[
+    "table01", "table02", "table03", "table05", "table06", "table07", "table09", "table10",
+    "table11", "table12", "searches", "fitness", "tunings", "summary", "figure1", "figure2",
+    "figure3", "figure5", "figure5c", "figure6",
+]  # fmt: skip
+PasskeyShown = Literal[
+    "passkey", "retrieval", "fitness", "tunings", "summary", "figure4", "depths",
+]  # fmt: skip
+BenchmarksShown = Literal["table08", "table10"]
+RulerShown = Literal["passkey", "retrieval"]
 
 
 class PerplexitySettings(Settings):
@@ -66,7 +80,7 @@ class PerplexitySettings(Settings):
     # released scripts of LongRoPE and YaRN measure).
     mode: Literal["stride", "truncate"] = "stride"
     methods: Methods = {}
-    shown_in: list[Shown] = [
+    shown_in: list[PerplexityShown] = [
         "table06", "table09", "table10", "searches", "fitness", "summary",
         "figure1", "figure2", "figure5", "figure6",
     ]  # fmt: skip
@@ -90,7 +104,7 @@ class PasskeySettings(Settings):
     key: Annotated[str, Field(pattern=r"^(word|digits-[1-9])$")] = "digits-5"
     prompts: dict[Window, Count] = Field(min_length=1)  # for each length, how many documents
     methods: Methods = {}
-    shown_in: list[Shown] = ["passkey", "fitness", "summary", "figure4", "depths"]
+    shown_in: list[PasskeyShown] = ["passkey", "fitness", "summary", "figure4", "depths"]
 
     @property
     def amounts(self) -> dict[int, int]:
@@ -119,7 +133,7 @@ class BenchmarksSettings(Settings):
     # A folder that `longrope fetch-benchmarks` made; null: the harness fetches from the hub.
     files: str | None = None
     methods: Methods = {}
-    shown_in: list[Shown] = ["table08"]
+    shown_in: list[BenchmarksShown] = ["table08"]
 
     @model_validator(mode="after")
     def _check(self):
@@ -156,7 +170,7 @@ class RulerSettings(Settings):
     # Text files that stand for RULER's essays, in single_2, single_3 and multikey_1.
     haystack: list[str] = Field(default=["resources/books/*.txt.xz"], min_length=1)
     methods: Methods = {}
-    shown_in: list[Shown] = ["passkey"]
+    shown_in: list[RulerShown] = ["passkey"]
 
     @property
     def amounts(self) -> dict[int, int]:
@@ -180,6 +194,16 @@ class PerplexityStage(Settings):
     documents: Count | None = None
     at_least: Window | None = None
     mode: Literal["stride", "truncate"] = "stride"
+
+
+def protocol_of(asked: PerplexitySettings | PerplexityStage) -> dict[str, str | int]:
+    """How the windows of a perplexity lie, as its records say it."""
+    return {
+        "mode": asked.mode,
+        "stride": asked.stride or "length",
+        "documents": asked.documents or "all",
+        "at_least": asked.at_least or "length",
+    }
 
 
 class PasskeyStage(Settings):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longrope.config.evaluation import PerplexityStage
+from longrope.config.evaluation import PerplexityStage, protocol_of
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.evaluate.records import Task, evaluate_lengths, tiers_of
@@ -64,10 +64,7 @@ def evaluate_perplexity(
         "corpus_sha256": split.sha256,
         "split": split.manifest["split"],
         "window": "length",
-        "mode": stage.mode,
-        "stride": stage.stride or "length",
-        "documents": stage.documents or "all",
-        "at_least": stage.at_least or "length",
+        **protocol_of(stage),
     }
     task = Task(
         "perplexity",

@@ -10,18 +10,18 @@ impossible for the job as it is configured.
 import csv
 from dataclasses import dataclass
 
-from longrope.config import Config, ModelSettings
+from longrope.config import Config
 from longrope.config.base import BASE
 from longrope.errors import UserError
 from longrope.plan import cost
 from longrope.plan.architecture import RESOURCES, architecture_of
 from longrope.plan.estimate import Estimate
 from longrope.plan.machine import UTILISATION, Machine
+from longrope.published import BASES, hub_name
 from longrope.study import search_settings
 from longrope.windows import parse_window, window_label
 
 COSTS = RESOURCES / "paper" / "costs.csv"
-MODELS = ("meta-llama/Llama-2-7b-hf", "mistralai/Mistral-7B-v0.1")
 PEAK = 312e12  # FLOP/s of an A100
 APART = 2.0  # two statements that imply utilisations further apart do not fit together
 
@@ -77,18 +77,13 @@ def stated_costs() -> list[Stated]:
         ]
 
 
-def hub_name(settings: ModelSettings) -> str:
-    """The hub name of a model; empty for one from elsewhere."""
-    return settings.source.name if settings.source.kind == "hub" else ""
-
-
 def beside_paper(config: Config, estimates: list[Estimate], machine: Machine) -> list[Beside]:
     """Every statement about a job of the plan; none where no model is one of the paper's."""
     found = []
     for stated in stated_costs():
         for name, settings in config.models.items():
             hub = hub_name(settings)
-            if hub not in MODELS or stated.model not in ("", hub):
+            if hub not in BASES or stated.model not in ("", hub):
                 continue
             if stated.stage == "perplexity":
                 flops = cost.forward(architecture_of(name, settings), stated.window)
@@ -116,7 +111,8 @@ def _matches(config: Config, stated: Stated, estimate: Estimate) -> int | None:
     settings = config.models[job.model]
     if job.rule == "finetune_model" and stated.stage == "finetune":
         tuning = settings.tunings[job.weights]
-        return 0 if (tuning.length or tuning.window) == stated.window else None
+        as_long = (tuning.length or tuning.window) == stated.window
+        return 0 if as_long and stated.says.startswith(f"{tuning.steps} steps") else None
     stage = "search" if job.weights == BASE else "second search"
     if job.rule != "search_factors" or job.name != "search" or stage != stated.stage:
         return None

@@ -1,21 +1,19 @@
 """
-Table 8 of the paper, benchmarks of short questions, and RULER's needles for the table of passkeys.
+Table 8 of the paper, benchmarks of short questions, and their average for Table 10.
 """
+
+import math
+from collections.abc import Iterator
+from statistics import fmean
 
 import pandas as pd
 
 from longrope.config import Config
 from longrope.config.evaluation import SHOTS
 from longrope.evaluate.harness import BENCHMARKS
-from longrope.report.lines import attention_of
-from longrope.report.load import (
-    Evaluation,
-    drills,
-    paper_method,
-    paper_numbers,
-    paper_rows,
-    row_label,
-)
+from longrope.report.labels import row_label
+from longrope.report.load import Evaluation
+from longrope.report.paper import last_of_base, paper_method, paper_numbers, paper_rows
 from longrope.report.sources import Sources
 from longrope.report.table import (
     FACTOR,
@@ -24,8 +22,9 @@ from longrope.report.table import (
     NOTHING,
     OWN,
     TEXT_COLUMNS,
+    Column,
     Table,
-    share,
+    Written,
     span,
 )
 from longrope.statistics import Z
@@ -39,7 +38,9 @@ CAPTION = (
 NOTE = (
     "Accuracy normalised by the length of the answers (ARC-Challenge, HellaSwag), accuracy (MMLU),"
     " likelihood of the true answers (TruthfulQA MC2). Every sequence runs with the factors of its"
-    " own whole length, none is cut. `questions (of)`: how many were asked, of how many in the"
+    " own whole length, none is cut. Bold: the highest of a model's rows, and everything within"
+    f" {Z:.2f} joint standard errors of it (all are asked the same, so comparing question by"
+    " question could tell more apart). `questions (of)`: how many were asked, of how many in the"
     f" published part. `(chance)`: within {Z:.2f} standard errors of guessing. MC2 adds up"
     " likelihoods, which are higher for short answers: there a model that knows nothing need not be"
     " at chance."
@@ -49,25 +50,59 @@ PRINTED = " Rows from `paper` are printed there: all questions, so not to be com
 
 def table08(config: Config, sources: Sources) -> Table:
     """Benchmarks at short lengths, for every method that was asked."""
-    rows, rules, told = [], set(), False
-    for model, text, own in sources.texts(config, "benchmarks"):
-        printed = _printed(sources, model)
-        for block in ([_row(config, each) for each in own], _amounts(model, text, own), printed):
+    rows, bold, rules = [], set(), set()
+    texts = list(sources.texts(config, "benchmarks"))
+    ends = last_of_base(config, [model for model, _, _ in texts])
+    paper = {number: _printed(sources, base) for number, base in ends.items()}
+    for number, (model, text, own) in enumerate(texts):
+        bold |= {(len(rows) + row, label) for row, label in _unbeaten(own)}
+        ours = [_row(config, each) for each in own]
+        for block in (ours, _amounts(model, text, own), paper.get(number, [])):
             rules |= {len(rows)} if block else set()
             rows += block
-        told = told or bool(printed)
     columns = [*TEXT_COLUMNS, *LABELS.values()]
     frame = pd.DataFrame(rows, columns=columns, dtype=object).fillna(NOTHING)
     caption = CAPTION + ("" if rows else NO_ROWS)
-    note = NOTE + (PRINTED if told else "")
+    note = NOTE + (PRINTED if any(paper.values()) else "")
     cells = [value for row in rows for name, value in row.items() if name in LABELS.values()]
     scores = [value for value in cells if "±" in value]
     guesses = sum("(chance)" in value for value in scores)
     found = f"{guesses} of {len(scores)} scores are not told from guessing." if scores else ""
-    return Table("table08", caption, frame, note, found, rules=frozenset(rules))
+    return Table("table08", caption, frame, note, found, frozenset(bold), frozenset(rules))
+
+
+def _unbeaten(own: list[Evaluation]) -> Iterator[tuple[int, str]]:
+    """Position and column of the highest scores, and of those that errors do not tell from them."""
+    for name, label in LABELS.items():
+        results = [(row, *each.results.values()) for row, each in enumerate(own)]
+        scores = {row: found[name] for row, found in results if name in found}
+        if len(scores) < 2:
+            continue
+        best = max(scores.values(), key=lambda score: score["value"])
+        for row, score in scores.items():
+            reach = Z * math.hypot(best["stderr"], score["stderr"])
+            if best["value"] - score["value"] <= reach:
+                yield row, label
+
+
+def average_row(config: Config, evaluation: Evaluation, column: Column, note: str) -> Written:
+    """The mean of an evaluation's benchmarks as a row, its label followed by a note."""
+    (found,) = evaluation.results.values()
+    errors = [each["stderr"] for each in found.values()]
+    mean = 100 * fmean(each["value"] for each in found.values())
+    words = _words(config, evaluation)
+    words[LABEL] += note
+    return Written(words, {column: f"{mean:.1f} ± {100 * math.hypot(*errors) / len(errors):.1f}"})
 
 
 def _row(config: Config, evaluation: Evaluation) -> dict[str, str]:
+    (results,) = evaluation.results.values()
+    return _words(config, evaluation) | {
+        LABELS[name]: _cell(found) for name, found in results.items()
+    }
+
+
+def _words(config: Config, evaluation: Evaluation) -> dict[str, str]:
     (length,) = evaluation.lengths
     tiers = evaluation.protocol["tiers"].values()
     return {
@@ -77,7 +112,6 @@ def _row(config: Config, evaluation: Evaluation) -> dict[str, str]:
         "source": "ours",
         FACTOR: OWN if evaluation.own_rope else span([each["attention_factor"] for each in tiers]),
         "protocol": _protocol(evaluation, length),
-        **{LABELS[name]: _cell(found) for name, found in evaluation.results[length].items()},
     }
 
 
@@ -110,35 +144,12 @@ def _amounts(model: str, text: str, own: list[Evaluation]) -> list[dict[str, str
     return [words | {LABEL: label} | cells for label, cells in rows.items()]
 
 
-def _printed(sources: Sources, model: str) -> list[dict[str, str]]:
+def _printed(sources: Sources, base: str) -> list[dict[str, str]]:
     shots = ", ".join(map(str, SHOTS.values()))
     same = {"dataset": "the published parts", "setting": f"{shots}-shot, at 4k"}
     numbers = [
         line | same | {"benchmark": LABELS[line["dataset"]]}
-        for line in paper_numbers(sources.paper, "table8", model)
+        for line in paper_numbers(sources.paper, "table8", base)
     ]
-    return [
-        {"model": model, LABEL: row.label, "source": "paper", "protocol": row.protocol, **row.cells}
-        for row in paper_rows(numbers, paper_method, lambda line: line["benchmark"])
-    ]
-
-
-def needle_rows(config: Config, evaluation: Evaluation, tuned_on: str) -> list[dict[str, str]]:
-    """A row for each of RULER's needles that an evaluation tests, for the table of passkeys."""
-    settings = config.models[evaluation.model]
-    rows = []
-    for needle in evaluation.protocol["needles"]:
-        found = {length: each[needle] for length, each in evaluation.results.items()}
-        rows.append(
-            {
-                "model": evaluation.model,
-                "text": evaluation.name,
-                LABEL: row_label(settings, evaluation.weights, evaluation.method),
-                "source": "ours",
-                FACTOR: attention_of([(evaluation, length) for length in evaluation.lengths]),
-                "protocol": f"RULER {needle}, essays: {evaluation.protocol['haystack']}",
-                tuned_on: drills(settings, evaluation.weights),
-                **{window_label(length): share(each) for length, each in sorted(found.items())},
-            }
-        )
-    return rows
+    rows = paper_rows(numbers, paper_method, lambda line: Column((), line["benchmark"]))
+    return [row.words | {at.heading: text for at, text in row.cells.items()} for row in rows]

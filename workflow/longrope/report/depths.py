@@ -10,7 +10,8 @@ from matplotlib.image import AxesImage
 
 from longrope.config import Config
 from longrope.report.drawing import panels
-from longrope.report.load import Evaluation, read_evaluations, row_label
+from longrope.report.labels import row_label
+from longrope.report.load import Evaluation, read_evaluations
 from longrope.windows import window_label
 
 BINS = 5  # equal parts of the document

@@ -31,16 +31,13 @@ from longrope.report.drawing import (
     save,
     styled,
 )
+from longrope.report.labels import NAMES, method_label, row_label, weights_label
 from longrope.report.load import (
-    NAMES,
     Evaluation,
     accuracies,
     chosen,
-    method_label,
     perplexities,
     read_evaluations,
-    row_label,
-    weights_label,
 )
 from longrope.report.schemes import figure2
 from longrope.report.search import draw_progress, minimised, progress_names, read_trace

@@ -14,6 +14,7 @@ from longrope.config.base import BASE
 from longrope.report.load import Evaluation, chosen, of_task
 from longrope.report.searches import (
     PAPER,
+    PAPER_ROW,
     START,
     Row,
     counted,
@@ -57,7 +58,7 @@ NOTE = (
     " `2 of 3 seeds alone`: so many would have won without the others."
 )
 BELOW_PAPER = (
-    f" `{BELOW}`: how much lower the mean loss is than that of `{PAPER}`, a token, on the same"
+    f" `{BELOW}`: how much lower the mean loss is than that of `{PAPER_ROW}`, a token, on the same"
     " tokens with its 95% interval; above 0 is better."
 )
 AFTER_TUNING = " `tuned`: the same at this window, of weights fine-tuned with the row's factors."

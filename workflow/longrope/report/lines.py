@@ -3,21 +3,35 @@ Tables of perplexities: lines of cells, each cell one evaluation at one length.
 
 Lines of one group are compared with each other, column by column (or each line within itself).
 Bold is the lowest, and whatever the paired comparison on the same tokens does not tell from it.
-The paper's numbers stand under a group whose model the paper has, and are never weighed against
-ours: other data, other tokens.
+Columns stand in the order of what they mean, the paper's among ours.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import pandas as pd
 
-from longrope.report.load import Evaluation, PaperRow
-from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, OWN, TEXT_COLUMNS, Table, span
+from longrope.config import Config
+from longrope.errors import UserError
+from longrope.report.load import Evaluation
+from longrope.report.paper import last_of_base
+from longrope.report.table import (
+    FACTOR,
+    LABEL,
+    NO_ROWS,
+    NOTHING,
+    OWN,
+    TEXT_COLUMNS,
+    Column,
+    Table,
+    Written,
+    span,
+)
 from longrope.statistics import Outcome, compare
 from longrope.windows import window_label
 
 Cell = tuple[Evaluation, int]  # at which of its lengths
+BLOWN_UP = 1000  # a perplexity from which only the power of ten is printed
 PERPLEXITY = (
     "Perplexity is exp(mean loss) over all scored tokens of held-out documents, without a cache;"
     " the last row of a group says how many windows of how many documents were scored (joined: made"
@@ -39,17 +53,30 @@ class Line:
     """One row of our own."""
 
     label: str
-    cells: dict[str, Cell]  # by column
+    cells: dict[Column, Cell]
+
+    def put(self, column: Column, evaluation: Evaluation, length: int) -> None:
+        """Fill a cell; UserError that names both if another evaluation has it."""
+        if column in self.cells:
+            first, second = (
+                f"results/{each.model}/{each.weights}/evaluation/{each.name}/{each.method}.json"
+                for each in (self.cells[column][0], evaluation)
+            )
+            raise UserError(
+                f"{first} and {second} are both {self.label!r}, {column.heading!r}: show one of"
+                " them in this table (shown_in), or leave one out"
+            )
+        self.cells[column] = evaluation, length
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Lines of one model on one text, and what the paper printed for that model."""
+    """Lines of one model on one text."""
 
     model: str
     text: str  # name of the evaluation
     blocks: list[list[Line]]  # lines that are compared with each other
-    printed: list[PaperRow] = field(default_factory=list)
+    written: list[Written] = field(default_factory=list)  # rows below, not compared
 
     @property
     def lines(self) -> list[Line]:
@@ -58,12 +85,22 @@ class Group:
 
 
 def perplexity_table(
-    name: str, caption: str, columns: list[str], groups: list[Group], within_lines: bool = False
+    name: str,
+    caption: str,
+    config: Config,
+    groups: list[Group],
+    printed: Callable[[str], list[Written]],
+    within_lines: bool = False,
 ) -> Table:
-    """A table of these columns; `within_lines`: bold compares the cells of a line."""
-    drawn = list(columns)
+    """A table of groups, and of the paper's rows that `printed` gives for one of its models.
+
+    `within_lines`: bold compares the cells of a line.
+    """
+    ends = last_of_base(config, [group.model for group in groups])
+    paper = {number: printed(base) for number, base in ends.items()}
+    columns = _columns(groups, [row for rows in paper.values() for row in rows])
     rows, bold, rules = [], set(), set()
-    for group in groups:
+    for number, group in enumerate(groups):
         for block in group.blocks:
             lines = [line for line in block if line.cells]
             rules |= {len(rows)} if lines else set()
@@ -71,27 +108,34 @@ def perplexity_table(
                 for column, cell in line.cells.items():
                     others = [each.cells[column] for each in lines if column in each.cells]
                     if _unbeaten(cell, list(line.cells.values()) if within_lines else others):
-                        bold.add((len(rows), column))
+                        bold.add((len(rows), column.heading))
                 rows.append(_row(group, line))
         if group.lines:
             rules.add(len(rows))
             rows.append(_amounts(group, columns))
-        rules |= {len(rows)} if group.printed else set()
-        for each in group.printed:
-            words = {"model": group.model, LABEL: each.label, "source": "paper"}
-            rows.append(words | {"protocol": each.protocol, **each.cells})
+        for below in (group.written, paper.get(number)):
+            rules |= {len(rows)} if below else set()
+            rows += [row.words | _headed(row.cells) for row in below or []]
     among = " of a line" if within_lines else " of a column among tuned and among untuned rows"
-    note = PERPLEXITY.format(among=among)
-    note += PRINTED if any(group.printed for group in groups) else ""
-    caption += "" if any(group.lines for group in groups) else NO_ROWS
-    found = " ".join(_said(group, drawn, within_lines) for group in groups if group.lines)
-    extra = [each for row in rows for each in row if each not in (*TEXT_COLUMNS, *columns)]
-    columns = [*columns, *dict.fromkeys(extra)]  # lengths of the paper that we do not have
-    frame = pd.DataFrame(rows, columns=[*TEXT_COLUMNS, *columns], dtype=object).fillna(NOTHING)
+    note = PERPLEXITY.format(among=among) + (PRINTED if any(paper.values()) else "")
+    caption += "" if any(group.lines or group.written for group in groups) else NO_ROWS
+    found = " ".join(_said(group, columns, within_lines) for group in groups if group.lines)
+    headings = [*TEXT_COLUMNS, *(column.heading for column in columns)]
+    frame = pd.DataFrame(rows, columns=headings, dtype=object).fillna(NOTHING)
     return Table(name, caption, frame, note, found, frozenset(bold), frozenset(rules))
 
 
-def _said(group: Group, columns: list[str], within_lines: bool) -> str:
+def _columns(groups: list[Group], printed: list[Written]) -> list[Column]:
+    """All columns of a table, in the order of their places."""
+    rows = [line for group in groups for line in (*group.lines, *group.written)]
+    return sorted({column for row in (*rows, *printed) for column in row.cells})
+
+
+def _headed(cells: dict[Column, str]) -> dict[str, str]:
+    return {column.heading: text for column, text in cells.items()}
+
+
+def _said(group: Group, columns: list[Column], within_lines: bool) -> str:
     """What the lines of a group show, in words: who is lowest where."""
     if within_lines:
         parts = [_lowest(line) for line in group.lines if len(line.cells) > 1]
@@ -105,11 +149,12 @@ def _lowest(line: Line) -> str:
     first = next(iter(line.cells))
     best = min(line.cells, key=lambda at: perplexity_of(line.cells[at]))
     told = TOLD[_beats(line.cells[best], line.cells[first])]
-    where = f"{best} ({_written(line, best)}; {first}: {_written(line, first)}, {told})"
-    return f"{line.label} is lowest at {where if best != first else first}"
+    values = f"{_value(line, best)}; {first.heading}: {_value(line, first)}, {told}"
+    where = f"{best.heading} ({values})" if best != first else first.heading
+    return f"{line.label} is lowest at {where}"
 
 
-def _ranking(block: list[Line], columns: list[str]) -> str:
+def _ranking(block: list[Line], columns: list[Column]) -> str:
     """The two lowest lines of a block in the last column that compares any; empty if none does."""
     for column in reversed(columns):
         lines = [line for line in block if column in line.cells]
@@ -117,13 +162,13 @@ def _ranking(block: list[Line], columns: list[str]) -> str:
             first, second, *_ = sorted(lines, key=lambda line: perplexity_of(line.cells[column]))
             told = TOLD[_beats(first.cells[column], second.cells[column])]
             return (
-                f"at {column} the lowest is {first.label} ({_written(first, column)}), then"
-                f" {second.label} ({_written(second, column)}, {told})"
+                f"at {column.heading} the lowest is {first.label} ({_value(first, column)}), then"
+                f" {second.label} ({_value(second, column)}, {told})"
             )
     return ""
 
 
-def _written(line: Line, column: str) -> str:
+def _value(line: Line, column: Column) -> str:
     return number(perplexity_of(line.cells[column]))
 
 
@@ -141,8 +186,8 @@ def attention_of(cells: Iterable[Cell]) -> str:
 
 
 def number(value: float) -> str:
-    """A perplexity as people print it; from 1000 on, how many digits it has: `>10^3`."""
-    if value >= 1000:
+    """A perplexity as people print it; from `BLOWN_UP` on, how many digits it has: `>10^3`."""
+    if value >= BLOWN_UP:
         return f">10^{len(str(int(value))) - 1}" if value < 1e300 else ">10^300"
     return f"{value:.2f}" if value < 100 else f"{value:.1f}"
 
@@ -155,12 +200,12 @@ def _row(group: Group, line: Line) -> dict[str, str]:
         LABEL: line.label,
         "source": "ours",
         FACTOR: attention_of(cells),
-        "protocol": protocol_of(cells[0][0]),
-        **{column: number(perplexity_of(cell)) for column, cell in line.cells.items()},
+        "protocol": "; ".join(dict.fromkeys(protocol_of(each) for each, _ in cells)),
+        **_headed({column: number(perplexity_of(cell)) for column, cell in line.cells.items()}),
     }
 
 
-def _amounts(group: Group, columns: Iterable[str]) -> dict[str, str]:
+def _amounts(group: Group, columns: Iterable[Column]) -> dict[str, str]:
     """How much each column scored; lines that scored different amounts are seen to."""
     row = {"model": group.model, "text": group.text, LABEL: "windows (of documents) scored"}
     for column in columns:
@@ -172,7 +217,7 @@ def _amounts(group: Group, columns: Iterable[str]) -> dict[str, str]:
                 joined = f", {found['joined']} joined" if found["joined"] else ""
                 texts.append(f"{found['windows']} ({found['documents']}{joined})")
         if texts:
-            row[column] = " or ".join(dict.fromkeys(texts))
+            row[column.heading] = " or ".join(dict.fromkeys(texts))
     return row | {"source": "ours"}
 
 

@@ -15,7 +15,7 @@ from longrope.baselines import closed_form
 from longrope.config import Config
 from longrope.factors import RescaleFactors, read_factors
 from longrope.report.drawing import SEARCHED, colour, panels
-from longrope.report.load import NAMES
+from longrope.report.labels import NAMES
 from longrope.windows import window_label
 
 TURNS = (4, 1, 0.25)  # of the pairs that are drawn, about, within the original window

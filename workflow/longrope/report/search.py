@@ -24,7 +24,7 @@ from longrope.errors import UserError
 from longrope.factors import RescaleFactors, read_factors
 from longrope.files import read_lines, replacing
 from longrope.report.drawing import SEARCHED, End, colour, name_ends, note_above, panels, styled
-from longrope.report.load import NAMES
+from longrope.report.labels import NAMES
 from longrope.windows import window_label
 
 DASHES = (0, (4, 1.5))  # of a start

@@ -16,7 +16,9 @@ from longrope.baselines import is_closed_form
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
 from longrope.config.search import SearchSettings
-from longrope.report.load import Evaluation, chosen, of_task, row_label
+from longrope.report.labels import row_label
+from longrope.report.lines import BLOWN_UP, number
+from longrope.report.load import Evaluation, chosen, of_task
 from longrope.report.sources import Sources
 from longrope.report.table import FACTOR, LABEL, NO_ROWS, NOTHING, Table
 from longrope.report.trace import Spent
@@ -32,6 +34,7 @@ from longrope.targets import evaluations
 from longrope.windows import window_label
 
 PAPER = "search-paper"  # the variant that runs the paper's algorithm
+PAPER_ROW = "search: paper"  # what its row is called
 START = ("model", "text", "window", LABEL)  # the first columns of both tables
 WHAT, UNTIL, RATIO = "what is searched", "M tokens to the paper's", "times fewer"
 CAPTION = "What every search cost."
@@ -45,8 +48,8 @@ NOTE = (
 )
 AGAINST_PAPER = (
     f" `{UNTIL}`: tokens forwarded until the search's best validation perplexity was for the first"
-    f" time at most the final one of `{PAPER}` with the same seed, window and documents."
-    f" `{RATIO}`: tokens after which `{PAPER}` first had that itself, over those; the geometric"
+    f" time at most the final one of `{PAPER_ROW}` with the same seed, window and documents."
+    f" `{RATIO}`: tokens after which `{PAPER_ROW}` first had that itself, over those; the geometric"
     " mean over seeds. Seeds that never get there are left out of both, which flatters; `2 of 3`"
     " counts those that do."
 )
@@ -264,8 +267,10 @@ def _spread(values: list[float], seeds: int) -> str:
     """Mean and standard error."""
     if not values:
         return NOTHING
-    error = f" ± {stdev(values) / math.sqrt(len(values)):.2g}" if len(values) > 1 else ""
-    return counted(f"{fmean(values):.2f}{error}", len(values), seeds)
+    mean = fmean(values)
+    told = len(values) > 1 and mean < BLOWN_UP  # of what has only a power of ten, no error
+    error = f" ± {stdev(values) / math.sqrt(len(values)):.2g}" if told else ""
+    return counted(f"{number(mean)}{error}", len(values), seeds)
 
 
 def _ranged(tokens: list[int], seeds: int) -> str:

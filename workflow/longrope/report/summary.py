@@ -16,6 +16,7 @@ from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
 from longrope.files import write_json, write_text
 from longrope.report.contents import HERE
+from longrope.report.labels import row_label
 from longrope.report.lines import number
 from longrope.report.load import (
     Evaluation,
@@ -24,7 +25,6 @@ from longrope.report.load import (
     of_task,
     perplexities,
     read_evaluations,
-    row_label,
 )
 from longrope.report.page import page_of
 from longrope.statistics import compare, compare_passkeys

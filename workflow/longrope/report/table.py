@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
 from longrope.files import write_text
 from longrope.report.contents import HERE
 from longrope.report.page import page_of
+from longrope.windows import window_label
 
 LABEL, FACTOR = "weights, method", "attention factor"
 TEXT_COLUMNS = ("model", "text", LABEL, "source", FACTOR, "protocol")  # aligned left
@@ -23,6 +25,21 @@ FOLDED = {"model", "text", "source", "protocol"}  # those not shown where all ro
 NOTHING = "–"  # a cell without a number
 OWN = "its own"  # the attention factor of a model that keeps the RoPE it comes with
 NO_ROWS = " This configuration evaluates nothing that would stand in this table."
+
+
+class Column(NamedTuple):
+    """A column of numbers; they stand in the order of their places."""
+
+    place: tuple
+    heading: str
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A row whose cells are text already."""
+
+    words: dict[str, str]  # of TEXT_COLUMNS
+    cells: dict[Column, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +54,11 @@ class Table:
     bold: frozenset[tuple[int, str]] = frozenset()  # (row, column)
     rules: frozenset[int] = frozenset()  # rows with a line above
     left: tuple[str, ...] = TEXT_COLUMNS  # columns aligned left
+
+
+def length_column(length: int) -> Column:
+    """The column of a length."""
+    return Column((length,), window_label(length))
 
 
 def span(values: Iterable[float]) -> str:
@@ -62,9 +84,18 @@ def write_table(table: Table, stem: Path) -> None:
 
 
 def _common(table: Table) -> dict[str, str]:
-    """The columns of words that say the same in all rows, so that a reader need not see them."""
-    said = {column: set(table.frame[column]) - {NOTHING} for column in FOLDED & {*table.frame}}
-    return {column: said[column].pop() for column in TEXT_COLUMNS if len(said.get(column, ())) == 1}
+    """The columns of words that say the same in all rows, so that a reader need not see them.
+
+    A row of amounts that says nothing does not count; a row of the paper's that does so does.
+    """
+    frame, common = table.frame, {}
+    printed = frame.source == "paper" if "source" in frame else False
+    for column in TEXT_COLUMNS:
+        if column in FOLDED and column in frame:
+            said = set(frame[column][printed | (frame[column] != NOTHING)])
+            if len(said) == 1:
+                common[column] = said.pop()
+    return common
 
 
 def _common_line(common: dict[str, str]) -> str:

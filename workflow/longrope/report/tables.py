@@ -3,65 +3,37 @@ The paper's tables for whatever was configured.
 
 `TABLES` names them; each is a function of the configuration and of what was measured for it. The
 search has tables of its own (`searches`, `fitness`), fine-tuning has `tunings`; Tables 1, 2, 3, 11
-and 12 are in `ablations`, Table 8 in `benchmarks`.
+and 12 are in `ablations`, Table 8 in `benchmarks`, passkeys and needles in `retrieval`.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
-from longrope.config import Config, ModelSettings
+from longrope.config import Config
 from longrope.config.base import BASE
 from longrope.errors import unknown_name
 from longrope.report import ablations
-from longrope.report.benchmarks import needle_rows, table08
+from longrope.report.benchmarks import average_row, table08
 from longrope.report.fitness import fitness_table
-from longrope.report.lines import Group, Line, attention_of, perplexity_table
-from longrope.report.load import (
-    Evaluation,
-    accuracies,
-    chosen,
-    drills,
-    of_task,
-    paper_length,
-    paper_method,
-    paper_numbers,
-    paper_rows,
-    read_evaluations,
-    row_label,
-)
+from longrope.report.labels import row_label
+from longrope.report.lines import Group, Line, perplexity_table
+from longrope.report.load import Evaluation, chosen, read_evaluations
+from longrope.report.paper import Number, paper_length, paper_method, paper_numbers, paper_rows
+from longrope.report.retrieval import passkey_table, retrieval_table
 from longrope.report.searches import searches_table
 from longrope.report.sources import Sources
-from longrope.report.table import (
-    FACTOR,
-    LABEL,
-    NO_ROWS,
-    NOTHING,
-    Table,
-    share,
-    write_table,
-)
+from longrope.report.table import Column, Table, Written, length_column, write_table
 from longrope.report.trace import read_traces
 from longrope.report.trainings import read_costs
 from longrope.report.tunings import tunings_table
-from longrope.windows import window_label
 
-TUNED_ON = "other than text in tuning"
-PASSKEY = (
-    "Per cent of passkeys found, with the 95% Wilson interval: a key at a random depth of the"
-    " paper's filler text, prompt and answer together of exactly the length; greedy decoding; only"
-    " the key itself counts. Every method reads the same prompts. `other than text in tuning` is"
-    " the share of passkey documents (digits-K, word) and other drills in the data that the"
-    " weights were tuned on, tuning after tuning; a model's card tells of its pre-training."
-)
-
-
-RULER = (
-    " Rows of RULER are its needle tasks by lm-evaluation-harness: a word's number or uuid, alone"
-    " (single) or among other keys (multikey), found if it stands anywhere in 128 new tokens, the"
-    " prompt and these together at most the length; where RULER has essays there are the texts"
-    " named. They are other questions than the passkey's: compare them within a block."
+RECOVERY = {"longest": ", without recovery", "extended": ", with recovery"}
+AVERAGE = Column((math.inf,), "average of benchmarks")
+AVERAGED = (
+    " `average of benchmarks`: the mean of those that Table 8 has one by one, per cent with the"
+    " standard error; not part of what is bold."
 )
 
 
@@ -106,12 +78,17 @@ def _every_row(name: str, counterpart: str, config: Config, sources: Sources) ->
     groups = []
     for model, text, own in sources.texts(config):
         blocks = [chosen(own, model, {BASE}), chosen(own, model, config.models[model].tunings)]
-        groups.append((model, text, blocks, _as_printed(sources, name, model)))
+        groups.append(_by_length(config, model, text, blocks))
     caption = (
         "Perplexity by context length, every evaluated method and checkpoint: the counterpart of"
         f" the paper's {counterpart}."
     )
-    return _by_length(name, caption, config, groups)
+
+    def printed(base: str) -> list[Written]:
+        numbers = paper_numbers(sources.paper, name.replace("table0", "table"), base)
+        return paper_rows(numbers, paper_method, paper_length)
+
+    return perplexity_table(name, caption, config, groups, printed)
 
 
 def table09(config: Config, sources: Sources) -> Table:
@@ -121,142 +98,84 @@ def table09(config: Config, sources: Sources) -> Table:
         if extension := config.models[model].extension:
             methods = {each.method for each in own} - {"longest"}
             block = chosen(own, model, {extension.weights}, methods)
-            printed = _as_printed(sources, "table9", model)
-            groups.append((model, text, [block], printed, set(extension.search)))
+            groups.append(_by_length(config, model, text, [block], set(extension.search)))
     caption = (
         "Beyond the tuned window without further tuning: searched again (extended) against closed"
         " forms, from the original window or multiplied onto the tuned factors. The counterpart of"
         " the paper's Table 9."
     )
-    return _by_length("table09", caption, config, groups)
+
+    def printed(base: str) -> list[Written]:
+        return paper_rows(paper_numbers(sources.paper, "table9", base), paper_method, paper_length)
+
+    return perplexity_table("table09", caption, config, groups, printed)
 
 
 def table10(config: Config, sources: Sources) -> Table:
     """Short windows of the extended model, before and after recovery."""
     groups = []
-    for model, text, own in sources.texts(config):
-        if extension := config.models[model].extension:
-            ours = chosen(own, model, {extension.weights}, {"longest", "extended", "tuned"})
-            blocks = [ours, chosen(own, model, {BASE}, {"none"})]
-            printed = _as_printed(sources, "table10", model)
-            groups.append((model, text, blocks, printed, set(extension.recovery)))
+    for model, settings in config.models.items():
+        if not (extension := settings.extension):
+            continue
+        methods = {*RECOVERY, "tuned"}
+        for name, text, own in sources.texts(config):
+            if name == model:
+                ours = chosen(own, model, {extension.weights}, methods)
+                blocks, windows = (
+                    [ours, chosen(own, model, {BASE}, {"none"})],
+                    {*extension.recovery},
+                )
+                groups.append(_by_length(config, model, text, blocks, windows, RECOVERY))
+        for name, text, own in sources.texts(config, "benchmarks"):
+            if name == model and (asked := chosen(own, model, {extension.weights}, methods)):
+                averages = [average_row(config, each, AVERAGE, _note(each)) for each in asked]
+                groups.append(Group(model, text, [], averages))
     caption = (
         "Short windows of the extended model: with the factors of its longest window at every"
         " length (without recovery), with its recovered factors, and with the factors that it was"
-        " tuned with; last the pre-trained model, as it was. The counterpart of the perplexities"
-        " in the paper's Table 10."
+        " tuned with; last the pre-trained model, as it was. The counterpart of the paper's Table"
+        " 10."
     )
-    notes = {"longest": ", without recovery", "extended": ", with recovery"}
-    return _by_length("table10", caption, config, groups, notes)
+
+    def printed(base: str) -> list[Written]:
+        return paper_rows(
+            paper_numbers(sources.paper, "table10", base),
+            lambda line: f"{paper_method(line)}, {line['setting']}",
+            _recovered_column,
+            one_row=True,
+        )
+
+    table = perplexity_table("table10", caption, config, groups, printed)
+    return replace(table, note=table.note + AVERAGED) if AVERAGE.heading in table.frame else table
 
 
-def _as_printed(sources: Sources, table: str, model: str) -> list:
-    numbers = paper_numbers(sources.paper, table.replace("table0", "table"), model)
-    perplexities = [line for line in numbers if line["metric"] == "perplexity"]
-    return paper_rows(perplexities, paper_method, paper_length)
+def _note(evaluation: Evaluation) -> str:
+    return RECOVERY.get(evaluation.method, "")
+
+
+def _recovered_column(line: Number) -> Column:
+    return paper_length(line) if line["metric"] == "perplexity" else AVERAGE
 
 
 def _by_length(
-    name: str, caption: str, config: Config, parts: list[tuple], notes: dict[str, str] | None = None
-) -> Table:
-    """One column a length; a part is model, text, blocks of evaluations, printed rows, lengths."""
-    groups, lengths = [], set()
-    for model, text, blocks, printed, *only in parts:
-        settings, kept = config.models[model], only[0] if only else None
-        made = []
-        for block in blocks:
-            made.append([])
-            for each in block:
-                here = [length for length in each.lengths if kept is None or length in kept]
-                lengths |= set(here)
-                label = row_label(settings, each.weights, each.method)
-                label += (notes or {}).get(each.method, "")
-                cells = {window_label(length): (each, length) for length in here}
-                made[-1].append(Line(label, cells))
-        groups.append(Group(model, text, made, printed))
-    return perplexity_table(name, caption, [window_label(each) for each in sorted(lengths)], groups)
-
-
-def passkey_table(config: Config, sources: Sources) -> Table:
-    """Passkeys found, by length; the paper shows its own in Figure 4 only, without numbers."""
-    return _retrieved("passkey", config, sources)
-
-
-def retrieval_table(config: Config, sources: Sources) -> Table:
-    """The same and RULER's needles: a model may pass the one and fail the other."""
-    return _retrieved("retrieval", config, sources)
-
-
-def _retrieved(name: str, config: Config, sources: Sources) -> Table:
-    rows, rules, lengths = [], set(), set()
-    for model, text, own in sources.texts(config, "passkey"):
-        settings, frame = config.models[model], accuracies(own)
-        lengths |= set(frame.length)
-        rules.add(len(rows))
-        rows += [_passkey_row(settings, each) for each in own]
-        rules.add(len(rows))
-        amounts = frame.groupby("length").prompts.unique()
-        row = {"model": model, "text": text, LABEL: "prompts", "source": "ours"}
-        rows.append(
-            row | {window_label(n): " or ".join(map(str, each)) for n, each in amounts.items()}
-        )
-    for _, _, own in sources.texts(config, "ruler"):
-        lengths |= {length for each in own for length in each.lengths}
-        rules.add(len(rows))
-        rows += [row for each in own for row in needle_rows(config, each, TUNED_ON)]
-        rows.append(_needle_prompts(own))
-    columns = ["model", "text", LABEL, "source", FACTOR, "protocol", TUNED_ON]
-    columns += [window_label(length) for length in sorted(lengths)]
-    frame = pd.DataFrame(rows, columns=columns, dtype=object).fillna(NOTHING)
-    caption = "Passkey retrieval by length: the counterpart of the paper's Figure 4."
-    caption += "" if rows else NO_ROWS
-    note = PASSKEY + (RULER if of_task(sources.evaluations, "ruler") else "")
-    found = " ".join(
-        sentence
-        for model, _, own in sources.texts(config, "passkey")
-        if (sentence := _best_finder(config.models[model], own))
-    )
-    left = tuple(columns[:7])
-    return Table(name, caption, frame, note, found, rules=frozenset(rules), left=left)
-
-
-def _best_finder(settings: ModelSettings, own: list[Evaluation]) -> str:
-    """Who finds most at the longest length, and the longest at which somebody finds 90%."""
-    if not own:
-        return ""
-    frame = accuracies(own)
-    reach = frame[frame.accuracy >= 0.9].length
-    longest = frame[frame.length == frame.length.max()]
-    best = longest.loc[longest.accuracy.idxmax()]
-    far = f"90% are found up to {window_label(int(reach.max()))}" if len(reach) else "90% nowhere"
-    label = row_label(settings, best.weights, best.method)
-    return (
-        f"{best.model}, {best.evaluation}: {far}; at {window_label(int(best.length))} most by"
-        f" {label}, {best.found} of {best.prompts}."
-    )
-
-
-def _needle_prompts(own: list[Evaluation]) -> dict[str, str]:
-    amounts: dict[str, list[str]] = {}
-    for each in own:
-        for record in each.records:
-            amounts.setdefault(window_label(record["length"]), []).append(str(record["prompts"]))
-    words = {"model": own[0].model, "text": own[0].name, LABEL: "prompts of each", "source": "ours"}
-    return words | {label: " or ".join(dict.fromkeys(each)) for label, each in amounts.items()}
-
-
-def _passkey_row(settings: ModelSettings, evaluation: Evaluation) -> dict[str, str]:
-    found = evaluation.results
-    return {
-        "model": evaluation.model,
-        "text": evaluation.name,
-        LABEL: row_label(settings, evaluation.weights, evaluation.method),
-        "source": "ours",
-        FACTOR: attention_of([(evaluation, length) for length in evaluation.lengths]),
-        "protocol": f"key {evaluation.protocol['key']}, {evaluation.protocol['decoding']}",
-        TUNED_ON: drills(settings, evaluation.weights),
-        **{window_label(length): share(each) for length, each in sorted(found.items())},
-    }
+    config: Config,
+    model: str,
+    text: str,
+    blocks: list[list[Evaluation]],
+    only: set[int] | None = None,
+    notes: dict[str, str] | None = None,
+) -> Group:
+    """Lines of one column a length: of all lengths, or of some only."""
+    made = []
+    for block in blocks:
+        made.append([])
+        for each in block:
+            label = row_label(config.models[model], each.weights, each.method)
+            label += (notes or {}).get(each.method, "")
+            lengths = [length for length in each.lengths if only is None or length in only]
+            cells = {length_column(length): (each, length) for length in lengths}
+            made[-1].append(Line(label, cells))
+    return Group(model, text, made)
 
 
 TABLES: dict[str, Callable[[Config, Sources], Table]] = {

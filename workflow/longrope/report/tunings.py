@@ -10,10 +10,11 @@ from dataclasses import replace
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
 from longrope.config.training import TuningSettings
+from longrope.report.labels import row_label
 from longrope.report.lines import Group, Line, perplexity_table
-from longrope.report.load import Evaluation, chosen, of_task, row_label
+from longrope.report.load import Evaluation, chosen, of_task
 from longrope.report.sources import Sources
-from longrope.report.table import LABEL, NOTHING, TEXT_COLUMNS, Table, share
+from longrope.report.table import LABEL, NOTHING, TEXT_COLUMNS, Column, Table, share
 from longrope.study import chain_of
 from longrope.windows import window_label
 
@@ -34,16 +35,15 @@ NOTE = (
 
 def tunings_table(config: Config, sources: Sources) -> Table:
     """Perplexity and passkeys at every window of every tuned checkpoint, and its cost."""
-    groups, lengths = [], set()
+    groups = []
     for model, text, own in sources.texts(config):
         tuned = [each for each in own if each.method != "none"]
         blocks = [tuned, chosen(own, model, [BASE, *config.models[model].tunings], {"none"})]
-        lengths |= {length for each in own for length in each.lengths}
         groups.append(
             Group(model, text, [[_line(config, each) for each in block] for block in blocks])
         )
-    columns = [f"perplexity {window_label(length)}" for length in sorted(lengths)]
-    table = perplexity_table("tunings", CAPTION, columns, groups)
+    table = perplexity_table("tunings", CAPTION, config, groups, lambda base: [])
+    columns = [column for column in table.frame if column not in TEXT_COLUMNS]
     retrieved = of_task(sources.evaluations, "passkey")
     tested = sorted({length for each in retrieved for length in each.lengths})
     more = [*(f"passkeys {window_label(length)}" for length in tested), *COST]
@@ -60,7 +60,10 @@ def tunings_table(config: Config, sources: Sources) -> Table:
 
 def _line(config: Config, each: Evaluation) -> Line:
     label = row_label(config.models[each.model], each.weights, each.method)
-    return Line(label, {f"perplexity {window_label(at)}": (each, at) for at in each.lengths})
+    line = Line(label, {})
+    for at in each.lengths:
+        line.put(Column((at,), f"perplexity {window_label(at)}"), each, at)
+    return line
 
 
 def _more_cells(config: Config, sources: Sources) -> dict[tuple[str, str], dict[str, str]]:
