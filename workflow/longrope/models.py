@@ -131,6 +131,8 @@ def load_model(folder: Path, *, for_training: bool = False):
     import torch
     from transformers import AutoModelForCausalLM
 
+    from longrope.pieces import prepare
+
     quiet()
     where = device()
     precision = "float32" if for_training else read_record(folder).precision
@@ -141,6 +143,7 @@ def load_model(folder: Path, *, for_training: bool = False):
     )
     model = model.to(where).eval()
     _check_head(model, folder)
+    prepare(model)
     return model
 
 

@@ -23,6 +23,7 @@ from longrope.config.training import LoopSettings
 from longrope.errors import UserError
 from longrope.files import append_line, replacing, resume_lines, write_lines
 from longrope.losses import token_losses
+from longrope.memory import within_memory
 from longrope.mixture import Batch
 from longrope.progress import Progress
 
@@ -103,18 +104,32 @@ def train(
         batch = batch_at(step)
         total = float(batch.weights[:, 1:].sum())
         size = micro_batch or len(batch.tokens)
-        loss_sum, sums = 0.0, []
-        for first in range(0, len(batch.tokens), size):
-            tokens_BT, weights_BT = (
-                torch.from_numpy(array[first : first + size]).to(accelerator.device)
-                for array in (batch.tokens, batch.weights)
-            )
-            with accelerator.autocast():
-                loss, sums_B = forward(tokens_BT, weights_BT)
-                loss = loss / total
-            accelerator.backward(loss)
-            sums += sums_B.tolist()
-            loss_sum += loss.item()
+
+        def gradients(batch=batch, total=total) -> tuple[float, list[float]]:
+            """Leave the gradients of the whole batch; returns the loss, and that of each sequence."""
+            loss_sum, sums = 0.0, []
+            for optimiser in optimisers:
+                optimiser.zero_grad()  # of a try that ran out of memory
+            for first in range(0, len(batch.tokens), size):
+                tokens_BT, weights_BT = (
+                    torch.from_numpy(array[first : first + size]).to(accelerator.device)
+                    for array in (batch.tokens, batch.weights)
+                )
+                with accelerator.autocast():
+                    loss, sums_B = forward(tokens_BT, weights_BT)
+                    loss = loss / total
+                accelerator.backward(loss)
+                sums += sums_B.tolist()
+                loss_sum += loss.item()
+            return loss_sum, sums
+
+        try:
+            shape = size, batch.tokens.shape[1]
+            loss_sum, sums = within_memory(model, gradients, shape, training=True)
+        except UserError:
+            if step > start:  # to go on from with other settings
+                _save(checkpoint, step, model, optimisers)
+            raise
         if not math.isfinite(loss_sum):
             raise FloatingPointError(f"the loss of step {step + 1} is {loss_sum}")
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)

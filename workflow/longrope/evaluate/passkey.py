@@ -16,6 +16,7 @@ from transformers import GenerationConfig
 from longrope.config.evaluation import PasskeyStage
 from longrope.evaluate.records import evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
+from longrope.memory import within_memory
 from longrope.models import load_model, load_tokenizer, read_record
 from longrope.passkey import PasskeyWriter, Prompt, random_key
 from longrope.rope import install
@@ -106,9 +107,13 @@ def _answer(model, tokenizer, prompts: list[Prompt]) -> list[dict]:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.eos_token_id or 0,
     )
-    generated_BT = model.generate(
-        input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), generation_config=greedy
-    )[:, ids_BT.shape[1] :]
+
+    def generate() -> torch.Tensor:  # the prompt in one call: attention then needs no mask
+        return model.generate(
+            input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), generation_config=greedy
+        )
+
+    generated_BT = within_memory(model, generate, ids_BT.shape)[:, ids_BT.shape[1] :]
     trials = []
     for prompt, generated in zip(prompts, generated_BT.tolist(), strict=True):
         text = tokenizer.decode(generated[: len(prompt.answer)], skip_special_tokens=True).strip()
