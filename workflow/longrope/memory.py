@@ -70,8 +70,9 @@ def _advice(model, pieces, shape: tuple[int, int], training: bool, said: str) ->
         ways += ["set source.precision to bfloat16"] if model.dtype.itemsize == 4 else []
     ways.append("take a device with more memory")
     return (
-        f"out of memory at {rows} x {tokens:,} tokens, in pieces of 1/{2 ** (pieces.halved - 1)} of the usual"
-        f" length, too ({said[:200]}): {', or '.join(ways)}."
+        f"out of memory at {rows} x {tokens:,} tokens, in pieces of"
+        f" 1/{2 ** (pieces.halved - 1)} of the usual length, too ({said[:200]}):"
+        f" {', or '.join(ways)}."
         f"{_planned(model, rows * tokens, training, recompute)} `longrope plan` says what every"
         " job needs"
     )

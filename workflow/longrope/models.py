@@ -13,6 +13,7 @@ from pathlib import Path
 
 from longrope.architectures import body_of
 from longrope.config.base import BASE
+from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, read_factors, write_factors
 from longrope.files import read_json, replacing, sha256_of, write_json
@@ -116,10 +117,14 @@ def load_tokenizer(folder: Path):
 
 
 def device():
-    """Where models run: the first GPU, or the CPU."""
+    """Where models run: the GPU that this process leased, or the CPU."""
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    where = torch.device("cuda", gpu_of_this_process())
+    torch.cuda.set_device(where)  # what says `cuda` means this one
+    return where
 
 
 def load_model(folder: Path, *, for_training: bool = False):
