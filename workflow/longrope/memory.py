@@ -60,7 +60,7 @@ def _let_go() -> None:
 def _advice(model, pieces, shape: tuple[int, int], training: bool, said: str) -> str:
     """What was tried, what to lower, what the plan counts for it."""
     rows, tokens = shape
-    recompute = getattr(model, "is_gradient_checkpointing", False)
+    recompute = getattr(model, "is_activation_checkpointing", False)
     if training:
         ways = [f"lower micro_batch (now {rows} sequences held at a time)"] if rows > 1 else []
         ways.append(f"lower the tuning's length (now {tokens:,} tokens)")

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -94,6 +95,26 @@ def train(
     peak = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
     metrics_path, checkpoint = state / "metrics.jsonl", state / "checkpoint.pt"
     start, metrics = _resume(checkpoint, metrics_path, model, optimisers, accelerator.device)
+
+    def gradients(batch: Batch) -> tuple[float, list[float]]:
+        """Leave those of a whole batch; returns its loss, and the sums of its sequences."""
+        for optimiser in optimisers:
+            optimiser.zero_grad()  # what a try left that ran out of memory
+        total, size = float(batch.weights[:, 1:].sum()), micro_batch or len(batch.tokens)
+        loss_sum, sums = 0.0, []
+        for first in range(0, len(batch.tokens), size):
+            tokens_BT, weights_BT = (
+                torch.from_numpy(array[first : first + size]).to(accelerator.device)
+                for array in (batch.tokens, batch.weights)
+            )
+            with accelerator.autocast():
+                loss, sums_B = forward(tokens_BT, weights_BT)
+                loss = loss / total
+            accelerator.backward(loss)
+            sums += sums_B.tolist()
+            loss_sum += loss.item()
+        return loss_sum, sums
+
     progress = Progress(describe, rate.steps, start)
     tokens, seconds = 0, 0.0
     for step in range(start, rate.steps):
@@ -102,30 +123,9 @@ def train(
             for group, value in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = value * multiplier
         batch = batch_at(step)
-        total = float(batch.weights[:, 1:].sum())
-        size = micro_batch or len(batch.tokens)
-
-        def gradients(batch=batch, total=total) -> tuple[float, list[float]]:
-            """Leave the gradients of the whole batch; returns the loss, and that of each sequence."""
-            loss_sum, sums = 0.0, []
-            for optimiser in optimisers:
-                optimiser.zero_grad()  # of a try that ran out of memory
-            for first in range(0, len(batch.tokens), size):
-                tokens_BT, weights_BT = (
-                    torch.from_numpy(array[first : first + size]).to(accelerator.device)
-                    for array in (batch.tokens, batch.weights)
-                )
-                with accelerator.autocast():
-                    loss, sums_B = forward(tokens_BT, weights_BT)
-                    loss = loss / total
-                accelerator.backward(loss)
-                sums += sums_B.tolist()
-                loss_sum += loss.item()
-            return loss_sum, sums
-
+        shape = micro_batch or len(batch.tokens), batch.tokens.shape[1]
         try:
-            shape = size, batch.tokens.shape[1]
-            loss_sum, sums = within_memory(model, gradients, shape, training=True)
+            loss_sum, sums = within_memory(model, partial(gradients, batch), shape, training=True)
         except UserError:
             if step > start:  # to go on from with other settings
                 _save(checkpoint, step, model, optimisers)
