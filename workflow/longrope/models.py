@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrope.architectures import body_of
+from longrope.architectures import body_of, check_kernel
 from longrope.config.base import BASE
 from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
@@ -37,6 +37,11 @@ class ModelRecord:
     def precision(self) -> str:
         """In which type it runs when it is not trained: float32, bfloat16, or auto."""
         return self.source.get("precision", "auto")
+
+    @property
+    def attention(self) -> str:
+        """The kernel of its attention, as transformers names it."""
+        return self.source.get("attention", "sdpa")
 
     def tuned_as(self, weights: str) -> "ModelRecord":
         """The record of weights that are tuned from these."""
@@ -139,12 +144,13 @@ def load_model(folder: Path, *, for_training: bool = False):
     from longrope.pieces import prepare
 
     quiet()
-    where = device()
-    precision = "float32" if for_training else read_record(folder).precision
+    where, record = device(), read_record(folder)
+    precision = "float32" if for_training else record.precision
     if precision == "auto":
         precision = "float32" if where.type == "cpu" else "bfloat16"
+    check_kernel(record.attention, where.type, None if for_training else precision)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, precision), attn_implementation="sdpa"
+        folder, dtype=getattr(torch, precision), attn_implementation=record.attention
     )
     model = model.to(where).eval()
     _check_head(model, folder)
