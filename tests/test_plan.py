@@ -22,6 +22,7 @@ from longrope.cli import main
 from longrope.errors import UserError
 from longrope.evaluate.perplexity import slide
 from longrope.losses import token_losses
+from longrope.pieces import prepare
 from longrope.plan import cost
 from longrope.plan.architecture import (
     Architecture,
@@ -206,6 +207,7 @@ class Alive(TorchDispatchMode):
 def test_a_pass_without_gradients_holds_what_is_planned(intermediate):
     shape = Architecture(2, 64, 4, 4, 16, intermediate, 32, False)
     model, tokens = llama(shape), torch.zeros(1, TOKENS, dtype=torch.long)
+    prepare(model)
     with torch.no_grad():
         token_losses(model, tokens)  # what is made once
         with Alive(model) as alive:
@@ -216,7 +218,7 @@ def test_a_pass_without_gradients_holds_what_is_planned(intermediate):
 def test_training_holds_sixteen_bytes_a_weight_and_its_activations():
     assert cost.training_memory(LLAMA2, 0, 4, recompute=False) == 20 * LLAMA2.parameters
     held = [cost.training_memory(LLAMA2, 1 << 17, 2, recompute=each) for each in (False, True)]
-    assert held[0] > 800e9 and 150e9 < held[1] < 180e9  # one sequence of 128k
+    assert held[0] > 400e9 and 150e9 < held[1] < 180e9  # one sequence of 128k
 
 
 # --- the paper ------------------------------------------------------------------------------
@@ -339,7 +341,7 @@ def test_a_plan_that_does_not_fit_says_which_jobs_and_what_helps(paper, gpu):
         check_fits(estimates, gpu)
     text = str(error.value)
     assert "a100-80gb has 80.0 GiB, of which 72.0 can be used, and a job may have 1" in text
-    assert "search at 2048k, 272 x 3 takes" in text and "jobs more" in text
+    assert "search at 2048k, 192 x 3 takes" in text and "jobs more" in text
     check_fits(estimates, find_machine("a100-80gb", gpus=18))
     with pytest.raises(UserError, match="gpus = 'many'"):
         check_study(paper, "a100-80gb", "many")

@@ -1,5 +1,6 @@
 """
-What happens where memory ends: shorter pieces, and then one message that says what to lower.
+How much is held at a time, and what happens where memory ends: shorter pieces, and then one message
+that says what to lower.
 
 Catchable is what an allocator says: a GPU's, or a CPU's under a limit (`ulimit -v`, or no
 overcommit). A kernel that has promised memory it has not got kills the process instead. Imports
@@ -12,8 +13,18 @@ from collections.abc import Callable
 
 from longrope.errors import UserError
 
+# Numbers of a widest result at a time. A CPU reuses memory for small results; for large ones it
+# asks the system for empty pages each time, which takes longer than the arithmetic.
+SMALL, LARGE = 1 << 20, 1 << 25  # 4 and 128 MiB in float32
+LEAST = 256  # tokens at a time: fewer would read the weights too often
+HALVINGS = 4
 SAID = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 GIB = 1 << 30
+
+
+def rows_of(width: int, numbers: int = LARGE) -> int:
+    """How many tokens are worked on at a time, where each makes `width` numbers at its widest."""
+    return max(LEAST, numbers // width)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -19,12 +19,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from longrope.architectures import body_of
+from longrope.memory import HALVINGS, LARGE, SMALL, rows_of
 
-# Numbers of a widest result at a time. A CPU reuses memory for small results; for large ones it
-# asks the system for empty pages each time, which takes longer than the arithmetic.
-SMALL, LARGE = 1 << 20, 1 << 25  # 4 and 128 MiB in float32
-LEAST = 256  # tokens at a time: fewer would read the weights too often
-HALVINGS = 4
 NORMS = ("RMSNorm", "LayerNorm")  # how the classes of norms over the last dimension end
 
 
@@ -42,8 +38,7 @@ class Pieces:
     def rows(self, width: int, device: torch.device) -> int:
         """How many tokens, where each makes `width` numbers at its widest."""
         small = device.type == "cpu" and not torch.is_grad_enabled()
-        tokens = max(LEAST, (SMALL if small else LARGE) // width)
-        return max(1, tokens >> self.halved)
+        return max(1, rows_of(width, SMALL if small else LARGE) >> self.halved)
 
     def run(self, module: Callable, width: int, x: torch.Tensor) -> torch.Tensor:
         """What a module makes of all tokens of `x` (..., D), piece by piece."""
