@@ -195,6 +195,31 @@ def test_it_generates_what_whole_sequences_at_the_same_factors_say(model, rope):
     assert torch.equal(out[:, -NEW:], whole[:, -NEW:])
 
 
+def test_attention_never_gets_a_mask(family, model, rope, monkeypatch):
+    """Neither scores nor gradients of one row or several, nor prompts, nor what is generated."""
+    calls, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def noting(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **more):
+        calls.append((query.shape[2], key.shape[2], attn_mask, is_causal))
+        return attend(query, key, value, attn_mask, dropout_p, is_causal, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noting)
+    rotary = install(model, rope)
+    for rows in (1, 3):
+        rotary.use([stretched(rope, rising(rope))] * rows)
+        with torch.no_grad():
+            token_losses(model, some_tokens(rows))
+        token_losses(model.train(), some_tokens(rows))
+        ids = some_tokens(rows)
+        options = {"do_sample": False, "max_new_tokens": NEW, "eos_token_id": None}
+        model.eval().generate(ids, attention_mask=torch.ones_like(ids), **options)
+    layers = model.config.num_hidden_layers
+    whole = (LONG, LONG, None, True)
+    assert calls.count(whole) == 2 * 3 * layers  # losses twice, and the prompt in one call
+    assert len(calls) == 2 * layers * (3 + NEW - 1)
+    assert all((queries, mask) == (1, None) for queries, _, mask, _ in set(calls) - {whole})
+
+
 def test_gradients_are_those_of_transformers(family, model, rope):
     theirs, tokens = family.build(**family.reference).train(), some_tokens(1)
     install(model, rope)

@@ -1,4 +1,4 @@
-"""The scripts of tests/benchmarks: that they start, and that the cost of searches adds up."""
+"""The scripts of tests/benchmarks: that they start, and that what they say of numbers holds."""
 
 import math
 import runpy
@@ -46,3 +46,35 @@ def test_the_cost_of_a_search_is_counted_to_what_the_paper_s_ends_with_seed_by_s
     assert second[4:6] == ["never", "-"] and "may be worse by 0.100" in lines[2]
     assert both[:5] == ["1k", "all", "4", "(1", "of"]
     assert math.isclose(float(both[6]), 0.0, abs_tol=1e-9) and lines[3].endswith("no worse")
+
+
+@pytest.fixture
+def curve():
+    """The functions of the script that measures memory."""
+    return runpy.run_path(str(BENCHMARKS / "memory_curve.py"))
+
+
+def points(growth) -> list[dict]:
+    """What it might measure: 1 GB of pieces and what grows."""
+    shared = {"loss": "pieces", "loaded": 600_000_000, "planned": 2_000_000_000, "seconds": 1.0}
+    shared |= {"processor_seconds": 1.0, "about": "float32", "threads": 1, "torch": "2"}
+    lengths = (8192, 16384, 32768, 65536)
+    return [{"tokens": each, "peak": 10**9 + growth(each)} | shared for each in lengths]
+
+
+def test_memory_that_grows_in_step_with_the_length_is_told_from_a_mask(curve):
+    straight, bent = points(lambda tokens: 9000 * tokens), points(lambda tokens: tokens**2)
+    assert curve["fit"](straight) == pytest.approx((9000, 1e9, 0), rel=1e-6, abs=1e-6)
+    for measured, verdict in ((straight, "is linear"), (bent, "is NOT linear")):
+        assert verdict in curve["report"](Path("results/m/base/model"), measured)[-1]
+
+
+def test_points_that_were_measured_before_are_read_again(curve, tmp_path):
+    measured = points(lambda tokens: tokens)
+    curve["write"](tmp_path / "memory-curve.csv", measured)
+    assert curve["read"](tmp_path / "memory-curve.csv") == measured
+
+
+def test_a_score_is_measured_in_a_process_of_its_own(curve, model_folder):
+    point = curve["in_a_process"](model_folder, 64, "pieces")
+    assert 0 < point["loaded"] <= point["peak"] < 2e9

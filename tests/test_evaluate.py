@@ -625,7 +625,8 @@ def test_a_long_prompt_goes_in_a_piece_at_a_time_to_the_same_answers(
     _, whole = retrieve({192: 3}, paths=paths)
     assert max(seen) > 180
     seen.clear()
-    monkeypatch.setattr("longrope.evaluate.greedy.MASK", 50 * 192 * 3)
+    monkeypatch.setattr("longrope.memory.WHOLE", 100)
+    monkeypatch.setattr("longrope.memory.MASK", 50 * 192 * 3)
     _, pieces = retrieve({192: 3}, "again", paths)
     assert 1 < max(seen) <= 50 and sum(seen) > 180
     assert pieces["records"] == whole["records"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PhiConfig
 
-from longrope import losses
+from longrope import memory, pieces
 from longrope.losses import token_losses
 
 VOCABULARY = 101
@@ -23,8 +23,15 @@ TOKENS = torch.randint(3, VOCABULARY, (3, 34), generator=torch.Generator().manua
 @pytest.fixture(params=[1, 7, 33, 1000], ids=lambda rows: f"{rows}-rows-a-piece")
 def rows(request, monkeypatch) -> int:
     """How many of the 3 x 33 tokens have logits at a time."""
-    monkeypatch.setattr(losses, "PIECE", request.param * VOCABULARY)
-    return request.param
+    return of_rows(request.param, monkeypatch)
+
+
+def of_rows(rows: int, monkeypatch) -> int:
+    """Let every piece have so many tokens."""
+    monkeypatch.setattr(memory, "LEAST", rows)
+    monkeypatch.setattr(pieces, "SMALL", 0)
+    monkeypatch.setattr(pieces, "LARGE", 0)
+    return rows
 
 
 def build(config, **changes):
@@ -73,7 +80,7 @@ def test_gradients_are_those_of_the_models_own_logits(rows):
 
 
 def test_no_more_logits_than_a_piece_exist_at_once(monkeypatch):
-    monkeypatch.setattr(losses, "PIECE", 7 * VOCABULARY)
+    of_rows(7, monkeypatch)
     shapes, linear = [], torch.nn.functional.linear
 
     def watched(*arguments, **more):

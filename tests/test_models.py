@@ -1,5 +1,6 @@
 """Checkpoints: bringing them in from folders, the hub and GGUF; what is refused; fingerprints."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from helpers import PAIRS, WINDOW, make_tokenizer, make_tuned, save_llama
-from longrope.architectures import complete_config, rope_of_config
+from longrope.architectures import check_kernel, complete_config, rope_of_config
 from longrope.config import FolderModel, GgufModel, HubModel
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors
@@ -303,6 +304,37 @@ def test_a_model_runs_in_the_precision_of_its_configuration(precision, expected,
     tuned = load_model(tmp_path / "model", for_training=True)
     save_model(tuned, make_tokenizer(), tmp_path / "tuned", record.tuned_as("x"), "float32")
     assert load_model(tmp_path / "tuned").dtype == expected
+
+
+def test_the_kernel_of_attention_is_the_configuration_s_and_sdpa_by_itself(source, tmp_path):
+    record = bring_in(source, tmp_path / "plain")
+    assert "attention" not in record.source and record.attention == "sdpa"
+    assert load_model(tmp_path / "plain").config._attn_implementation == "sdpa"
+    given = FolderModel(kind="folder", path=str(source), attention="flash_attention_2")
+    assert import_model(given, "tiny", WINDOW, tmp_path / "flash").attention == given.attention
+    with pytest.raises(
+        UserError, match=r"flash-attn is not installed.*leave `attention` out"
+    ) as one:
+        load_model(tmp_path / "flash")
+    assert "\n" not in str(one.value)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "problem"),
+    [
+        ("cpu", "bfloat16", "there is no GPU here"),
+        ("cuda", "float32", "it has no float32"),
+        ("cuda", "bfloat16", None),
+        ("cuda", None, None),  # a training, under autocast
+    ],
+)
+@pytest.mark.parametrize("kernel", ["flash_attention_2", "flash_attention_3"])
+def test_an_installed_kernel_needs_a_gpu_and_short_numbers(
+    kernel, device, precision, problem, monkeypatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    with pytest.raises(UserError, match=problem) if problem else contextlib.nullcontext():
+        check_kernel(kernel, device, precision)
 
 
 # --- the hub --------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from longrope.errors import UserError
 from longrope.evaluate.perplexity import slide
 from longrope.lora import add_lora
 from longrope.losses import token_losses
+from longrope.pieces import prepare
 from longrope.plan import cost
 from longrope.plan.architecture import (
     Architecture,
@@ -208,6 +209,7 @@ class Alive(TorchDispatchMode):
 def test_a_pass_without_gradients_holds_what_is_planned(intermediate):
     shape = Architecture(2, 64, 4, 4, 16, intermediate, 32, False)
     model, tokens = llama(shape), torch.zeros(1, TOKENS, dtype=torch.long)
+    prepare(model)
     with torch.no_grad():
         token_losses(model, tokens)  # what is made once
         with Alive(model) as alive:
@@ -218,7 +220,7 @@ def test_a_pass_without_gradients_holds_what_is_planned(intermediate):
 def test_training_holds_sixteen_bytes_a_weight_and_its_activations():
     assert cost.training_memory(LLAMA2, 0, 4, recompute=False) == 20 * LLAMA2.parameters
     held = [cost.training_memory(LLAMA2, 1 << 17, 2, recompute=each) for each in (False, True)]
-    assert held[0] > 800e9 and 150e9 < held[1] < 180e9  # one sequence of 128k
+    assert held[0] > 400e9 and 150e9 < held[1] < 180e9  # one sequence of 128k
 
 
 @pytest.mark.parametrize("train", [[], ["norms"], ["norms", "embeddings"]])
@@ -237,7 +239,7 @@ def test_lora_takes_less_memory_and_fewer_flops_than_every_weight():
     ]
     assert held[0] > 120e9 and held[1] < 70e9  # of weights alone: 121 and 16
     flops = [cost.training(LLAMA2, 4096, lora=each, **settings) for each in (None, lora)]
-    assert 0.7 < flops[1] / flops[0] < 0.8
+    assert 0.7 < flops[1] / flops[0] < 0.85  # 6 of 8 products of the body, attention is the same
 
 
 # --- the paper ------------------------------------------------------------------------------
@@ -371,7 +373,7 @@ def test_a_plan_that_does_not_fit_says_which_jobs_and_what_helps(paper, gpu):
         check_fits(estimates, gpu)
     text = str(error.value)
     assert "a100-80gb has 80.0 GiB, of which 72.0 can be used, and a job may have 1" in text
-    assert "search at 2048k, 272 x 3 takes" in text and "jobs more" in text
+    assert "search at 2048k, 192 x 3 takes" in text and "jobs more" in text
     check_fits(estimates, find_machine("a100-80gb", gpus=18))
     with pytest.raises(UserError, match="gpus = 'many'"):
         check_study(paper, "a100-80gb", "many")
@@ -438,14 +440,12 @@ def test_settings_as_json_give_the_same_plan(default, monkeypatch, capsys):
 
 
 def test_the_constants_of_the_plan_are_those_of_the_stages():
-    from longrope import losses
     from longrope.evaluate import benchmarks, needles, passkey, ruler
     from longrope.evaluate.questions import SOURCES
     from longrope.plan import estimate, questions
 
     batches = {"passkey": passkey, "ruler": ruler, "benchmarks": benchmarks}
     assert {name: each.BATCH_TOKENS for name, each in batches.items()} == estimate.BATCH
-    assert cost.PIECE == losses.PIECE
     assert estimate.NEEDLE == needles.ANSWER
     published = {name: asked.whole for name, asked in questions.ASKED.items()}
     assert published == {name: each.whole for name, each in SOURCES.items()}

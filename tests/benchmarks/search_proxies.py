@@ -37,8 +37,8 @@ from longrope.config.search import PaperSpace
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.files import write_json
-from longrope.losses import PIECE
 from longrope.models import load_model, read_record
+from longrope.pieces import pieces_of
 from longrope.rope import install
 from longrope.search.space import Candidate, SearchSpace, first_space
 from longrope.windows import parse_window, window_label
@@ -185,7 +185,7 @@ def losses_of(model, sequence: Sequence) -> np.ndarray:
     """Loss in nats of the targets that count, in float64."""
     hidden_TD = hidden_states(model, sequence)[0, :-1]
     head, labels_T = model.get_output_embeddings(), sequence.tokens[0, 1:]
-    rows = max(1, PIECE // head.weight.shape[0])
+    rows = pieces_of(model).rows(head.weight.shape[0], hidden_TD.device)
     losses = [
         torch.nn.functional.cross_entropy(head(hidden).float(), labels, reduction="none")
         for hidden, labels in zip(hidden_TD.split(rows), labels_T.split(rows), strict=True)

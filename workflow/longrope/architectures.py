@@ -7,6 +7,7 @@ A causal language model of transformers is a body (`base_model`, with the rotary
 does to its logits after the head is refused. docs/architectures.md lists what is tested.
 """
 
+import importlib.util
 from pathlib import Path
 
 from longrope.errors import UserError
@@ -22,6 +23,10 @@ AFTER_HEAD = (  # keys of config.json that change what is between the head and t
     "logit_scale",
     "lm_head_multiplier",
 )
+PACKAGES = {  # kernel of attention -> module and package that have it
+    "flash_attention_2": ("flash_attn", "flash-attn"),
+    "flash_attention_3": ("flash_attn_interface", "flash-attn-3"),
+}
 
 
 def body_of(model):
@@ -124,3 +129,25 @@ def check_head(config: dict, name: str) -> None:
                 f"model {name!r} ({config.get('model_type', 'unknown')}) changes its logits after"
                 f" the head ({key} = {config[key]}), which losses here do not: not supported"
             )
+
+
+def check_kernel(kernel: str, device: str, precision: str | None) -> None:
+    """Raise UserError if a kernel of attention cannot run here.
+
+    `device` is `cpu` or `cuda`; `precision` None that of autocast, which lowers it.
+    """
+    if kernel not in PACKAGES:
+        return
+    module, package = PACKAGES[kernel]
+    problem = None
+    if importlib.util.find_spec(module) is None:
+        problem = f"the package {package} is not installed"
+    elif device != "cuda":
+        problem = "there is no GPU here"
+    elif precision == "float32":
+        problem = "it has no float32 (set source.precision to bfloat16)"
+    if problem:
+        raise UserError(
+            f"attention: {kernel} cannot run, {problem}: mend that, or leave `attention` out of the"
+            " model's source and import it again (torch's own sdpa runs everywhere)"
+        )

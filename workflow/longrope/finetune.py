@@ -67,7 +67,7 @@ def finetune(
     maker = SequenceMaker(tokenizer, split)
     made_from = {
         "version": VERSIONS["finetune"],
-        "stage": stage.model_dump(),
+        "stage": stage.model_dump(exclude={"tuning": {"micro_batch"}}),  # it changes memory alone
         "weights": record.fingerprint,
         "tokens": split.sha256,
         "lambda": [str(value) for value in factors.lambda_],

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from longrope import __version__
 from longrope.errors import UserError
+from longrope.memory import is_out_of_memory
 
 OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
 
@@ -52,7 +53,15 @@ def run_stage(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"longrope {options.stage}: interrupted", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
+        if is_out_of_memory(error):
+            said = " ".join(str(error).split())[:200]
+            print(
+                f"longrope {options.stage}: out of memory ({said}): `longrope plan` says what"
+                " every job needs, docs/memory.md what can be lowered",
+                file=sys.stderr,
+            )
+            return 1
         traceback.print_exc()
         return 70
     return 0

@@ -11,8 +11,9 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrope.architectures import body_of
+from longrope.architectures import body_of, check_kernel
 from longrope.config.base import BASE
+from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, read_factors, write_factors
 from longrope.files import read_json, replacing, sha256_of, write_json
@@ -36,6 +37,11 @@ class ModelRecord:
     def precision(self) -> str:
         """In which type it runs when it is not trained: float32, bfloat16, or auto."""
         return self.source.get("precision", "auto")
+
+    @property
+    def attention(self) -> str:
+        """The kernel of its attention, as transformers names it."""
+        return self.source.get("attention", "sdpa")
 
     def tuned_as(self, weights: str) -> "ModelRecord":
         """The record of weights that are tuned from these."""
@@ -116,10 +122,14 @@ def load_tokenizer(folder: Path):
 
 
 def device():
-    """Where models run: the first GPU, or the CPU."""
+    """Where models run: the GPU that this process leased, or the CPU."""
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    where = torch.device("cuda", gpu_of_this_process())
+    torch.cuda.set_device(where)  # what says `cuda` means this one
+    return where
 
 
 def precision_of(folder: Path) -> str:
@@ -138,14 +148,18 @@ def load_model(folder: Path, *, for_training: bool = False):
     import torch
     from transformers import AutoModelForCausalLM
 
+    from longrope.pieces import prepare
+
     quiet()
-    where = device()
+    where, record = device(), read_record(folder)
     precision = "float32" if for_training else precision_of(folder)
+    check_kernel(record.attention, where.type, None if for_training else precision)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, precision), attn_implementation="sdpa"
+        folder, dtype=getattr(torch, precision), attn_implementation=record.attention
     )
     model = model.to(where).eval()
     _check_head(model, folder)
+    prepare(model)
     return model
 
 

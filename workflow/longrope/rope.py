@@ -19,6 +19,8 @@ from longrope.architectures import BY_LENGTH, PLAIN, body_of, rope_type_of
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, check_same_model
 
+ANGLES = 1 << 13  # positions whose angles are held in float64 at a time
+
 
 class RescaledRotary(nn.Module):
     """Stands in for a model's `rotary_emb`: cos and sin of rescaled angles.
@@ -69,9 +71,16 @@ class RescaledRotary(nn.Module):
         rows = max(len(self.factors), position_ids.shape[0])
         if len(self.factors) not in (1, x.shape[0]):
             raise ValueError(f"{len(self.factors)} sets of factors for a batch of {x.shape[0]}")
-        cos, sin = rescaled_cos_sin(self.factors, position_ids, x.device)
         dtype = x.dtype if self.rounds else torch.float32
-        cos, sin = cos.to(dtype), sin.to(dtype)
+        length, pairs = position_ids.shape[1], self.rope.pairs
+        cos, sin = (
+            torch.empty(rows, length, 2 * pairs, dtype=dtype, device=x.device) for _ in range(2)
+        )
+        for first in range(0, length, ANGLES):  # float64 of all positions would be 1 GB at 2048k
+            part = slice(first, first + ANGLES)
+            cos[:, part], sin[:, part] = rescaled_cos_sin(
+                self.factors, position_ids[:, part], x.device
+            )
         if any(each.is_identity for each in self.factors):
             plain = [part.expand(rows, -1, -1) for part in self.original(x, position_ids)]
             keep = torch.tensor([each.is_identity for each in self.factors], device=x.device)
@@ -99,9 +108,9 @@ def rescaled_cos_sin(
     leading_BT1 = (positions_BT < n_hat_R1)[..., None]
     inverse_BTP = torch.where(leading_BT1, inverse_P, scaled_RP[:, None, :])
     angles_BTP = positions_BT[..., None] * inverse_BTP
-    angles = torch.cat([angles_BTP, angles_BTP], dim=-1)
     attention_R11 = column([each.attention_factor for each in factors])[:, None, None]
-    return angles.cos() * attention_R11, angles.sin() * attention_R11
+    cos_BTP, sin_BTP = angles_BTP.cos() * attention_R11, angles_BTP.sin() * attention_R11
+    return torch.cat([cos_BTP, cos_BTP], dim=-1), torch.cat([sin_BTP, sin_BTP], dim=-1)
 
 
 def install(model, rope: Rope, *, one_call: bool = False) -> RescaledRotary:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from longrope.config.training import LoopSettings
 from longrope.errors import UserError
 from longrope.files import append_line, replacing, resume_lines, write_lines
 from longrope.losses import token_losses
+from longrope.memory import within_memory
 from longrope.mixture import Batch
 from longrope.progress import Progress
 
@@ -102,14 +104,11 @@ def train(
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(accelerator.device)
-    progress = Progress(describe, rate.steps, start)
-    tokens, seconds = 0, 0.0
-    for step in range(start, rate.steps):
-        began, multiplier = time.monotonic(), rate.at(step)
-        for optimiser, rates in zip(optimisers, peak, strict=True):
-            for group, value in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = value * multiplier
-        batches = batches_at(step)
+
+    def gradients(batches: Sequence[Batch]) -> tuple[float, LossesByKind]:
+        """Leave those of a whole step; returns its loss, and that of each kind of sequence."""
+        for optimiser in optimisers:
+            optimiser.zero_grad()  # what a try left that ran out of memory
         total = sum(float(batch.weights[:, 1:].sum()) for batch in batches)
         loss_sum, by_kind = 0.0, LossesByKind()
         for part in _parts(batches, micro_batch):
@@ -124,6 +123,24 @@ def train(
             accelerator.backward(loss)
             by_kind.add(part, sums_B.tolist())
             loss_sum += loss.item()
+        return loss_sum, by_kind
+
+    progress = Progress(describe, rate.steps, start)
+    tokens, seconds = 0, 0.0
+    for step in range(start, rate.steps):
+        began, multiplier = time.monotonic(), rate.at(step)
+        for optimiser, rates in zip(optimisers, peak, strict=True):
+            for group, value in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = value * multiplier
+        batches = batches_at(step)
+        shape = max((part.tokens.shape for part in _parts(batches, micro_batch)), key=math.prod)
+        run = partial(gradients, batches)
+        try:
+            loss_sum, by_kind = within_memory(model, run, shape, training=True)
+        except UserError:
+            if step > start:  # to go on from with other settings
+                _save(checkpoint, step, model, optimisers)
+            raise
         if not math.isfinite(loss_sum):
             raise FloatingPointError(f"the loss of step {step + 1} is {loss_sum}")
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)

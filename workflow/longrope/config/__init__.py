@@ -32,10 +32,17 @@ RopeOrigin = Literal["plain", "own"]
 Plain = Annotated[RopeOrigin, Field(exclude_if=lambda origin: origin == "plain")]
 
 
+# The kernel of attention, as transformers names it. Left out of what stages are handed where it is
+# sdpa, torch's own.
+AttentionKernel = Literal["sdpa", "flash_attention_2", "flash_attention_3"]
+Kernel = Annotated[AttentionKernel, Field(exclude_if=lambda kernel: kernel == "sdpa")]
+
+
 class Checkpoint(Settings):
     """A pre-trained model that is brought in."""
 
     precision: Precision = "auto"  # of searches and evaluations; a tuning has its own
+    attention: Kernel = "sdpa"  # of all that runs the model; the others: a GPU, and their package
 
 
 class FolderModel(Checkpoint):

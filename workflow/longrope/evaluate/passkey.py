@@ -16,6 +16,7 @@ from longrope.config.evaluation import PasskeyStage
 from longrope.evaluate.greedy import greedy
 from longrope.evaluate.records import Task, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
+from longrope.memory import within_memory
 from longrope.models import load_model, load_tokenizer, read_record
 from longrope.passkey import PasskeyWriter, Prompt, random_key
 from longrope.rope import install
@@ -99,9 +100,13 @@ def _answer(model, tokenizer, prompts: list[Prompt]) -> list[dict]:
     new = max(len(each.answer) for each in prompts)
     settings = greedy(tokenizer, length + new, rows, max_new_tokens=new)
     model.generation_config = settings  # else `generate` mixes the checkpoint's own in
-    generated_BT = model.generate(
-        input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), generation_config=settings
-    )[:, ids_BT.shape[1] :]
+
+    def generate() -> torch.Tensor:
+        return model.generate(
+            input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), generation_config=settings
+        )
+
+    generated_BT = within_memory(model, generate, ids_BT.shape)[:, length:]
     trials = []
     for prompt, generated in zip(prompts, generated_BT.tolist(), strict=True):
         text = tokenizer.decode(generated[: len(prompt.answer)], skip_special_tokens=True).strip()

@@ -15,6 +15,7 @@ from lm_eval.models.huggingface import HFLM
 from longrope.errors import UserError
 from longrope.evaluate.records import factors_at
 from longrope.extended import Tiers
+from longrope.memory import within_memory
 from longrope.progress import Progress
 from longrope.rope import RescaledRotary
 
@@ -82,7 +83,11 @@ class PinnedModel(HFLM):
             for first in range(0, len(numbers), PART):
                 part = numbers[first : first + PART]
                 self.batch_size_per_gpu = max(1, self._batch_tokens // lengths[part[-1]])
-                found = run([requests[number] for number in part])
+                found = within_memory(
+                    self.model,
+                    lambda part=part: run([requests[number] for number in part]),
+                    (self.batch_size_per_gpu, lengths[part[-1]]),
+                )
                 for number, answer in zip(part, found, strict=True):
                     answers[number] = answer
                 done += len(part)

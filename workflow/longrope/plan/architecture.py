@@ -35,7 +35,12 @@ class Architecture:
     def body(self) -> int:
         """Weights that every token is multiplied with, in all layers."""
         attention = 2 * self.hidden * self.head_size * (self.heads + self.kv_heads)
-        return self.layers * (attention + 3 * self.hidden * self.intermediate)
+        return self.layers * attention + self.mlp
+
+    @property
+    def mlp(self) -> int:
+        """Those of them that are in MLPs."""
+        return self.layers * 3 * self.hidden * self.intermediate
 
     @property
     def head(self) -> int:

@@ -2,18 +2,18 @@
 What one pass of a model takes: FLOPs and bytes, as functions of its shape and the tokens.
 
 The path is the one that the code takes (`losses.py`, `training.py`): attention without a mask in a
-kernel that holds no scores and skips what is not causal, head and loss in pieces, no KV cache but
-where tokens are generated. A multiplication with its addition is two FLOPs. Norms, rotation and
+kernel that holds no scores and skips what is not causal, MLP, head and loss in pieces, no KV cache
+but where tokens are generated. A multiplication with its addition is two FLOPs. Norms, rotation and
 activation functions are left out: they cost time, which the utilisation covers, and few FLOPs.
 
 Bytes are those of tensors; `width` is that of one number (2 bfloat16, 4 float32).
 """
 
 from longrope.config.training import Lora
+from longrope.memory import rows_of
 from longrope.plan.architecture import Architecture
 
-PIECE = 1 << 25  # logits that `losses.py` holds at a time
-PIECE_BYTES = 14 * PIECE  # those, in bfloat16 and float32, their soft maximum and its gradient
+LOGIT = 14  # bytes: one in bfloat16 and float32, its soft maximum and its gradient
 BACKWARD = 2.0  # of a matrix product: two more products
 BACKWARD_FROZEN = 1.0  # and where the matrix does not train
 BACKWARD_ATTENTION = 2.5  # five products for two, as scores are computed again
@@ -49,15 +49,16 @@ def training(
 ) -> float:
     """FLOPs of one sequence forward and backward.
 
-    The head is computed again where it does not fit in one piece; with `recompute`, which is
+    MLP and head are computed again where they do not fit in one piece; with `recompute`, which is
     activation checkpointing, so is the body. With LoRA the body's own matrices have no gradient;
     the changes are left out, being small.
     """
-    again = int(micro_batch * tokens * shape.vocabulary > PIECE)
+    held = micro_batch * tokens
     backward = BACKWARD_FROZEN if lora else BACKWARD
     body = 2 * shape.body * tokens * (1 + backward + recompute)
-    head = 2 * shape.head * tokens * (1 + BACKWARD + again)
-    return body + head + attention(shape, tokens) * (1 + BACKWARD_ATTENTION + recompute)
+    mlp = 2 * shape.mlp * tokens * (held > rows_of(shape.intermediate))
+    head = 2 * shape.head * tokens * (1 + BACKWARD + (held > rows_of(shape.vocabulary)))
+    return body + mlp + head + attention(shape, tokens) * (1 + BACKWARD_ATTENTION + recompute)
 
 
 def kv_cache(shape: Architecture, tokens: int, width: int) -> int:
@@ -68,11 +69,21 @@ def kv_cache(shape: Architecture, tokens: int, width: int) -> int:
 def passing(shape: Architecture, tokens: int, width: int) -> int:
     """Bytes that are alive at once where nothing is kept for a backward pass.
 
-    The widest place is the MLP (three vectors of the intermediate size; the layer's input, the
-    residual, the normalised input, one more) or, where that is narrow, attention; cos and sin too.
+    The widest place is the rotation of queries or of keys: the embeddings, the residual and the
+    normalised input, queries, keys and values, and what is being rotated three times more. Or, in
+    short sequences, a piece of the MLP: three vectors of the intermediate size, beside four of the
+    hidden one. Cos and sin are there, too.
     """
-    widest = max(3 * shape.intermediate + 4 * shape.hidden, 10 * shape.hidden)
-    return (widest + 2 * shape.head_size) * tokens * width
+    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    rotation = 3 * shape.hidden + max(4 * queries + 2 * keys, 2 * queries + 5 * keys)
+    piece = min(tokens, rows_of(shape.intermediate))
+    mlp = 4 * shape.hidden * tokens + 3 * shape.intermediate * piece
+    return (max(rotation * tokens, mlp) + 2 * shape.head_size * tokens) * width
+
+
+def logits(shape: Architecture, tokens: int) -> int:
+    """Bytes of a piece of logits."""
+    return LOGIT * shape.vocabulary * min(tokens, rows_of(shape.vocabulary))
 
 
 def kept(shape: Architecture, tokens: int, width: int, *, recompute: bool) -> int:
@@ -80,15 +91,19 @@ def kept(shape: Architecture, tokens: int, width: int, *, recompute: bool) -> in
     layer's."""
     keys = 2 * shape.kv_heads * shape.head_size
     queries = 2 * shape.heads * shape.head_size  # and what attention gives
-    layer = 6 * shape.hidden + queries + keys + 4 * shape.intermediate
-    numbers = shape.layers * shape.hidden + layer if recompute else shape.layers * layer
-    return numbers * tokens * width
+    piece = min(tokens, rows_of(shape.intermediate))  # of an MLP in several, no more is kept
+    mlp = 4 * shape.intermediate * piece
+    layer = (6 * shape.hidden + queries + keys) * tokens
+    if recompute:
+        return (shape.layers * shape.hidden * tokens + layer + mlp) * width
+    return (shape.layers * layer + (shape.layers if piece == tokens else 1) * mlp) * width
 
 
 def inference_memory(shape: Architecture, tokens: int, width: int, cached: int = 0) -> int:
     """Bytes at the most while `tokens` tokens run at a time, `cached` of them with a cache."""
     weights = shape.parameters * width
-    return weights + passing(shape, tokens, width) + kv_cache(shape, cached, width) + PIECE_BYTES
+    passing_ = max(passing(shape, tokens, width), logits(shape, tokens))  # one after the other
+    return weights + passing_ + kv_cache(shape, cached, width)
 
 
 def lora_weights(shape: Architecture, lora: Lora) -> tuple[int, int]:
@@ -108,5 +123,5 @@ def training_memory(
         changes, whole = lora_weights(shape, lora)
         trained = changes + whole
         frozen = width * shape.body + (4 + cast) * (shape.parameters - shape.body - whole)
-    held = kept(shape, tokens, width, recompute=recompute) + PIECE_BYTES
+    held = kept(shape, tokens, width, recompute=recompute) + logits(shape, tokens)
     return frozen + max((STATES + cast) * trained + held, STEPPING * trained)

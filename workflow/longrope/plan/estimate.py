@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
+from longrope.memory import piece_of_prompt
 from longrope.plan import cost
 from longrope.plan.architecture import Architecture, architecture_of
 from longrope.plan.jobs import Job, jobs_of
@@ -199,16 +200,16 @@ class _Model:
         tokens, flops, memory = 0, 0.0, 0
         for length, amount in lengths.items():
             if asked.task == "perplexity":
-                passes, new, together = self._windows(asked, length, amount), 0, length
+                passes, cached, together = self._windows(asked, length, amount), 0, length
                 one = cost.forward(self.shape, length)
             else:
                 new = KEY if asked.task == "passkey" else NEEDLE
                 passes = amount * (1 if asked.task == "passkey" else len(asked.needles))
-                together = length * min(amount, max(1, BATCH[asked.task] // length))
+                rows = min(amount, max(1, BATCH[asked.task] // length))
+                together, cached = rows * piece_of_prompt(length, rows), rows * length
                 one = cost.generation(self.shape, length, new)
             tokens += passes * length
             flops += passes * one
-            cached = together if new else 0
             held = cost.inference_memory(self.shape, together, self.width, cached)
             memory = max(memory, self._held(held))
         what = " to ".join(

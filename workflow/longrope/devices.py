@@ -1,0 +1,88 @@
+"""
+One GPU a job: which of the visible ones a process takes, so that two never share one by accident.
+
+Snakemake counts GPUs and does not assign them: every job of a workstation sees them all. A process
+that wants one locks a file in a folder of the machine, named after the GPU's own id, and holds it
+until it ends; the system frees it however the process ends. All workflows of all users thus take
+turns. Nothing is leased on a CPU, in a Slurm job (Slurm has assigned its GPUs), and where
+LONGROPE_LEASES is `none`; any other value is the folder. Imports nothing heavy.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from longrope.errors import UserError
+
+LOCKS = Path("/tmp/longrope-gpus")  # the same for all users, whatever their TMPDIR is
+SETTING = "LONGROPE_LEASES"
+POLL = 2.0  # seconds between two looks for a free one
+
+_held: list[tuple[int, FileLock]] = []  # of this process, until it ends
+
+
+def gpu_of_this_process() -> int:
+    """The index of the GPU that this process may use, leased at the first call."""
+    import torch
+
+    if not leasing():
+        return torch.cuda.current_device()
+    if not _held:
+        count = torch.cuda.device_count()
+        names = [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
+        _held.append(lease(names))
+    return _held[0][0]
+
+
+def leasing() -> bool:
+    """Whether GPUs are leased here."""
+    return os.environ.get(SETTING) != "none" and "SLURM_JOB_ID" not in os.environ
+
+
+def lease(names: Sequence[str], folder: Path | None = None) -> tuple[int, FileLock]:
+    """Lock the first device that is free, waiting for one; returns its place among `names`.
+
+    `names` tell devices apart on this machine. The lock is held for as long as the object lives.
+    """
+    folder = folder or Path(os.environ.get(SETTING, LOCKS))
+    locks = [FileLock(_writable(folder) / f"{name}.lock", timeout=0, mode=0o666) for name in names]
+    waiting = False
+    while True:
+        for index, lock in enumerate(locks):
+            try:
+                lock.acquire()
+            except Timeout:
+                continue
+            except OSError as error:
+                raise _not_usable(lock.lock_file, error) from error
+            return index, lock
+        if not waiting:
+            print(
+                f"all {len(names)} GPUs are leased to other jobs ({folder}): waiting for one",
+                file=sys.stderr,
+                flush=True,
+            )
+            waiting = True
+        time.sleep(POLL)
+
+
+def _writable(folder: Path) -> Path:
+    """The folder, made for all users of the machine."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.stat().st_uid == os.getuid():
+            folder.chmod(0o777)
+    except OSError as error:
+        raise _not_usable(folder, error) from error
+    return folder
+
+
+def _not_usable(place, error: OSError) -> UserError:
+    return UserError(
+        f"{place}: no lock can be put there ({error}); set {SETTING} to a folder that all jobs of"
+        " this machine can write to, or to none where GPUs are assigned to jobs otherwise"
+    )
