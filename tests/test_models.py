@@ -347,7 +347,8 @@ def test_the_hub_is_asked_for_the_pinned_revision_and_only_what_is_needed(
     model = HubModel(kind="hub", name="some/model", revision="abc123")
     record = import_model(model, "tiny", WINDOW, tmp_path / "model")
     assert calls == [("some/model", "abc123")]
-    assert record.source == {"kind": "hub", "name": "some/model", "revision": "abc123"}
+    given = {"kind": "hub", "name": "some/model", "revision": "abc123"}
+    assert record.source == given | {"precision": "auto"}
     assert record.fingerprint == bring_in(source, tmp_path / "folder").fingerprint
 
 
