@@ -64,8 +64,9 @@ def points(growth) -> list[dict]:
 
 def test_memory_that_grows_in_step_with_the_length_is_told_from_a_mask(curve):
     straight, bent = points(lambda tokens: 9000 * tokens), points(lambda tokens: tokens**2)
-    assert curve["fit"](straight) == pytest.approx((9000, 1e9, 0), rel=1e-6, abs=1e-6)
-    for measured, verdict in ((straight, "is linear"), (bent, "is NOT linear")):
+    assert curve["fit"](straight) == pytest.approx((9000, 1e9))
+    assert all(0 < power < 1 for power in curve["powers"](straight))  # beside constant pieces
+    for measured, verdict in ((straight, "at most linearly"), (bent, "MORE than linearly")):
         assert verdict in curve["report"](Path("results/m/base/model"), measured)[-1]
 
 

@@ -12,7 +12,9 @@ memory-curve.csv, .md and .png; points that are in the csv already are not measu
 
 import argparse
 import csv
+import itertools
 import json
+import math
 import os
 import resource
 import subprocess
@@ -25,7 +27,7 @@ import numpy as np
 from longrope.windows import parse_window, window_label
 
 GB = 1e9
-LINEAR = 0.05  # of all growth: how far from a straight line still is one
+LINEAR = 1.1  # power of the length up to which memory counts as linear
 
 
 def main() -> None:
@@ -140,11 +142,19 @@ def line(point: dict) -> str:
     )
 
 
-def fit(points: list[dict]) -> tuple[float, float, float]:
-    """Bytes a token, bytes at none, and how far points are from that line (share of the growth)."""
-    tokens, peak = (np.array([point[key] for point in points]) for key in ("tokens", "peak"))
-    slope, start = np.polyfit(tokens, peak, 1)
-    return slope, start, float(np.abs(slope * tokens + start - peak).max() / np.ptp(peak))
+def fit(points: list[dict]) -> tuple[float, float]:
+    """Bytes a token, and bytes at none: the straight line through the peaks."""
+    slope, start = np.polyfit(
+        *(np.array([p[key] for p in points]) for key in ("tokens", "peak")), 1
+    )
+    return slope, start
+
+
+def powers(points: list[dict]) -> list[float]:
+    """From each length to the next: the power of the length with which the peak above what is
+    loaded grows. 1 is in step with it, less where pieces weigh more than the rest; a mask has 2."""
+    grown = [(math.log(p["tokens"]), math.log(p["peak"] - p["loaded"])) for p in points]
+    return [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in itertools.pairwise(grown)]
 
 
 def report(model: Path, points: list[dict]) -> list[str]:
@@ -165,11 +175,12 @@ def report(model: Path, points: list[dict]) -> list[str]:
         "",
     ]
     if len(ours) > 2:
-        slope, start, off = fit(ours)
+        (slope, start), found = fit(ours), powers(ours)
         lines.append(
-            f"A straight line through the peaks: {start / GB:.2f} GB and {slope / 1e3:.1f} kB a"
-            f" token, off by at most {off:.1%} of the growth: memory is"
-            f" {'linear' if off < LINEAR else 'NOT linear'} in the length."
+            f"A straight line through the peaks has {start / GB:.2f} GB and {slope / 1e3:.1f} kB a"
+            " token. From each length to the next, what is above loaded grows with the power"
+            f" {', '.join(f'{power:.2f}' for power in found)} of the length:"
+            f" {'at most' if max(found) < LINEAR else 'MORE than'} linearly."
         )
     return lines
 
@@ -192,7 +203,7 @@ def draw(points: list[dict], path: Path) -> None:
                 continue
             axes.plot(tokens, peaks, "o", color=colour)
             if len(tokens) > 2:
-                slope, start, _ = fit([point for point in points if point["loss"] == loss])
+                slope, start = fit([point for point in points if point["loss"] == loss])
                 line = [(slope * each + start) / GB for each in (0, max(tokens))]
                 axes.plot([0, max(tokens)], line, color=colour, linewidth=1)
             ends.append(End(names[loss], tokens[-1], peaks[-1], colour, bold=loss == "pieces"))

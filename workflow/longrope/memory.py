@@ -16,7 +16,7 @@ from longrope.errors import UserError
 # Numbers of a widest result at a time. A CPU reuses memory for small results; for large ones it
 # asks the system for empty pages each time, which takes longer than the arithmetic.
 SMALL, LARGE = 1 << 20, 1 << 25  # 4 and 128 MiB in float32
-LEAST = 256  # tokens at a time: fewer would read the weights too often
+LEAST = 256  # tokens at a time, and multiples of it: fewer would read the weights too often
 HALVINGS = 4
 WHOLE = 1 << 18  # tokens of prompts that go through a model in one call
 MASK = 1 << 30  # entries of a mask at the most, a byte each
@@ -26,7 +26,7 @@ GIB = 1 << 30
 
 def rows_of(width: int, numbers: int = LARGE) -> int:
     """How many tokens are worked on at a time, where each makes `width` numbers at its widest."""
-    return max(LEAST, numbers // width)
+    return max(1, numbers // width // LEAST) * LEAST
 
 
 def piece_of_prompt(length: int, rows: int) -> int:
