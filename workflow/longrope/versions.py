@@ -22,5 +22,5 @@ VERSIONS = {
     "card": 1,
     "tabulate": 5,
     "plot": 4,
-    "plan": 1,
+    "plan": 2,
 }
