@@ -27,6 +27,8 @@ from longrope.steps import batches_of
 from longrope.training import Rate, train
 from longrope.versions import VERSIONS
 
+MEMORY = {"micro_batch", "checkpointing"}  # what changes how much is held, and no result
+
 
 def finetune(
     stage: TuningStage,
@@ -67,7 +69,7 @@ def finetune(
     maker = SequenceMaker(tokenizer, split)
     made_from = {
         "version": VERSIONS["finetune"],
-        "stage": stage.model_dump(exclude={"tuning": {"micro_batch"}}),  # it changes memory alone
+        "stage": stage.model_dump(exclude={"tuning": MEMORY}),
         "weights": record.fingerprint,
         "tokens": split.sha256,
         "lambda": [str(value) for value in factors.lambda_],
