@@ -7,8 +7,12 @@ import sys
 import pytest
 
 from helpers import PAIRS, SPLIT, WINDOW, make_checkpoint, make_tokens, save_llama, write_excerpts
-from longrope import cli
-from longrope.cli import Outcome, main
+from longrope import stages
+from longrope.cli import build_parser, main
+from longrope.config.search import SearchSettings
+from longrope.errors import UserError
+from longrope.job import Outcome
+from longrope.reading import read_settings
 
 HEAVY = ("torch", "transformers", "datasets", "mlflow", "pandas", "matplotlib", "snakemake")
 
@@ -145,7 +149,7 @@ def test_no_stage_at_all_shows_the_help_and_returns_2(capsys):
     ids=["bug", "another bug", "interrupted"],
 )
 def test_a_bug_shows_its_traceback(error, status, says, base, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_derive", raising(error))
+    monkeypatch.setattr(stages, "derive", raising(error))
     assert main(derive(base, tmp_path / "factors.json")) == status
     err = capsys.readouterr().err
     assert says in err and ("Traceback" in err) == (status == 70)
@@ -164,10 +168,10 @@ def raising(error: BaseException):
 
 def test_a_log_gets_the_very_text_of_the_terminal(base, tmp_path, capsys, monkeypatch):
     log = tmp_path / "deep/below/derive.log"
-    stages = [cli._derive, raising(RuntimeError("a bug"))]
+    runs = [stages.derive, raising(RuntimeError("a bug"))]
     shown = ""
-    for stage in stages:
-        monkeypatch.setattr(cli, "_derive", stage)
+    for stage in runs:
+        monkeypatch.setattr(stages, "derive", stage)
         main(derive(base, tmp_path / "factors.json", "--log", log))
         shown += "".join(capsys.readouterr())
     assert log.read_text() == shown
@@ -189,7 +193,7 @@ def test_a_record_is_left_by_failures_too(error, base, tmp_path, monkeypatch):
     from longrope.errors import UserError
 
     kinds = {each.__name__: each for each in (UserError, RuntimeError, KeyboardInterrupt)}
-    monkeypatch.setattr(cli, "_derive", raising(kinds[error]("too bad")))
+    monkeypatch.setattr(stages, "derive", raising(kinds[error]("too bad")))
     log = tmp_path / "derive.log"
     assert main(derive(base, tmp_path / "factors.json", "--log", log)) in (1, 70, 130)
     record = record_of(log)
@@ -220,7 +224,7 @@ def test_a_log_that_cannot_be_written_is_an_error_of_one_line(base, tmp_path, ca
 
 
 def test_a_number_that_a_record_cannot_hold_fails_no_stage(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_derive", lambda options: Outcome({"perplexity": float("inf")}))
+    monkeypatch.setattr(stages, "derive", lambda options: Outcome({"perplexity": float("inf")}))
     assert main(derive(base, tmp_path / "factors.json", "--log", tmp_path / "derive.log")) == 0
     assert record_of(tmp_path / "derive.log")["status"] == "finished"
 
@@ -324,3 +328,25 @@ def test_a_question_leaves_no_record(tmp_path, capsys):
     assert json.loads(shown)["title"] == "Config"
     assert (tmp_path / "schema.log").read_text() == shown
     assert not (tmp_path / "schema.run.json").exists()
+
+
+def test_settings_may_stand_in_a_file(tmp_path):
+    (tmp_path / "slice.json").write_text('{"optimiser": 3}')
+    for text, said in (
+        (f"@{tmp_path}/slice.json", "--settings.*"),
+        (f"@{tmp_path}/none.json", "--settings: .*No such file"),
+    ):
+        with pytest.raises(UserError, match=said):
+            read_settings(SearchSettings, text)
+
+
+def test_every_option_of_every_stage_says_what_it_is():
+    parser = build_parser()
+    (stages,) = (each for each in parser._actions if each.dest == "==SUPPRESS==" or each.choices)
+    silent = [
+        (name, action.option_strings or action.dest)
+        for name, stage in stages.choices.items()
+        for action in stage._actions
+        if not action.help
+    ]
+    assert not silent

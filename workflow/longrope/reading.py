@@ -9,6 +9,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,9 +20,13 @@ from longrope.windows import PATTERN, parse_window
 
 
 def read_settings(type_: Any, text: str) -> Any:
-    """A stage's settings from the JSON string that its rule hands over."""
+    """A stage's settings from the JSON string that its rule hands over; `@FILE` names a file."""
     try:
+        if text.startswith("@"):
+            text = Path(text.removeprefix("@")).read_text(encoding="utf-8")
         raw = json.loads(text)
+    except OSError as error:
+        raise UserError(f"--settings: {error}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"--settings: not JSON ({error})") from None
     return parse(type_, raw, "--settings")
