@@ -9,6 +9,8 @@ a stage; the method is the package in workflow/longrope; config/README.md explai
     snakemake --cores all --configfile config/OTHER.yaml        another one
 """
 
+import sys
+
 from snakemake.utils import min_version
 
 min_version("9.10")
@@ -54,6 +56,7 @@ rule study:
 
 onsuccess:
     shell("longrope sync || true")
+    print("Done: begin with results/tables/summary.md", file=sys.stderr)
 
 
 onerror:

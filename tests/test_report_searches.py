@@ -56,7 +56,8 @@ def trace(folder: Path, method: str, *best: float | None, tokens: int = 1_000_00
     path = folder / f"results/toy/base/factors/{method}/1k/trace.jsonl"
     path.parent.mkdir(parents=True)
     lines = [
-        {"tokens": tokens * (number + 1), "best_perplexity": each}
+        {"tokens": tokens * (number + 1), "best_perplexity": each, "best_fitness": each}
+        | {"start": None if number else "yarn", "n_hat": number}
         for number, each in enumerate(best)
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -453,7 +454,8 @@ def test_the_default_configuration_has_few_rows_and_both_tables_in_all_forms(tmp
     paths = [tmp_path / each for each in trace_files(config, "searches")]
     for path in paths:
         path.parent.mkdir(parents=True)
-        path.write_text('{"tokens": 3, "best_perplexity": 20.0}\n')
+        line = {"tokens": 3, "best_perplexity": 20.0, "best_fitness": 20.0}
+        path.write_text(json.dumps(line | {"start": "yarn", "n_hat": 0}) + "\n")
     table = written(tmp_path, config, paths)["searches"]
     assert table.window.tolist() == ["1k", "2k", "4k", "8k", "16k"]
     for name in ("searches", "fitness"):

@@ -4,7 +4,9 @@ give a rule its inputs and its settings as one JSON string. What a configuration
 in workflow/longrope/study.py and checked in checks.py; here it only meets wildcards.
 """
 
+import os
 import re
+import textwrap
 
 from longrope.baselines import CLOSED_FORMS, DETAILS
 from longrope.checks import load_config
@@ -55,6 +57,10 @@ wildcard_constraints:
 
 
 FIGURES = targets.FIGURES
+
+
+# Part of the project, wherever the results are (`--directory`).
+PAPER = os.path.relpath(os.path.join(workflow.basedir, "resources/paper/tables.csv"))
 
 
 # The environment for --sdm conda; without that flag the one that runs snakemake is used.
@@ -147,7 +153,9 @@ def corpus_files(wildcards):
 
 
 def model_corpus_files(wildcards):
-    return study.source_files(STUDY.corpora[study.corpus_of(model_settings(wildcards), "train")].source)
+    return study.source_files(
+        STUDY.corpora[study.corpus_of(model_settings(wildcards), "train")].source
+    )
 
 
 def corpus_settings(wildcards):
@@ -349,7 +357,9 @@ def figure_records(wildcards):
 def labels_of(name):
     """What the report lists of a table or figure; what it shows here is read when it is made."""
     shows = contents.said(name, "results/tables")
-    return {"": contents.heading(name), "shows": CONTENTS[name].title, "here": shows or "-"}
+    # The list is as wide as its longest line and takes its room from what it shows.
+    here = textwrap.shorten(shows, 60, placeholder=" …") if shows else "-"
+    return {"": contents.heading(name), "shows": CONTENTS[name].title, "here": here}
 
 
 def labels_of_summary(wildcards):

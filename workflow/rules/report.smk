@@ -7,7 +7,7 @@ rule make_table:
         records=records_of,
         traces=traces_of,
         trainings=trainings_of,
-        paper="resources/paper/tables.csv",
+        paper=PAPER,
     output:
         multiext("results/tables/{table}", ".csv", ".md", ".tex"),
         report(

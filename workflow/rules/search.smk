@@ -41,7 +41,7 @@ rule search_factors:
         state="results/state/{model}/{weights}/{search}/{window}",
         version=VERSIONS["search"],
     message:
-        "Searching {wildcards.search} of {wildcards.model}/{wildcards.weights} for {wildcards.window}"
+        "Searching factors: {wildcards.model}/{wildcards.weights}, {wildcards.search} at {wildcards.window}"
     shell:
         "exec longrope --log {log:q} search {params.recovery} --model {input.model:q}"
         " --tokens {input.tokens:q} --warm {input.warm:q} --out {output.factors:q}"

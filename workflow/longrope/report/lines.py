@@ -39,6 +39,7 @@ PERPLEXITY = (
     " tokens (95%, Student's t over documents) does not tell from it; with one document, the lowest"
     " alone. The attention factor multiplies cos and sin; a range where it depends on the length."
 )
+KINDS = ("untuned", "tuned")
 TOLD = {  # of two rows, the first of which is lower
     "win": "told apart",
     "tie": "not told apart",
@@ -141,6 +142,8 @@ def _said(group: Group, columns: list[Column], within_lines: bool) -> str:
         parts = [_lowest(line) for line in group.lines if len(line.cells) > 1]
     else:
         parts = [part for block in group.blocks if (part := _ranking(block, columns))]
+        if len(parts) == 2:  # as the blocks of a table by length are
+            parts = [f"{kind}, {part}" for kind, part in zip(KINDS, parts, strict=True)]
     return f"{group.model}, {group.text}: {'; '.join(parts)}." if parts else ""
 
 

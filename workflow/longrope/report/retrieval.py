@@ -21,6 +21,7 @@ from longrope.statistics import compare_passkeys
 from longrope.windows import window_label
 
 TUNED_ON = "other than text in tuning"
+ESSAYS = ("niah_single_2", "niah_single_3", "niah_multikey_1")  # the needles that lie in them
 WORDS = ("model", "text", LABEL, "source", FACTOR, "protocol", TUNED_ON)
 PASSKEY = (
     "Per cent of passkeys found, with the 95% Wilson interval: a key at a random depth of the"
@@ -72,11 +73,13 @@ def _retrieved(name: str, config: Config, sources: Sources) -> Table:
             bold |= {(len(rows) + row, window_label(at)) for row, at in best}
             rows += [_needle_row(config.models[model], each, needle) for each in asked]
         rows.append(_amounts(own, "prompts of each"))
+        found.append(_most_needles(own))
     everything = [each for *_, own in (*of_passkeys, *of_needles) for each in own]
     lengths = sorted({length for each in everything for length in each.lengths})
     columns = [*WORDS, *map(window_label, lengths)]
     frame = pd.DataFrame(rows, columns=columns, dtype=object).fillna(NOTHING)
     caption = "Passkey retrieval by length: the counterpart of the paper's Figure 4."
+    caption += " Below RULER's needles, which the paper has not." if of_needles else ""
     caption += "" if rows else NO_ROWS
     note = PASSKEY + (RULER if of_task(sources.evaluations, "ruler") else "")
     said = " ".join(found)
@@ -114,7 +117,9 @@ def _passkey_row(settings: ModelSettings, evaluation: Evaluation) -> dict[str, s
 
 
 def _needle_row(settings: ModelSettings, evaluation: Evaluation, needle: str) -> dict[str, str]:
-    protocol = f"RULER {needle}, essays: {evaluation.protocol['haystack']}"
+    protocol = f"RULER {needle}"
+    if needle in ESSAYS:
+        protocol += f", essays: {evaluation.protocol['haystack']}"
     found = {length: each[needle] for length, each in evaluation.results.items()}
     return _row(settings, evaluation, protocol, found)
 
@@ -144,14 +149,27 @@ def _amounts(own: list[Evaluation], label: str) -> dict[str, str]:
 
 
 def _best_finder(settings: ModelSettings, own: list[Evaluation]) -> str:
-    """Who finds most at the longest length, and the longest at which somebody finds 90%."""
+    """Who finds 90% at the longest length, and who most at the longest of all."""
     frame = accuracies(own)
-    reach = frame[frame.accuracy >= 0.9].length
+    frame["label"] = [
+        row_label(settings, row.weights, row.method) for row in frame.itertuples(index=False)
+    ]
+    good = frame[frame.accuracy >= 0.9]
+    far = "nobody finds 90%"
+    if len(good):
+        reach = good.length.max()
+        names = " and ".join(good[good.length == reach].label)
+        far = f"90% are found to {window_label(int(reach))}, by {names}"
     longest = frame[frame.length == frame.length.max()]
     best = longest.loc[longest.accuracy.idxmax()]
-    far = f"90% are found up to {window_label(int(reach.max()))}" if len(reach) else "90% nowhere"
-    label = row_label(settings, best.weights, best.method)
     return (
         f"{best.model}, {best.evaluation}: {far}; at {window_label(int(best.length))} most by"
-        f" {label}, {best.found} of {best.prompts}."
+        f" {best.label}, {best.found} of {best.prompts}."
     )
+
+
+def _most_needles(own: list[Evaluation]) -> str:
+    """The most needles of RULER that any row finds at a length."""
+    records = [record for each in own for record in each.records]
+    best = max(records, key=lambda record: record["found"] / record["prompts"])
+    return f"RULER's needles: at most {best['found']} of {best['prompts']}."

@@ -7,6 +7,7 @@ if there is one. A cell averages the seeds that it has and says so if some are m
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from statistics import fmean, geometric_mean, stdev
 
@@ -36,11 +37,13 @@ from longrope.windows import window_label
 PAPER = "search-paper"  # the variant that runs the paper's algorithm
 PAPER_ROW = "search: paper"  # what its row is called
 START = ("model", "text", "window", LABEL)  # the first columns of both tables
+FOUND = "what was found"
 WHAT, UNTIL, RATIO = "what is searched", "M tokens to the paper's", "times fewer"
 CAPTION = "What every search cost."
 NOTE = (
-    "Tokens (M: millions) are all that it forwarded, those of needles"
-    " too. Validation perplexity is that of the best candidate (by the search's own fitness) on"
+    f"`{FOUND}`: a candidate of the search, or a start that none of them beat. Tokens (M: millions)"
+    " are all that it forwarded, those of needles too. Validation perplexity is that of the best"
+    " candidate (by the search's own fitness) on"
     " all of its validation documents, from which a seed draws windows of its own: seeds differ by"
     " their text, too. Held-out perplexity is on the test documents. Seeds of a variant are one"
     " row: mean ± standard error over seeds, or mean (lowest to highest); `1 of 3` says that not"
@@ -164,6 +167,7 @@ def searches_table(config: Config, sources: Sources) -> Table:
             | {
                 WHAT: describe(settings),
                 "seeds": str(row.seeds),
+                FOUND: _ended(list(row.spent.values())),
                 "M tokens": _ranged([each.tokens[-1] for each in row.spent.values()], row.seeds),
                 UNTIL: until,
                 RATIO: ratio,
@@ -171,7 +175,7 @@ def searches_table(config: Config, sources: Sources) -> Table:
                 "held-out perplexity": perplexity_cell(row.perplexity, row),
             }
         )
-    columns = [*START, WHAT, "seeds", FACTOR, "M tokens", UNTIL, RATIO]
+    columns = [*START, WHAT, "seeds", FOUND, FACTOR, "M tokens", UNTIL, RATIO]
     columns += ["validation perplexity", "held-out perplexity"]
     optional = {UNTIL: AGAINST_PAPER, RATIO: ""}
     table = table_of("searches", CAPTION, NOTE, columns, optional, rows, lines, words=WHAT)
@@ -239,6 +243,13 @@ def describe(settings: SearchSettings) -> str:
 # --- cells and the table that they make -------------------------------------------------------
 
 
+def _ended(spent: list[Spent]) -> str:
+    """What searches ended with: how many of them each, if they differ."""
+    counts = Counter(each.ended for each in spent if each.ended)
+    parts = [f"{count} x {each}" if len(counts) > 1 else each for each, count in counts.items()]
+    return "; ".join(parts) or NOTHING
+
+
 def start_cells(config: Config, row: Row) -> dict[str, str]:
     """What both tables say of a row: model, window, label and attention factor."""
     used = [each.factors[row.window] for each in (*row.perplexity, *row.passkey)]
@@ -302,4 +313,4 @@ def table_of(
     groups = [row.group for row in rows]
     rules = {n for n, group in enumerate(groups) if n and group != groups[n - 1]}
     frame = pd.DataFrame(lines, columns=[each for each in columns if each not in empty])
-    return Table(name, caption, frame, note, rules=frozenset(rules), left=(*START, words))
+    return Table(name, caption, frame, note, rules=frozenset(rules), left=(*START, words, FOUND))

@@ -17,6 +17,7 @@ class Spent:
 
     tokens: tuple[int, ...]  # forwarded so far, after each score
     best: tuple[float | None, ...]  # perplexity by then of the best on all documents, if any
+    ended: str = ""  # what the best is in the end: `searched`, or `start: yarn from 8k`; its n_hat
 
     def until(self, perplexity: float) -> int | None:
         """Tokens forwarded until the best was at most that; None if it never was."""
@@ -32,13 +33,27 @@ def read_traces(config: Config, paths: Iterable[Path]) -> dict[str, Spent]:
         if place not in known:
             raise UserError(f"{path}: the trace of no search that is configured")
         try:
-            pairs = [(line["tokens"], line["best_perplexity"]) for line in read_lines(path)]
+            lines = read_lines(path)
+            pairs = [(line["tokens"], line["best_perplexity"]) for line in lines]
+            ended = _ended(lines)
         except KeyError as error:
             raise UserError(f"{path}: the key {error} is missing; search again") from None
         if not pairs:
             raise UserError(f"{path}: no records; run the search that writes it")
-        found[place] = Spent(*zip(*pairs, strict=True))
+        found[place] = Spent(*zip(*pairs, strict=True), ended)
     return found
+
+
+def _ended(lines: list[dict]) -> str:
+    """What the best candidate is: the one whose score made the best what it stayed."""
+    last, winner = None, None
+    for line in lines:
+        if line["best_fitness"] != last:
+            last, winner = line["best_fitness"], line
+    if winner is None:
+        return ""
+    start = winner["start"]
+    return f"{f'start: {start}' if start else 'searched'}, n_hat {winner['n_hat']}"
 
 
 def _factors(config: Config) -> list[str]:
