@@ -6,7 +6,6 @@ in workflow/longrope/study.py and checked in checks.py; here it only meets wildc
 
 import os
 import re
-import textwrap
 
 from longrope.baselines import CLOSED_FORMS, DETAILS
 from longrope.checks import load_config
@@ -355,11 +354,8 @@ def figure_records(wildcards):
 
 
 def labels_of(name):
-    """What the report lists of a table or figure; what it shows here is read when it is made."""
-    shows = contents.said(name, "results/tables")
-    # The list is as wide as its longest line and takes its room from what it shows.
-    here = textwrap.shorten(shows, 60, placeholder=" …") if shows else "-"
-    return {"": contents.heading(name), "shows": CONTENTS[name].title, "here": here}
+    """What the report lists of a table or figure: short, as the list takes its room from them."""
+    return {"": contents.heading(name), "shows": CONTENTS[name].title}
 
 
 def labels_of_summary(wildcards):

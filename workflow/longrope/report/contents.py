@@ -1,10 +1,8 @@
 """
-What a report holds, in the order of the study: every table and figure with its part and its title,
-and where what it shows here is said in words.
+What a report holds, in the order of the study: every table and figure with its part and its title.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 HERE = "**Here:** "  # begins what a table shows, in its Markdown
 
@@ -15,7 +13,6 @@ class Entry:
 
     part: str  # of the study
     title: str
-    said_in: str = ""  # the table that has its numbers, for a figure
 
 
 SUMMARY = "1 What the study bears out"
@@ -26,30 +23,30 @@ SHORT = "5 Short windows"
 EXTENDED = "6 The extended model"
 CONTENTS = {
     "summary": Entry(SUMMARY, "Every claim, compared"),
-    "figure6": Entry(SEARCH, "What searches found, by cost", "searches"),
+    "figure6": Entry(SEARCH, "What searches found, by cost"),
     "searches": Entry(SEARCH, "Cost of every search"),
     "figure2": Entry(SEARCH, "RoPE as it was, squeezed evenly, and searched"),
     "fitness": Entry(SEARCH, "Searched factors beside closed forms"),
     "table01": Entry(SEARCH, "Searched factors without tuning"),
-    "figure3": Entry(SEARCH, "The same over context length", "table01"),
+    "figure3": Entry(SEARCH, "The same over context length"),
     "table02": Entry(SEARCH, "Initial tokens left as they are"),
     "table11": Entry(SEARCH, "What each part of the search brings"),
     "figure5": Entry(TUNING, "Loss of the tunings"),
     "tunings": Entry(TUNING, "Cheaper ways to tune"),
     "table03": Entry(TUNING, "Before and after tuning"),
     "table12": Entry(TUNING, "Routes to the second window"),
-    "figure5c": Entry(TUNING, "Loss of these routes", "table12"),
+    "figure5c": Entry(TUNING, "Loss of these routes"),
     "table09": Entry(SECOND, "Searched again, against closed forms"),
     "table10": Entry(SHORT, "Perplexity with and without recovery"),
     "table08": Entry(SHORT, "Benchmarks"),
-    "figure1": Entry(EXTENDED, "Perplexity over context length", "table06"),
+    "figure1": Entry(EXTENDED, "Perplexity over context length"),
     "table06": Entry(EXTENDED, "Perplexity by length, as on Books3"),
     "table05": Entry(EXTENDED, "Perplexity by length, as on Proof-pile"),
     "table07": Entry(EXTENDED, "Perplexity by length, as on PG19"),
-    "figure4": Entry(EXTENDED, "Passkeys over context length", "passkey"),
+    "figure4": Entry(EXTENDED, "Passkeys over context length"),
     "passkey": Entry(EXTENDED, "Passkeys by length"),
     "retrieval": Entry(EXTENDED, "Passkeys, and needles among other keys"),
-    "depths": Entry(EXTENDED, "Passkeys by length and depth", "passkey"),
+    "depths": Entry(EXTENDED, "Passkeys by length and depth"),
 }
 
 
@@ -61,10 +58,3 @@ def heading(name: str) -> str:
         if name.startswith(kind) and (number := name.removeprefix(kind).lstrip("0")):
             return f"{place} {kind.title()} {number}"
     return f"{place} {name.title()}"
-
-
-def said(name: str, folder: Path) -> str:
-    """What a table or figure shows here, in words, from the tables in a folder; may be nothing."""
-    table = Path(folder) / f"{CONTENTS[name].said_in or name}.md"
-    lines = table.read_text(encoding="utf-8").splitlines() if table.exists() else []
-    return " ".join(line.removeprefix(HERE) for line in lines if line.startswith(HERE))
