@@ -132,10 +132,10 @@ def device():
     return where
 
 
-def precision_of(folder: Path) -> str:
+def precision_of(record: ModelRecord) -> str:
     """In which type a checkpoint runs here when it is not trained: `float32` or `bfloat16`."""
-    if (precision := read_record(folder).precision) != "auto":
-        return precision
+    if record.precision != "auto":
+        return record.precision
     return "float32" if device().type == "cpu" else "bfloat16"
 
 
@@ -152,7 +152,7 @@ def load_model(folder: Path, *, for_training: bool = False):
 
     quiet()
     where, record = device(), read_record(folder)
-    precision = "float32" if for_training else precision_of(folder)
+    precision = "float32" if for_training else precision_of(record)
     check_kernel(record.attention, where.type, None if for_training else precision)
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=getattr(torch, precision), attn_implementation=record.attention

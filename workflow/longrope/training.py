@@ -133,7 +133,7 @@ def train(
             for group, value in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = value * multiplier
         batches = batches_at(step)
-        shape = max((part.tokens.shape for part in _parts(batches, micro_batch)), key=math.prod)
+        shape = next(_parts(batches, micro_batch)).tokens.shape  # no other part is larger
         run = partial(gradients, batches)
         try:
             loss_sum, by_kind = within_memory(model, run, shape, training=True)

@@ -353,29 +353,19 @@ def figure_records(wildcards):
     return targets.figure_files(STUDY, wildcards.figure)
 
 
-def labels_of(name):
-    """What the report lists of a table or figure: short, as the list takes its room from them."""
+def shown_by(wildcards):
+    """The table or figure that a rule of the report makes."""
+    return wildcards.get("table") or wildcards.get("figure") or "summary"
+
+
+def report_labels(wildcards):
+    """What the report lists of it: short, as the list takes its room from what it shows."""
+    name = shown_by(wildcards)
     return {"": contents.heading(name), "shows": CONTENTS[name].title}
 
 
-def labels_of_summary(wildcards):
-    return labels_of("summary")
-
-
-def labels_of_table(wildcards):
-    return labels_of(wildcards.table)
-
-
-def labels_of_figure(wildcards):
-    return labels_of(wildcards.figure)
-
-
-def part_of_table(wildcards):
-    return CONTENTS[wildcards.table].part
-
-
-def part_of_figure(wildcards):
-    return CONTENTS[wildcards.figure].part
+def report_part(wildcards):
+    return CONTENTS[shown_by(wildcards)].part
 
 
 def tables_among(names):

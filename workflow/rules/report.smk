@@ -13,8 +13,8 @@ rule make_table:
         report(
             "results/tables/{table}.html",
             caption="../report/table.rst",
-            category=part_of_table,
-            labels=labels_of_table,
+            category=report_part,
+            labels=report_labels,
         ),
     log:
         "logs/{table}.log",
@@ -45,8 +45,8 @@ rule make_summary:
         page=report(
             "results/tables/summary.html",
             caption="../report/summary.rst",
-            category=CONTENTS["summary"].part,
-            labels=labels_of_summary,
+            category=report_part,
+            labels=report_labels,
         ),
     log:
         "logs/summary.log",
@@ -71,8 +71,8 @@ rule plot_figure:
         png=report(
             "results/figures/{figure}.png",
             caption="../report/figure.rst",
-            category=part_of_figure,
-            labels=labels_of_figure,
+            category=report_part,
+            labels=report_labels,
         ),
         pdf="results/figures/{figure}.pdf",
         csv="results/figures/{figure}.csv",

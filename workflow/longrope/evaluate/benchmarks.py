@@ -90,12 +90,13 @@ class _Asker:
         self._stage, self._folder, self._tiers = stage, model_folder, tiers
         self._questions: dict[str, Questions] = questions
         self._state = state
+        self._runs_in = conditions(model_folder)
         self._model = None
 
     def ask(self, name: str) -> dict:
         """The record of one benchmark, from the state where it is there."""
         done = self._state / "benchmarks.jsonl"
-        key = fingerprint([name, conditions(self._folder), self._stage.questions])
+        key = fingerprint([name, self._runs_in, self._stage.questions])
         known = {line["key"]: line["record"] for line in resume_lines(done)}
         if key not in known:
             known[key] = self._run(name)

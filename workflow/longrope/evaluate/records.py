@@ -116,10 +116,11 @@ def conditions(model_folder: Path) -> dict[str, str]:
     import torch
     import transformers
 
+    record = read_record(model_folder)
     return {
-        "weights": read_record(model_folder).fingerprint,
+        "weights": record.fingerprint,
         "config_sha256": sha256_of(Path(model_folder) / "config.json"),
-        "precision": precision_of(model_folder),
+        "precision": precision_of(record),
         "device": device().type,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
