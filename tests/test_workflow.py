@@ -90,7 +90,7 @@ def dry_parameters(place: Path, config: Path) -> dict[str, str]:
     """The shell command of every search in a dry run."""
     result = snakemake("--dry-run", "--printshellcmds", "--configfile", str(config), cwd=place)
     commands = [line.strip() for line in result.stdout.splitlines() if "exec longrope" in line]
-    searches = [line for line in commands if ".log search " in line]
+    searches = [line for line in commands if "--per-sequence 1 search " in line]
     return {
         f"search {line.split('/state/')[1].split()[0].split('/')[-1]}": line for line in searches
     }

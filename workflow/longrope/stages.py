@@ -6,15 +6,21 @@ Nothing heavy is imported before a stage runs.
 """
 
 import argparse
+import contextlib
 import json
+from types import SimpleNamespace
 
 from longrope.errors import UserError
 from longrope.job import Outcome
+from longrope.parallel.place import here
 
 
 def _live(options: argparse.Namespace):
     """Where MLFLOW_TRACKING_URI is set, metrics go there as they come; else nowhere."""
     from longrope.tracking import LiveRun
+
+    if not here().leads:
+        return contextlib.nullcontext(SimpleNamespace(log=lambda record: None))
 
     return LiveRun(options.run_id, str(options.log and options.log.with_suffix("")))
 
@@ -111,7 +117,7 @@ def search(options: argparse.Namespace) -> Outcome:
         warm=options.warm,
     )
     artifacts = [options.out]
-    if options.plot:
+    if options.plot and here().leads:
         plot_search(options.out, options.trace, options.plot)
         artifacts.append(options.plot)
     return Outcome(metrics, [options.trace], artifacts)

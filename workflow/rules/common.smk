@@ -66,6 +66,10 @@ PAPER = os.path.relpath(os.path.join(workflow.basedir, "resources/paper/tables.c
 ENVIRONMENT = "../../envs/longrope.yaml"
 
 
+# Of rules that can spread over several; a profile sets more (`set-resources`).
+ONE_PROCESS = {"processes": 1, "nodes": 1, "per_sequence": 1}
+
+
 def as_json(settings):
     """A stage's settings as one JSON string."""
     return settings.model_dump_json()
