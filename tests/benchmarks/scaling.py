@@ -3,9 +3,9 @@ How much faster is a stage in two processes, and how much of its time is communi
 
     python tests/benchmarks/scaling.py --model results/tiny/base/model --length 2k --rounds 3
 
-Times a training step (weights sharded) and scoring on random tokens, with one thread a process: in
-one process, in two that share the sequences (data), and in two that share each sequence. Strong: the
-same work; weak: twice the work. All ways take turns, round after round, so that other work on the
+Times a training step (weights sharded) and scoring on random tokens, one thread a process: in one
+process, in two that share the sequences (data), in two that share each sequence. Strong: the same
+work; weak: twice the work. All ways take turns, round after round, so that other work on the
 machine meets all of them; the fastest round counts. Prints seconds, the speed as a multiple of one
 process, and the share of time in collectives, as torch's profiler sees them on rank 0, waiting for
 the other included.
