@@ -27,10 +27,11 @@ def lose_the_node(this, place, *flags):
         job = run.jobs("finetune_model")[-1]
         this.cluster.lose_node(job.node)
         this.note(f"node {job.node} is gone with all its processes, at step {steps_kept(place)}")
-        elsewhere = lambda: (
-            run.jobs("finetune_model")[-1].state == "RUNNING"
-            and (run.jobs("finetune_model")[-1].node not in ("", job.node))
-        )
+
+        def elsewhere():
+            last = run.jobs("finetune_model")[-1]
+            return last.state == "RUNNING" and last.node not in ("", job.node)
+
         this.wait_for("a job runs on the other node", elsewhere, 400)
         this.check("Snakemake ended with 0", run.wait(600) == 0)
         this.keep(f"Snakemake {' '.join(flags)}", run.said(), TELLING)

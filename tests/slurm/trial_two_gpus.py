@@ -8,7 +8,6 @@ from harness import TELLING, TUNED, OnSlurm, micro_study, trial, tuning_processe
 
 STEPS = 500
 
-
 with trial("two_gpus", __doc__) as this:
     place = this.folder / "study"
     config = micro_study(place, {"steps": STEPS, "batch": 8, "checkpoint_every": 50})
@@ -17,8 +16,7 @@ with trial("two_gpus", __doc__) as this:
         (job,) = run.jobs("finetune_model")
         shown = command("scontrol", "--details", "show", "job", job.number)
         gpus = [line for line in shown.splitlines() if "GRES" in line or "NumNodes" in line]
-        this.keep("scontrol show job", "
-".join(gpus))
+        this.keep("scontrol show job", "\n".join(gpus))
         running = tuning_processes(place)
         this.check("one process runs", len(running) == 1)
         devices = environment(running[0]).get("CUDA_VISIBLE_DEVICES")
