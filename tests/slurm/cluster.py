@@ -38,12 +38,19 @@ def missing() -> str | None:
     if os.geteuid() != 0:
         return "slurmctld, slurmd and their jobs of other users need root"
     conf = ETC / "slurm.conf"
-    if not conf.exists():
-        return None
-    if not conf.read_text().startswith(MARK):
+    if conf.exists() and not conf.read_text().startswith(MARK):
         return f"{conf}: this machine belongs to another Slurm"
-    other = Cluster(Path(conf.read_text().splitlines()[0].removeprefix(MARK)))
-    return f"another test cluster runs: cluster.py down {other.folder}" if other.alive() else None
+    if (other := configured()) is not None and other.alive():
+        return f"another test cluster runs: cluster.py down {other.folder}"
+    return None
+
+
+def configured() -> "Cluster | None":
+    """The test cluster that /etc/slurm knows, alive or not."""
+    conf = ETC / "slurm.conf"
+    if not conf.exists() or not conf.read_text().startswith(MARK):
+        return None
+    return Cluster(Path(conf.read_text().splitlines()[0].removeprefix(MARK)))
 
 
 def find(program: str) -> str | None:
@@ -70,9 +77,9 @@ class Cluster:
         """Start it, and wait until both nodes take jobs."""
         if (reason := missing()) is not None:
             raise SystemExit(f"no Slurm here: {reason}")
+        if (crashed := configured()) is not None:
+            crashed.down()
         conf = ETC / "slurm.conf"
-        if conf.exists():
-            Cluster(Path(conf.read_text().splitlines()[0].removeprefix(MARK))).down()  # crashed
         for name in ("log", "run", "state", *(f"spool/{node}" for node in NODES)):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)  # munge's socket is for everyone
@@ -95,9 +102,8 @@ class Cluster:
             wait(lambda: not self.queue(), 20)
         for name in (*(f"slurmd.{node}" for node in NODES), "slurmctld", "munged"):
             self.end(name)
-        conf = ETC / "slurm.conf"
-        if conf.exists() and conf.read_text().startswith(f"{MARK}{self.folder}\n"):
-            conf.unlink()
+        if (ours := configured()) is not None and ours.folder == self.folder:
+            (ETC / "slurm.conf").unlink()
             (ETC / "gres.conf").unlink(missing_ok=True)
 
     # --- nodes ------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from cluster import Cluster, processes, run, wait
+from cluster import Cluster, configured, processes, run, wait
 
 ROOT = Path(__file__).parents[2]
 LOGS = ROOT / "docs/results/slurm"
@@ -91,7 +91,8 @@ class OnSlurm:
 
     def jobs(self, rule: str) -> list["Job"]:
         """The jobs of a rule that Slurm still knows, the oldest first."""
-        return [each for each in slurm_jobs() if each.rule.startswith(f"rule_{rule}")]
+        known = slurm_jobs(self.place)
+        return [each for each in known if each.rule.startswith(f"rule_{rule}")]
 
     def wait(self, seconds: float) -> int:
         try:
@@ -124,9 +125,11 @@ class Job:
         self.number, self.state, self.time, self.node, self.rule = line.split("|", 4)
 
 
-def slurm_jobs() -> list[Job]:
-    lines = run("squeue", "--noheader", "--states", "all", "--sort", "i", "--format", Job.FORMAT)
-    return [Job(line) for line in lines.splitlines()]
+def slurm_jobs(place: Path) -> list[Job]:
+    """Those that were submitted from a folder, or from one in it, and that Slurm still knows."""
+    options = ("--noheader", "--states", "all", "--sort", "i", "--format", f"%Z|{Job.FORMAT}")
+    lines = [line.split("|", 1) for line in run("squeue", *options).splitlines()]
+    return [Job(job) for folder, job in lines if Path(folder).is_relative_to(place)]
 
 
 def tuning_processes(place: Path) -> list[int]:
@@ -206,7 +209,7 @@ class Trial:
     def keep_jobs(self) -> None:
         rows = [
             f"{each.number:>4} {each.state:<10} {each.time:>6} {each.node:<6} {each.rule}"
-            for each in slurm_jobs()
+            for each in slurm_jobs(self.folder)
         ]
         self.keep("Jobs, as Slurm knows them: number, state, time, node, rule", "\n".join(rows))
 
@@ -224,12 +227,23 @@ class Trial:
 
 
 @contextmanager
+def cluster_in(folder: Path):
+    """The test cluster that runs already, or one of its own: trials may share one."""
+    other = configured()
+    if other is not None and other.alive():
+        yield other
+    else:
+        with Cluster(folder) as cluster:
+            yield cluster
+
+
+@contextmanager
 def trial(name: str, claim: str):
     """A cluster and a folder for one trial; its log is written however it ends."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the cluster ends
     with tempfile.TemporaryDirectory(prefix=f"longrope-{name}-") as folder:
         folder = Path(folder)
-        with Cluster(folder / "slurm") as cluster:
+        with cluster_in(folder / "slurm") as cluster:
             this = Trial(name, claim.strip(), folder, cluster)
             try:
                 yield this

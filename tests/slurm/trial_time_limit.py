@@ -16,7 +16,7 @@ from harness import (
     trial,
 )
 
-STEPS, EVERY = 1600, 50
+STEPS, EVERY = 1200, 50
 LIMIT = "finetune_model:runtime=1"  # minutes
 
 with trial("time_limit", __doc__) as this:
