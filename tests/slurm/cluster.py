@@ -40,8 +40,6 @@ def missing() -> str | None:
     conf = ETC / "slurm.conf"
     if conf.exists() and not conf.read_text().startswith(MARK):
         return f"{conf}: this machine belongs to another Slurm"
-    if (other := configured()) is not None and other.alive():
-        return f"another test cluster runs: cluster.py down {other.folder}"
     return None
 
 
@@ -77,8 +75,10 @@ class Cluster:
         """Start it, and wait until both nodes take jobs."""
         if (reason := missing()) is not None:
             raise SystemExit(f"no Slurm here: {reason}")
-        if (crashed := configured()) is not None:
-            crashed.down()
+        if (other := configured()) is not None:
+            if other.alive():
+                raise SystemExit(f"another test cluster runs: cluster.py down {other.folder}")
+            other.down()  # what a crash left
         conf = ETC / "slurm.conf"
         for name in ("log", "run", "state", *(f"spool/{node}" for node in NODES)):
             (self.folder / name).mkdir(parents=True, exist_ok=True)

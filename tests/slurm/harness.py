@@ -134,7 +134,7 @@ def slurm_jobs(place: Path) -> list[Job]:
 
 def tuning_processes(place: Path) -> list[int]:
     """The processes of the stage itself in a folder, not of what started it."""
-    stage = re.compile(r"\S*python\S* \S*/longrope .*?finetune ")
+    stage = re.compile(r"\S*python\S* (\S*/longrope|-m longrope.cli) .*?finetune ")
     return [
         pid
         for pid, command in processes()

@@ -4,11 +4,12 @@ import os
 import signal
 
 import pytest
-from cluster import Cluster, missing, wait
+from cluster import missing, wait
 from harness import (
     TUNED,
     OnSlurm,
     any_is,
+    cluster_in,
     copy_of,
     gone_on_from,
     local,
@@ -28,7 +29,7 @@ def cluster(tmp_path):
     if (reason := missing()) is not None:
         pytest.skip(f"no Slurm can be started: {reason}")
     pytest.importorskip("snakemake_executor_plugin_slurm")
-    with Cluster(tmp_path / "slurm") as running:
+    with cluster_in(tmp_path / "slurm") as running:
         yield running
 
 

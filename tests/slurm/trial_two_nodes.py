@@ -52,6 +52,5 @@ with trial("two_nodes", __doc__) as this:
         this.note(name)
         two = on_two_nodes(this, place, per_sequence)
         worst = max(abs(a - b) for a, b in zip(one, two, strict=True))
-        this.check(
-            f"{STEPS} losses as of one process, the largest difference {worst:.1e}", worst < 1e-4
-        )
+        claim = f"{STEPS} losses as of one process; the largest difference is {worst:.1e}"
+        this.check(claim, worst < 1e-4)
