@@ -204,7 +204,7 @@ ReturnToService=2
 SlurmdTimeout=20
 KillWait=5
 OverTimeLimit=0
-MinJobAge=300
+MinJobAge=7200
 GresTypes=gpu
 AccountingStorageType=accounting_storage/none
 {nodes}

@@ -75,12 +75,23 @@ def local(place: Path, config: Path, *targets: str, cores: int = 1) -> subproces
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
+def asking(place: Path, **resources) -> list[str]:
+    """Options by which a tuning asks for other resources. `--set-resources`, or a profile with that
+    key, replaces the whole key of profiles/slurm; so this is a profile that repeats all of it."""
+    known = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text())["set-resources"]
+    known["finetune_model"] |= resources
+    (place / "asking").mkdir(exist_ok=True)
+    path = place / "asking/profile.yaml"
+    path.write_text(yaml.safe_dump({"set-resources": known}))
+    return ["--profile", str(path.parent)]
+
+
 class OnSlurm:
     """Snakemake at work with profiles/slurm; what it says goes to a file."""
 
     def __init__(self, place: Path, config: Path, *arguments: str) -> None:
         self.place, self.output = place, place / "snakemake.out"
-        command = snakemake(place, config, *arguments, *PROFILES)
+        command = snakemake(place, config, *PROFILES, *arguments)
         with self.output.open("w") as file:
             self.process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT
@@ -119,10 +130,17 @@ class OnSlurm:
 class Job:
     """One job as squeue shows it, ended ones too."""
 
-    FORMAT = "%i|%T|%M|%N|%k"
+    FORMAT = "%i|%T|%M|%N|%m|%k"
 
     def __init__(self, line: str) -> None:
-        self.number, self.state, self.time, self.node, self.rule = line.split("|", 4)
+        self.number, self.state, self.time, self.node, memory, self.rule = line.split("|", 5)
+        self.memory = megabytes(memory)  # asked for
+
+
+def megabytes(text: str) -> int:
+    """What squeue means by 64000M or 125G."""
+    number, unit = re.fullmatch(r"([\d.]+)([MG]?)", text).groups()
+    return round(float(number) * {"": 1, "M": 1, "G": 1024}[unit])
 
 
 def slurm_jobs(place: Path) -> list[Job]:

@@ -9,6 +9,7 @@ from harness import (
     TUNED,
     OnSlurm,
     any_is,
+    asking,
     cluster_in,
     copy_of,
     gone_on_from,
@@ -21,7 +22,7 @@ from harness import (
 
 pytestmark = pytest.mark.slurm
 EVERY = 20  # steps between checkpoints
-LIMIT = "finetune_model:runtime=1"  # minutes, the least that Slurm knows
+LIMIT = {"runtime": 1}  # minutes, the least that Slurm knows
 
 
 @pytest.fixture
@@ -39,12 +40,13 @@ def test_a_job_that_its_time_limit_stops_is_retried_and_ends_as_an_undisturbed_o
     place, whole = tmp_path / "study", tmp_path / "undisturbed"
     config = micro_study(place, {"steps": 400, "batch": 8, "checkpoint_every": EVERY})
     other = copy_of(place, whole)
-    with OnSlurm(place, config, TUNED, "--set-resources", LIMIT) as run:
+    with OnSlurm(place, config, TUNED, *asking(place, **LIMIT)) as run:
         assert wait(lambda: steps_kept(place) > EVERY, 120), run.said()
         for pid in tuning_processes(place):
             os.kill(pid, signal.SIGSTOP)  # so slow that no machine ends before the limit
         assert local(whole, other, TUNED).returncode == 0
         assert wait(any_is("TIMEOUT", run), 150), run.said()
         assert run.wait(240) == 0, run.said()
+        assert [each.memory for each in run.jobs("finetune_model")] == [128_000, 256_000]
     assert gone_on_from(place) >= EVERY
     assert result(place) == result(whole)

@@ -7,6 +7,7 @@ from harness import (
     TUNED,
     OnSlurm,
     any_is,
+    asking,
     copy_of,
     gone_on_from,
     local,
@@ -17,14 +18,14 @@ from harness import (
 )
 
 STEPS, EVERY = 1200, 50
-LIMIT = "finetune_model:runtime=1"  # minutes
+LIMIT = {"runtime": 1}  # minutes
 
 with trial("time_limit", __doc__) as this:
     place, whole = this.folder / "study", this.folder / "undisturbed"
     config = micro_study(place, {"steps": STEPS, "batch": 8, "checkpoint_every": EVERY})
     other = copy_of(place, whole)
-    this.note(f"a tuning of {STEPS} steps, a checkpoint every {EVERY}, {LIMIT}")
-    with OnSlurm(place, config, TUNED, "--set-resources", LIMIT) as run:
+    this.note(f"a tuning of {STEPS} steps, a checkpoint every {EVERY}, in jobs of a minute")
+    with OnSlurm(place, config, TUNED, *asking(place, **LIMIT)) as run:
         this.wait_for("Slurm ended the job: TIMEOUT", any_is("TIMEOUT", run), 240)
         kept = steps_kept(place)
         this.note(f"step {kept} was the last one written")

@@ -4,14 +4,14 @@ One task with two GPUs on one node is started once, and sees both.
 
 from cluster import environment
 from cluster import run as command
-from harness import TELLING, TUNED, OnSlurm, micro_study, trial, tuning_processes
+from harness import TELLING, TUNED, OnSlurm, asking, micro_study, trial, tuning_processes
 
 STEPS = 500
 
 with trial("two_gpus", __doc__) as this:
     place = this.folder / "study"
     config = micro_study(place, {"steps": STEPS, "batch": 8, "checkpoint_every": 50})
-    with OnSlurm(place, config, TUNED, "--set-resources", "finetune_model:gres=gpu:2") as run:
+    with OnSlurm(place, config, TUNED, *asking(place, gres="gpu:2")) as run:
         this.wait_for("the tuning runs", lambda: tuning_processes(place), 240)
         (job,) = run.jobs("finetune_model")
         shown = command("scontrol", "--details", "show", "job", job.number)

@@ -7,6 +7,7 @@ from harness import (
     TELLING,
     TUNED,
     OnSlurm,
+    asking,
     copy_of,
     local,
     micro_study,
@@ -16,13 +17,16 @@ from harness import (
 )
 
 STEPS, EVERY = 60, 20
-RESOURCES = "nodes=2 gres=gpu:1 processes=1 per_sequence={} mpi=srun tasks=2 tasks_per_gpu=0"
+RESOURCES = {
+    **{"nodes": 2, "gres": "gpu:1", "processes": 1},
+    **{"mpi": "srun", "tasks": 2, "tasks_per_gpu": 0},
+}
 
 
 def on_two_nodes(this, place, per_sequence: int) -> list[float]:
     """Tune over two nodes; returns the losses."""
-    asked = [f"finetune_model:{each}" for each in RESOURCES.format(per_sequence).split()]
-    with OnSlurm(place, place / "micro.yaml", TUNED, "--set-resources", *asked) as run:
+    asked = asking(place, per_sequence=per_sequence, **RESOURCES)
+    with OnSlurm(place, place / "micro.yaml", TUNED, *asked) as run:
         this.wait_for("the tuning runs on both nodes", lambda: nodes_of(place) == {"n1", "n2"}, 300)
         (job,) = run.jobs("finetune_model")
         this.check(f"one job has both: {job.node}", job.node == "n[1-2]")
