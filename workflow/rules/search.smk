@@ -9,6 +9,7 @@ rule derive_factors:
         "results/{model}/{weights}/factors/{form}/{window}/factors.json",
     log:
         "logs/{model}/{weights}/factors/{form}-{window}.log",
+    localrule: True  # a formula, in less than a second; a study has dozens
     conda:
         ENVIRONMENT
     params:
