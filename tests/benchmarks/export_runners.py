@@ -1,0 +1,171 @@
+"""
+One engine, run on its own: the log-probabilities of the next token after each of some prompts.
+
+    python -I tests/benchmarks/export_runners.py ENGINE MODEL PROMPTS.json OUT.npz
+
+Never imports longrope: it runs with the Python of an environment that holds the engine and numpy.
+PROMPTS.json holds lists of tokens, or for `batch` lists of those. Each runner gets one prompt at a
+time and returns one row over the whole vocabulary, in float32 weights and cache.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def transformers(model: str, prompts: list, trust: bool = False) -> list[np.ndarray]:
+    """Every prompt in one call."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    own = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, trust_remote_code=trust
+    ).eval()
+    with torch.no_grad():
+        return [
+            own(input_ids=torch.tensor([prompt]), use_cache=False).logits[0, -1].numpy()
+            for prompt in prompts
+        ]
+
+
+def trusted(model: str, prompts: list) -> list[np.ndarray]:
+    """The same with the modelling file of the folder."""
+    return transformers(model, prompts, trust=True)
+
+
+def batch(model: str, prompts: list, trust: bool = False) -> list[np.ndarray]:
+    """All prompts as one left-padded batch."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    own = AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, trust_remote_code=trust
+    ).eval()
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor(
+        [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    )
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        logits = own(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+        ).logits[:, -1]
+    return list(logits.numpy())
+
+
+def trusted_batch(model: str, prompts: list) -> list[np.ndarray]:
+    """The same with the modelling file of the folder."""
+    return batch(model, prompts, trust=True)
+
+
+def chunks(model: str, prompts: list, size: int = 200) -> list[np.ndarray]:
+    """Every prompt in pieces with a cache, as engines prefill, then token by token at the end."""
+    import torch
+    from transformers import AutoModelForCausalLM, DynamicCache
+
+    own = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    found = []
+    with torch.no_grad():
+        for prompt in prompts:
+            ids, cache = torch.tensor([prompt]), DynamicCache()
+            most = max(len(prompt) - 3, 1)
+            cuts = [*range(0, most, size), most, *range(most + 1, len(prompt) + 1)]
+            for first, last in zip(cuts, cuts[1:]):
+                answer = own(input_ids=ids[:, first:last], past_key_values=cache, use_cache=True)
+            found.append(answer.logits[0, -1].numpy())
+    return found
+
+
+def llama_cpp(model: str, prompts: list) -> list[np.ndarray]:
+    """llama.cpp by xllamacpp, with a context as long as the longest prompt needs."""
+    import xllamacpp
+
+    return _llama_cpp(xllamacpp, model, prompts, max(map(len, prompts)) + 8)
+
+
+def llama_cpp_each(model: str, prompts: list) -> list[np.ndarray]:
+    """The same with a context for each prompt, which is what decides between two tables."""
+    import xllamacpp
+
+    return [_llama_cpp(xllamacpp, model, [each], len(each) + 1)[0] for each in prompts]
+
+
+def _llama_cpp(xllamacpp, model: str, prompts: list, context: int) -> list[np.ndarray]:
+    params = xllamacpp.CommonParams()
+    params.model.path = model
+    params.n_ctx, params.n_parallel, params.n_predict = context, 1, 1
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.warmup = False
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.ctx_shift = params.fit_params = False
+    server, found = xllamacpp.Server(params), []
+    vocabulary = len(_gguf_tokens(model))
+    for prompt in prompts:
+        answer = server.handle_completions(
+            {
+                "prompt": prompt,
+                "n_predict": 1,
+                "n_probs": vocabulary,
+                "temperature": 0.0,
+                "cache_prompt": False,
+            }
+        )
+        if "choices" not in answer:
+            raise RuntimeError(f"llama.cpp answered {str(answer)[:300]}")
+        row = np.full(vocabulary, -np.inf, np.float64)
+        for each in answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+            row[each["id"]] = each["logprob"]
+        if not np.isfinite(row).all():
+            raise RuntimeError(f"llama.cpp gave {np.isfinite(row).sum()} of {vocabulary} tokens")
+        found.append(row)
+    return found
+
+
+def _gguf_tokens(model: str) -> list:
+    import gguf
+
+    return gguf.GGUFReader(model).fields["tokenizer.ggml.tokens"].data
+
+
+def mlx(model: str, prompts: list) -> list[np.ndarray]:
+    """mlx-lm on a CPU, weights raised to float32."""
+    import mlx.core as mx
+    from mlx.utils import tree_map
+    from mlx_lm.utils import load_model
+
+    mx.set_default_device(mx.cpu)
+    own, _ = load_model(Path(model))
+    own.update(tree_map(lambda each: each.astype(mx.float32), own.parameters()))
+    return [np.array(own(mx.array([prompt]))[0, -1].astype(mx.float32)) for prompt in prompts]
+
+
+RUNNERS = {
+    each.__name__: each
+    for each in (
+        transformers,
+        trusted,
+        batch,
+        trusted_batch,
+        chunks,
+        llama_cpp,
+        llama_cpp_each,
+        mlx,
+    )
+}
+
+
+def log_softmax(row: np.ndarray) -> np.ndarray:
+    """Log-probabilities of logits; those of log-probabilities are themselves."""
+    row = row.astype(np.float64)
+    top = row.max()
+    return row - top - np.log(np.exp(row - top).sum())
+
+
+if __name__ == "__main__":
+    name, model, prompts, out = sys.argv[1:]
+    rows = RUNNERS[name](model, json.loads(Path(prompts).read_text()))
+    np.savez(out, *[log_softmax(row) for row in rows])
