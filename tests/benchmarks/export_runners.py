@@ -3,11 +3,12 @@ One engine, run on its own: the log-probabilities of the next token after each o
 
     python -I tests/benchmarks/export_runners.py ENGINE MODEL PROMPTS.json OUT.npz
 
-Never imports longrope: it runs with the Python of an environment that holds the engine and numpy.
-PROMPTS.json holds lists of tokens, or for `batch` lists of those. Each runner gets one prompt at a
-time and returns one row over the whole vocabulary, in float32 weights and cache.
+longrope cannot be imported here: it runs with the Python of an environment that holds the engine
+and numpy. PROMPTS.json holds lists of tokens. Each runner returns one row over the whole vocabulary
+for each, from weights and a cache in float32.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -45,9 +46,7 @@ def batch(model: str, prompts: list, trust: bool = False) -> list[np.ndarray]:
     ).eval()
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor(
-        [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    )
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.no_grad():
         logits = own(
@@ -73,7 +72,7 @@ def chunks(model: str, prompts: list, size: int = 200) -> list[np.ndarray]:
             ids, cache = torch.tensor([prompt]), DynamicCache()
             most = max(len(prompt) - 3, 1)
             cuts = [*range(0, most, size), most, *range(most + 1, len(prompt) + 1)]
-            for first, last in zip(cuts, cuts[1:]):
+            for first, last in itertools.pairwise(cuts):
                 answer = own(input_ids=ids[:, first:last], past_key_values=cache, use_cache=True)
             found.append(answer.logits[0, -1].numpy())
     return found
@@ -103,7 +102,8 @@ def _llama_cpp(xllamacpp, model: str, prompts: list, context: int) -> list[np.nd
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.ctx_shift = params.fit_params = False
     server, found = xllamacpp.Server(params), []
-    vocabulary = len(_gguf_tokens(model))
+    tokens = _gguf_tokens(model)
+    vocabulary = len(tokens)
     for prompt in prompts:
         answer = server.handle_completions(
             {
@@ -112,6 +112,9 @@ def _llama_cpp(xllamacpp, model: str, prompts: list, context: int) -> list[np.nd
                 "n_probs": vocabulary,
                 "temperature": 0.0,
                 "cache_prompt": False,
+                # Half a character, or the end, would be answered without probabilities. These
+                # are those before the bias.
+                "logit_bias": [[tokens.index("a"), 1000.0]],
             }
         )
         if "choices" not in answer:
@@ -128,7 +131,7 @@ def _llama_cpp(xllamacpp, model: str, prompts: list, context: int) -> list[np.nd
 def _gguf_tokens(model: str) -> list:
     import gguf
 
-    return gguf.GGUFReader(model).fields["tokenizer.ggml.tokens"].data
+    return gguf.GGUFReader(model).fields["tokenizer.ggml.tokens"].contents()
 
 
 def mlx(model: str, prompts: list) -> list[np.ndarray]:
@@ -166,6 +169,7 @@ def log_softmax(row: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    sys.modules["longrope"] = None  # importing it fails, wherever it is installed
     name, model, prompts, out = sys.argv[1:]
     rows = RUNNERS[name](model, json.loads(Path(prompts).read_text()))
     np.savez(out, *[log_softmax(row) for row in rows])

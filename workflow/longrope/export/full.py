@@ -17,7 +17,7 @@ from longrope.files import write_text
 MODULE = "modeling_longrope"
 CLASS = "LongRopeForCausalLM"
 PLAIN = "from transformers import LlamaForCausalLM as Plain"
-FAMILIES = {  # model_type -> its class; those that tests/test_export_full.py has run
+FAMILIES = {  # model_type -> its class
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
@@ -26,12 +26,12 @@ FAMILIES = {  # model_type -> its class; those that tests/test_export_full.py ha
     "gemma": "GemmaForCausalLM",
     "olmo": "OlmoForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
-    "gpt_neox": "GPTNeoXForCausalLM",
 }
 
 
-def full_keys(tiers: Tiers) -> dict:
-    """What a config.json needs beside one table of factors."""
+def full_keys(tiers: Tiers, folded: float) -> dict:
+    """What a config.json needs beside one table of factors; `folded` is an attention factor that
+    is in the weights already."""
     rope = tiers.rope
     return {
         "auto_map": {"AutoModelForCausalLM": f"{MODULE}.{CLASS}"},
@@ -43,7 +43,7 @@ def full_keys(tiers: Tiers) -> dict:
                 {
                     "max_length": each.window,
                     "n_hat": each.n_hat,
-                    "attention_factor": float(each.attention_factor),
+                    "attention_factor": each.attention_factor / folded,
                     "lambda": as_list(each),
                 }
                 for each in tiers.factors
@@ -57,8 +57,8 @@ def write_module(folder: Path, config: dict) -> None:
     kind = config.get("model_type", "unknown")
     if kind not in FAMILIES:
         raise UserError(
-            f"the form full was not tried with {kind} models, only with {', '.join(FAMILIES)}:"
-            " export the form native"
+            f"the form full is not there for {kind} models, only for {', '.join(FAMILIES)}"
+            " (transformers renames the head of GPT-NeoX for its own class alone): export native"
         )
     text = (Path(__file__).parent / f"{MODULE}.py").read_text(encoding="utf-8")
     own = PLAIN.replace("LlamaForCausalLM", FAMILIES[kind])

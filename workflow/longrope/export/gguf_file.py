@@ -95,6 +95,7 @@ def _write_keys(writer, config: dict, record: ModelRecord, tables: Tables, dtype
         "rope.scaling.attn_factor": tables.long.attention_factor,
     }
     if not tables.one:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)  # else it loads neither
         writer.add_rope_scaling_orig_ctx_len(tables.original)
         expected["rope.scaling.original_context_length"] = tables.original
     return expected

@@ -14,6 +14,7 @@ from longrope.factors import RescaleFactors, Rope
 
 STRICT = ("phi3",)  # whose rope_scaling may hold a type and two lists, and nothing else
 OLD_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
+NOT_IN_4 = ("olmo", "olmo2")  # whose config class of transformers 4.57 refuses longrope, loudly
 REPLACED = ("rope_parameters", "rope_scaling", "rope_theta", "original_max_position_embeddings")
 
 

@@ -93,7 +93,7 @@ def _write_folder(
     draft: Path, asked: Export, model: Path, record: ModelRecord, tables: Tables
 ) -> Written:
     from longrope.export.full import full_keys, write_module
-    from longrope.export.native import goes_to_weights, native_config
+    from longrope.export.native import NOT_IN_4, goes_to_weights, native_config
     from longrope.export.reread import own_logits, reread_full, reread_native
     from longrope.export.weights import carry, check_foldable, rewrite, tidy_tokenizer
 
@@ -101,37 +101,33 @@ def _write_folder(
     in_weights = goes_to_weights(config, asked.engine, tables)
     if in_weights:
         check_foldable(config)
-    if asked.form == "full" and in_weights:
-        raise UserError(
-            "the form full keeps every tier's own attention factor, which weights cannot hold for"
-            f" {asked.engine.name} or this family: export native"
-        )
+    folded = tables.long.attention_factor if in_weights else 1.0
     carry(model, draft)
     tidy_tokenizer(draft)
     stored = asked.dtype or stored_dtype(model)
     exported = native_config(config, tables, in_weights=in_weights, dtype=stored)
     if in_weights or asked.dtype:
-        factor = tables.long.attention_factor if in_weights else 1.0
-        rewrite(draft, config, record.rope, factor=factor, dtype=asked.dtype)
+        rewrite(draft, config, record.rope, factor=folded, dtype=asked.dtype)
     if asked.form == "full":
-        exported |= full_keys(tables.tiers)
+        exported |= full_keys(tables.tiers, folded)
         write_module(draft, config)
     write_json(draft / "config.json", exported)
     meant = _as_transformers_reads(tables)
     every = list(tables.tiers.factors) if asked.form == "full" else []
     logits = own_logits(model, record, meant + every)
     exact = stored == "float32" or not (in_weights or asked.dtype)
-    difference = reread_native(
-        draft, meant, tables, logits[: len(meant)], in_weights=in_weights, exact=exact
-    )
+    plain, tiers = logits[: len(meant)], logits[len(meant) :]
+    difference = reread_native(draft, meant, tables, plain, in_weights=in_weights, exact=exact)
     said = list(left_out(tables))
     if meant[0].attention_factor != tables.short.attention_factor:
         said.append(
             f"transformers itself scales short texts by {meant[0].attention_factor:g}, too; only"
             f" {asked.engine.name} reads the {tables.short.attention_factor:g} meant for them."
         )
+    if (kind := config.get("model_type")) in NOT_IN_4:
+        said.append(f"transformers 4.57 refuses to load {kind} models with longrope: 5 does.")
     if asked.form == "full":
-        difference = reread_full(draft, tables.tiers, logits[len(meant) :], exact=exact)
+        difference = reread_full(draft, tables.tiers, tiers, exact=exact)
         said = [f"Without trust_remote_code: {each}" for each in said]
     return Written(tables, in_weights, difference, said)
 
