@@ -8,9 +8,15 @@ and numpy. PROMPTS.json holds lists of tokens. Each runner returns one row over 
 for each, from weights and a cache in float32.
 """
 
+import ast
 import itertools
 import json
+import math
+import os
 import sys
+import types
+import typing
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +152,86 @@ def mlx(model: str, prompts: list) -> list[np.ndarray]:
     return [np.array(own(mx.array([prompt]))[0, -1].astype(mx.float32)) for prompt in prompts]
 
 
+def vllm_rope(model: str, prompts: list) -> list[np.ndarray]:
+    """transformers' Llama with the rotary class of the vLLM wheel that VLLM_WHEEL names."""
+    path = "vllm/model_executor/layers/rotary_embedding/phi3_long_rope_scaled_rope.py"
+    return _with_class_of(os.environ["VLLM_WHEEL"], path, model, prompts)
+
+
+def sglang_rope(model: str, prompts: list) -> list[np.ndarray]:
+    """The same of the SGLang wheel that SGLANG_WHEEL names."""
+    path = "sglang/srt/layers/rotary_embedding/rope_variant.py"
+    return _with_class_of(os.environ["SGLANG_WHEEL"], path, model, prompts)
+
+
+def _with_class_of(wheel: str, path: str, model: str, prompts: list) -> list[np.ndarray]:
+    """Only the class is the engine's: it gets what the engine would hand to it from config.json,
+    turns the queries and keys of every layer by its own `forward`, and nothing around it runs."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.models.llama import modeling_llama
+
+    own = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    config = json.loads((Path(model) / "config.json").read_text())
+    block, size = config["rope_parameters"], own.config.head_dim
+    longest = max(map(len, prompts)) if "SHORT_CONTEXT" in os.environ else None
+    rotary = _class_of(wheel, path, longest or config["max_position_embeddings"])(
+        size,
+        size,
+        config["max_position_embeddings"],
+        block["original_max_position_embeddings"],
+        block["rope_theta"],
+        True,
+        torch.float32,
+        block["short_factor"],
+        block["long_factor"],
+        **{key: block[key] for key in ("short_mscale", "long_mscale") if key in block},
+    )
+
+    def turn(q_BHTD, k_BHTD, *_, **__):
+        count = q_BHTD.shape[2]
+        flat = [each[0].transpose(0, 1).reshape(count, -1) for each in (q_BHTD, k_BHTD)]
+        return [
+            each.view(count, -1, size).transpose(0, 1)[None]
+            for each in rotary(torch.arange(count), *flat)
+        ]
+
+    modeling_llama.apply_rotary_pos_emb = turn
+    with torch.no_grad():
+        return [
+            own(input_ids=torch.tensor([prompt]), use_cache=False).logits[0, -1].numpy()
+            for prompt in prompts
+        ]
+
+
+def _class_of(wheel: str, path: str, longest: int):
+    """The rotary class of a wheel, compiled without the package around it."""
+    import torch
+
+    name = "Phi3LongRoPEScaledRotaryEmbedding"
+    source = zipfile.ZipFile(wheel).read(path).decode()
+    found = [each for each in ast.parse(source).body if getattr(each, "name", "") == name]
+
+    def rotate_neox(x):
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([-second, first], dim=-1)
+
+    said = types.SimpleNamespace(model_config=types.SimpleNamespace(max_model_len=longest))
+    place = {
+        "math": math,
+        "torch": torch,
+        "nn": torch.nn,
+        "rotate_neox": rotate_neox,
+        "get_current_vllm_config": lambda: said,
+        "logger": types.SimpleNamespace(warning_once=lambda *_: None),
+    } | {
+        each: getattr(typing, each)
+        for each in ("Any", "Dict", "List", "Optional", "Tuple", "Union")
+    }
+    exec(compile(ast.Module(found, []), path, "exec"), place)
+    return place[name]
+
+
 RUNNERS = {
     each.__name__: each
     for each in (
@@ -157,6 +243,8 @@ RUNNERS = {
         llama_cpp,
         llama_cpp_each,
         mlx,
+        vllm_rope,
+        sglang_rope,
     )
 }
 
