@@ -15,4 +15,5 @@ for name in transformers4 engines; do
   echo "$ours" > "$theirs/borrowed.pth" # after its own packages on the path
 done
 "$place/transformers4/bin/pip" install --quiet transformers==4.57.6
-"$place/engines/bin/pip" install --quiet xllamacpp==2026.10.11549 "mlx[cpu]==0.32.4" mlx-lm==0.32.2
+"$place/engines/bin/pip" install --quiet xllamacpp==2026.10.11549 "mlx[cpu]==0.32.4" mlx-lm==0.32.2 \
+  onnxruntime-genai==0.18.0 onnx onnx-ir onnxruntime ctranslate2==4.8.5 ctransformers==0.2.27

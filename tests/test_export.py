@@ -220,6 +220,13 @@ def test_an_export_that_reads_back_otherwise_is_not_put_in_place(
     assert not list(tmp_path.iterdir())
 
 
+def test_two_tables_of_an_extended_model_without_a_short_one_are_refused(tiny, tmp_path):
+    longest = tiers_for(read_record(tiny).rope).longest
+    path = write_tiers(tmp_path / "tiers", tiny, Tiers((longest,)))
+    with pytest.raises(UserError, match="no tier for its original window 256 beside that for 1k"):
+        export(tiny, path, tmp_path / "export", two=True)
+
+
 def test_infinite_factors_stand_still_in_the_export(tiny, tmp_path):
     import dataclasses
     import math

@@ -20,6 +20,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,10 +32,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 EXACT, NEAR = 1e-3, 0.1  # largest difference of a log-probability, in nats
-SLOW = {"mlx": 4096}  # tokens: longer ones take minutes a prompt on a CPU
+SLOW = {"mlx": 4096, "onnx_genai": 4096}  # tokens: longer ones take minutes a prompt on a CPU
+TWO = "native, --two-tables --engine vllm"
 EXPORTS = {  # name -> options of `longrope export`
     "native": "--form native",
-    "native, two tables": "--form native --two-tables --engine vllm",
+    TWO: "--form native --two-tables --engine vllm",
     "native, --engine any": "--form native --engine any",
     "native, --engine any, float32": "--form native --engine any --dtype float32",
     "full": "--form full",
@@ -74,16 +76,20 @@ ROWS = (
         "ours"),
     Row("native, --engine any, float32", "mlx-lm 0.32.2", "mlx", "LONGROPE_ENGINES"),
     Row("native, --engine any", "mlx-lm 0.32.2", "mlx", "LONGROPE_ENGINES"),
-    Row("native, two tables", "transformers 5.23.0", "transformers", "ours", "two"),
-    Row("native, two tables", CHUNKS, "chunks", "ours", "two"),
-    Row("native, two tables", VLLM, "vllm_rope", "ours", "two"),
-    Row("native, two tables", SGLANG, "sglang_rope", "ours", "two"),
+    Row("native", "onnxruntime-genai 0.18.0, its own builder", "onnx_genai", "LONGROPE_ENGINES"),
+    Row("native", "CTranslate2 4.8.5, its own converter", "ctranslate2", "LONGROPE_ENGINES"),
+    Row(TWO, "transformers 5.23.0", "transformers", "ours", "two"),
+    Row(TWO, CHUNKS, "chunks", "ours", "two"),
+    Row(TWO, VLLM, "vllm_rope", "ours", "two"),
+    Row(TWO, SGLANG, "sglang_rope", "ours", "two"),
     Row("full", "transformers 5.23.0, trusted", "trusted", "ours", "tiers"),
     Row("full", "transformers 5.23.0, trusted, one left-padded batch", "trusted_batch", "ours",
         "tiers"),
     Row("full", "transformers 4.57.6, trusted", "trusted", "LONGROPE_TRANSFORMERS4", "tiers"),
     Row("full", "transformers 5.23.0, not trusted", "transformers", "ours"),
     Row("gguf, float32", "llama.cpp (xllamacpp 2026.10.11549)", "llama_cpp", "LONGROPE_ENGINES"),
+    Row("gguf, float32", "ctransformers 0.2.27 (llama.cpp of 2023)", "ctransformers",
+        "LONGROPE_ENGINES"),
     Row("gguf, bfloat16", "llama.cpp (xllamacpp 2026.10.11549)", "llama_cpp", "LONGROPE_ENGINES"),
 )  # fmt: skip
 
@@ -115,12 +121,18 @@ def measure(options, place: Path) -> None:
     tokens = text_of(options.model, max(options.lengths))
     prompts = {length: tokens[:length] for length in options.lengths}
     wanted = {name: meant_by(options, prompts, name) for name in ("one", "tiers", "two")}
+    known = read(options.out)  # measured before: not again
     refused, lines = {}, []
     for name, flags in EXPORTS.items():
         if not options.only or name in options.only:
             refused[name] = exported(options, place / name, flags)
     for row in ROWS:
         if row.export not in refused:
+            continue
+        own = row.export, row.engine
+        before = [each for each in known if (each["export"], each["engine"]) == own]
+        if before:
+            lines += before
             continue
         found = {"export": row.export, "engine": row.engine, "model": options.model.parts[-3]}
         if reason := refused[row.export]:
@@ -140,10 +152,24 @@ def measure(options, place: Path) -> None:
             lines.append(found | {"length": length, "difference": difference, "note": note})
         said = note or [each["difference"] for each in lines[-len(lengths) :]]
         print(row.export, "|", row.engine, "|", said, flush=True)
-        with options.out.open("w", newline="") as opened:
-            writer = csv.DictWriter(opened, list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
+        write(options.out, lines)
+    write(options.out, lines)
+
+
+def write(path: Path, lines: list[dict]) -> None:
+    """All lines as csv."""
+    with path.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def read(path: Path) -> list[dict]:
+    """The lines of a csv, none if there is no such file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as opened:
+        return list(csv.DictReader(opened))
 
 
 def exported(options, out: Path, flags: str) -> str:
@@ -178,8 +204,8 @@ def ran(row: Row, file: Path, prompts: list, place: Path, options, python: str) 
         list(map(str, command)), capture_output=True, text=True, env=environment, timeout=3000
     )
     if result.returncode:
-        said = [line for line in result.stderr.splitlines() if "Error" in line]
-        return [], f"failed: {(said or ['?'])[-1].strip()[:200]}"
+        said = [line for line in result.stderr.splitlines() if re.match(r"\w*Error: ", line)]
+        return [], f"refused: {(said or ['?'])[-1].strip()[:160]}"
     with np.load(place / "out.npz") as opened:
         return [opened[name] for name in opened.files], ""
 
@@ -218,8 +244,7 @@ def table(paths: list[Path]) -> list[str]:
         "",
     ]
     for path in paths:
-        with path.open(newline="") as opened:
-            rows = list(csv.DictReader(opened))
+        rows = read(path)
         lengths = sorted({int(row["length"]) for row in rows if row["length"]})
         head = "".join(f" {length:,} |" for length in lengths)
         lines += [

@@ -13,7 +13,9 @@ import itertools
 import json
 import math
 import os
+import subprocess
 import sys
+import tempfile
 import types
 import typing
 import zipfile
@@ -152,6 +154,46 @@ def mlx(model: str, prompts: list) -> list[np.ndarray]:
     return [np.array(own(mx.array([prompt]))[0, -1].astype(mx.float32)) for prompt in prompts]
 
 
+def onnx_genai(model: str, prompts: list) -> list[np.ndarray]:
+    """onnxruntime-genai on a CPU, the model built by its own builder in float32."""
+    import onnxruntime_genai
+
+    with tempfile.TemporaryDirectory() as place:
+        built = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", model]
+        built += ["-o", f"{place}/built", "-c", f"{place}/cache", "-p", "fp32", "-e", "cpu"]
+        subprocess.run(built, check=True, stdout=subprocess.DEVNULL)
+        own, found = onnxruntime_genai.Model(f"{place}/built"), []
+        for prompt in prompts:
+            options = onnxruntime_genai.GeneratorParams(own)
+            options.set_search_options(max_length=len(prompt) + 1)
+            generator = onnxruntime_genai.Generator(own, options)
+            generator.append_tokens(np.array([prompt], np.int32))
+            found.append(np.array(generator.get_logits()).reshape(-1, own_size(model))[-1])
+    return found
+
+
+def own_size(model: str) -> int:
+    """How many tokens a model knows."""
+    return json.loads((Path(model) / "config.json").read_text())["vocab_size"]
+
+
+def ctranslate2(model: str, prompts: list) -> list[np.ndarray]:
+    """CTranslate2: whether its converter takes the model."""
+    from ctranslate2.converters import TransformersConverter
+
+    with tempfile.TemporaryDirectory() as place:
+        TransformersConverter(model).convert(f"{place}/converted")
+    raise RuntimeError("converted; its log-probabilities were not read")
+
+
+def ctransformers(model: str, prompts: list) -> list[np.ndarray]:
+    """ctransformers, a llama.cpp of 2023: whether it loads the file."""
+    from ctransformers import LLM
+
+    LLM(model, model_type="llama")
+    raise RuntimeError("loaded; its log-probabilities were not read")
+
+
 def vllm_rope(model: str, prompts: list) -> list[np.ndarray]:
     """transformers' Llama with the rotary class of the vLLM wheel that VLLM_WHEEL names."""
     path = "vllm/model_executor/layers/rotary_embedding/phi3_long_rope_scaled_rope.py"
@@ -243,6 +285,9 @@ RUNNERS = {
         llama_cpp,
         llama_cpp_each,
         mlx,
+        onnx_genai,
+        ctranslate2,
+        ctransformers,
         vllm_rope,
         sglang_rope,
     )

@@ -49,14 +49,14 @@ def choose(tiers: Tiers, window: int | None, *, two: bool) -> Tables:
     long = tiers.longest if window is None else _tier(tiers, window)
     short = long
     if two:
-        short, original = tiers.factors[0], tiers.rope.original_window
-        if short.window > original or short is long:
+        original = tiers.rope.original_window
+        short = tiers.for_length(original)
+        if short is long:
             raise UserError(
                 f"two tables: the extended model has no tier for its original window"
                 f" {window_label(original)} beside that for {window_label(long.window)}; recover"
                 " it, or export one table"
             )
-        short = tiers.for_length(original)
     plain = [dataclasses.replace(each, n_hat=0) for each in (short, long)]
     return Tables(tiers, plain[1] if short is long else plain[0], plain[1])
 
