@@ -18,6 +18,7 @@ from longrope.models import ModelRecord, quiet
 
 TOKENS = 24  # of a probe
 EXACT = 1e-3  # largest difference of a logit, as part of the largest logit, in float32
+FINE = 16384  # tokens up to which angles in float32, which transformers has, keep within that
 ROUNDED = 3e-2  # the same where weights were stored anew in a short type
 
 
@@ -76,7 +77,8 @@ def reread_native(
                 position_ids=positions,
                 use_cache=False,
             ).logits
-        worst = max(worst, _difference(found, logits, exact))
+        allowed = (EXACT if exact else ROUNDED) * max(1, factors.window / FINE)
+        worst = max(worst, _difference(found, logits, allowed))
     return worst
 
 
@@ -93,7 +95,7 @@ def reread_full(draft: Path, tiers: Tiers, expected: list, *, exact: bool) -> fl
                 position_ids=torch.arange(factors.window - TOKENS, factors.window)[None],
                 use_cache=False,
             ).logits
-        worst = max(worst, _difference(found, logits, exact))
+        worst = max(worst, _difference(found, logits, EXACT if exact else ROUNDED))
     return worst
 
 
@@ -130,9 +132,8 @@ def _compare(rotary, factors: RescaleFactors, rope: Rope, *, in_weights: bool) -
         raise UserError(f"reread: transformers scales cos and sin by {scaling:g}, not by {meant:g}")
 
 
-def _difference(found, expected, exact: bool) -> float:
+def _difference(found, expected, allowed: float) -> float:
     """The largest difference of a logit; UserError where it is more than rounding."""
-    allowed = EXACT if exact else ROUNDED
     difference = (found - expected).abs().max().item()
     size = expected.abs().max().item()
     if not difference <= allowed * size:
