@@ -122,6 +122,23 @@ def build_parser() -> argparse.ArgumentParser:
     _files(stage, "--model", "--out")
     _many(stage, "--factors")
 
+    stage = _stage(parsers, "export", "export an extended model for other tools")
+    stage.add_argument("--form", choices=("native", "full", "gguf"), default="native",
+        help="native: transformers' own longrope; full: all tiers, with a modelling file; gguf: for"
+        " llama.cpp (native)")  # fmt: skip
+    stage.add_argument("--engine", help="transformers (also right in vLLM and SGLang), vllm,"
+        " sglang, mlx, llama.cpp, or any (transformers; for gguf llama.cpp)")  # fmt: skip
+    stage.add_argument("--tier", type=_window, help="whose factors serve every length (longest)")
+    stage.add_argument(
+        "--two-tables", action="store_true", help="also those of the original window"
+    )
+    stage.add_argument("--dtype", choices=("float32", "float16", "bfloat16"),
+        help="in which weights are stored (as they are)")  # fmt: skip
+    stage.add_argument("--licence", help="of the base model, where nothing tells it; such as mit")
+    stage.add_argument("--records", type=Path, nargs="*", default=[], help=HELP["--records"])
+    stage.add_argument("--trainings", type=Path, nargs="*", default=[], help=HELP["--trainings"])
+    _files(stage, "--model", "--factors", "--out")
+
     stage = _stage(parsers, "evaluate-perplexity", "perplexity of held-out documents")
     _files(stage, "--model", "--tokens", "--out", "--state")
     _many(stage, "--factors")

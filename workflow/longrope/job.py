@@ -143,13 +143,13 @@ def _tags(options: argparse.Namespace) -> dict[str, str]:
         **dict(zip(("model", "weights"), place, strict=False)),
         "stage": options.stage,
         "longrope": __version__,
-        "commit": _commit(),
+        "commit": commit(),
         "host": platform.node(),
         "log": str(options.log),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of this package, `+` if it has changes; empty outside a checkout."""
     try:
         answer = subprocess.run(

@@ -155,6 +155,26 @@ def assemble(options: argparse.Namespace) -> Outcome:
     return Outcome(artifacts=[options.out / "extended.json"])
 
 
+def export(options: argparse.Namespace) -> Outcome:
+    from longrope.export.engines import find_engine
+    from longrope.export.stage import Export, export_model, summary
+
+    default = "llama.cpp" if options.form == "gguf" else "transformers"
+    asked = Export(
+        options.form,
+        find_engine(options.engine or default),
+        options.tier,
+        options.two_tables,
+        options.dtype,
+        options.licence,
+    )
+    written = export_model(
+        asked, options.model, options.factors, options.out, options.records, options.trainings
+    )
+    print("\n".join(summary(asked, written, options.out)))
+    return Outcome(artifacts=[options.out / "README.md", options.out / "longrope_export.json"])
+
+
 def evaluate_perplexity(options: argparse.Namespace) -> Outcome:
     from longrope.config.evaluation import PerplexityStage
     from longrope.evaluate.perplexity import evaluate_perplexity

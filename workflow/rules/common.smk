@@ -228,6 +228,16 @@ def tier_factors(wildcards):
     return study.tiers(wildcards.model, model_settings(wildcards))
 
 
+def export_records(wildcards):
+    """What was measured of the extended model, for its card."""
+    return targets.export_records(STUDY, wildcards.model, wildcards.weights)
+
+
+def export_trainings(wildcards):
+    chain = study.chain_of(model_settings(wildcards), wildcards.weights)
+    return [f"results/{wildcards.model}/{each}/training/metrics.jsonl" for each in chain]
+
+
 # --- evaluations -------------------------------------------------------------------------------
 
 
