@@ -144,6 +144,15 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--which", choices=("long", "short"), default="long", help="its list (long)")
     _files(stage, "--out")
 
+    stage = _stage(parsers, "check", "audit any checkpoint: what is wrong with its RoPE, and where",
+        tracked=False,
+    )  # fmt: skip
+    stage.add_argument("checkpoint", type=Path, help="a folder, a config.json or a GGUF file")
+    stage.add_argument("--json", action="store_true", help="print the report as JSON")
+    stage.add_argument(
+        "--engine", nargs="+", default=[], help="only what concerns these: vllm, transformers-4, …"
+    )
+
     stage = _stage(parsers, "fetch-benchmarks", "get all that benchmarks need offline",
         tracked=False,
     )  # fmt: skip

@@ -193,6 +193,18 @@ def evaluate_ruler(options: argparse.Namespace) -> Outcome:
     return Outcome(metrics, artifacts=[options.out])
 
 
+def check(options: argparse.Namespace) -> None:
+    from longrope.check import check
+
+    report = check(options.checkpoint)
+    if options.engine:
+        report = report.only(options.engine)
+    print(json.dumps(report.as_json(), indent=1) if options.json else report.as_text())
+    if report.failed:
+        errors = sum(each.severity == "error" for each in report.findings)
+        raise UserError(f"{options.checkpoint}: {errors} error{'s' if errors > 1 else ''}")
+
+
 def fetch_benchmarks(options: argparse.Namespace) -> None:
     from longrope.evaluate.questions import fetch_questions
 
