@@ -153,6 +153,36 @@ def build_parser() -> argparse.ArgumentParser:
         "--engine", nargs="+", default=[], help="only what concerns these: vllm, transformers-4, …"
     )
 
+    stage = _stage(parsers, "generate", "continue a prompt, or answer a question over a long file",
+        tracked=False,
+    )  # fmt: skip
+    stage.add_argument("path", type=Path, help="results/MODEL/WEIGHTS, or a checkpoint")
+    stage.add_argument("prompt", nargs="?", help="to continue, or to answer; - reads it from stdin")
+    stage.add_argument("--factors", help="a file, or a published entry (extended/ of the path)")
+    stage.add_argument("--other-weights", action="store_true", help="factors of another tuning")
+    stage.add_argument("--file", type=Path, help="a long text instead of a prompt")
+    stage.add_argument("--question", help="that is asked about the file")
+    stage.add_argument("--new-tokens", type=int, default=200, help="at most so many (200)")
+    stage.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest token (0)")
+    stage.add_argument("--seed", type=int, default=1, help="of the temperature (1)")
+    stage.add_argument("--raw", action="store_true", help="without the tokenizer's chat template")
+
+    stage = _stage(parsers, "factors", "list, print or write published factors", tracked=False)
+    stage.add_argument("name", nargs="?", help="an entry; without it all are listed")
+    stage.add_argument("--window", type=_window, help="of several (all, or the longest)")
+    stage.add_argument("--out", type=Path, help="a folder, or a file for one window")
+    stage.add_argument("--json", action="store_true", help="print factors.json")
+
+    stage = _stage(parsers, "publish", "make an entry of published factors from results",
+        tracked=False,
+    )  # fmt: skip
+    stage.add_argument("--name", required=True, help="of the entry")
+    stage.add_argument("--about", required=True, help="one sentence for people")
+    stage.add_argument("--command", required=True, help="that made the results")
+    _files(stage, "--model")
+    _many(stage, "--factors", "--records")
+    stage.add_argument("--out", type=Path, help="a file; by default into the package")
+
     stage = _stage(parsers, "fetch-benchmarks", "get all that benchmarks need offline",
         tracked=False,
     )  # fmt: skip

@@ -5,8 +5,8 @@ The factor tables of longrope: lengths, values, and the attention scaling beside
 import math
 from collections.abc import Iterator
 
-from longrope.check.checkpoint import CONFIG, LONGROPE, Block, Checkpoint
-from longrope.check.finding import (
+from longrope.audit.checkpoint import CONFIG, LONGROPE, Block, Checkpoint
+from longrope.audit.finding import (
     LLAMA_CPP,
     MLX,
     SGLANG,

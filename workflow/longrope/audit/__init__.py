@@ -10,15 +10,15 @@ imported. What engines do is told from their sources; docs/check.md says which w
 
 from pathlib import Path
 
-from longrope.check.checkpoint import read_checkpoint
-from longrope.check.finding import Finding, Report
-from longrope.check.gguf_file import check_gguf
-from longrope.check.scalings import check_scaling
-from longrope.check.schemas import check_schemas
-from longrope.check.surroundings import check_surroundings, remarks
-from longrope.check.tables import check_tables
-from longrope.check.weights import check_weights
-from longrope.check.windows import check_windows
+from longrope.audit.checkpoint import read_checkpoint
+from longrope.audit.finding import Finding, Report
+from longrope.audit.gguf_file import check_gguf
+from longrope.audit.scalings import check_scaling
+from longrope.audit.schemas import check_schemas
+from longrope.audit.surroundings import check_surroundings, remarks
+from longrope.audit.tables import check_tables
+from longrope.audit.weights import check_weights
+from longrope.audit.windows import check_windows
 from longrope.errors import UserError
 
 

@@ -4,8 +4,8 @@ What surrounds the RoPE: sliding windows, the tokenizer's and the generation's l
 
 from collections.abc import Iterator
 
-from longrope.check.checkpoint import CONFIG, LONGROPE, Checkpoint
-from longrope.check.finding import LLAMA_CPP, SGLANG, T4, T5, VLLM, Finding, among, everywhere
+from longrope.audit.checkpoint import CONFIG, LONGROPE, Checkpoint
+from longrope.audit.finding import LLAMA_CPP, SGLANG, T4, T5, VLLM, Finding, among, everywhere
 
 OLLAMA = 4096  # tokens that Ollama serves by default, or fewer
 TOKENIZER, GENERATION = "tokenizer_config.json", "generation_config.json"

@@ -5,8 +5,8 @@ The numbers of a scaling by formula: linear, dynamic, yarn, llama3.
 import math
 from collections.abc import Iterator
 
-from longrope.check.checkpoint import CONFIG, ORIGINAL, Block, Checkpoint
-from longrope.check.finding import (
+from longrope.audit.checkpoint import CONFIG, ORIGINAL, Block, Checkpoint
+from longrope.audit.finding import (
     LLAMA_CPP,
     MLX,
     SGLANG,

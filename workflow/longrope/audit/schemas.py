@@ -5,7 +5,7 @@ The two schemas of a RoPE: whether both are there, say the same, and name a type
 import difflib
 from collections.abc import Iterator
 
-from longrope.check.checkpoint import (
+from longrope.audit.checkpoint import (
     CONFIG,
     LONGROPE,
     ORIGINAL,
@@ -13,7 +13,7 @@ from longrope.check.checkpoint import (
     Block,
     Checkpoint,
 )
-from longrope.check.finding import (
+from longrope.audit.finding import (
     LLAMA_CPP,
     MLX,
     SGLANG,
@@ -133,7 +133,7 @@ def _type(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
         yield Finding(
             "types-differ", "error", CONFIG, f"{block.key}.rope_type, {block.key}.type",
             f"rope_type is {new!r} and type {old!r}.",
-            among(f"takes {new!r}", T4, T5) | among("refuses to load", VLLM),
+            {T4: f"takes {old!r}", T5: f"takes {new!r}", VLLM: "refuses to load"},
             "one of them, or the same in both",
         )  # fmt: skip
     scaled = {"factor", "short_factor", "long_factor", "attention_factor"} & {*values}

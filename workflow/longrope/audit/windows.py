@@ -5,7 +5,7 @@ The windows: before and after rescaling, and the factor that should lie between 
 import math
 from collections.abc import Iterator
 
-from longrope.check.checkpoint import (
+from longrope.audit.checkpoint import (
     CONFIG,
     LONGROPE,
     ORIGINAL,
@@ -14,7 +14,7 @@ from longrope.check.checkpoint import (
     Block,
     Checkpoint,
 )
-from longrope.check.finding import (
+from longrope.audit.finding import (
     LLAMA_CPP,
     MLX,
     SGLANG,

@@ -7,8 +7,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from longrope.check.checkpoint import CONFIG, Checkpoint
-from longrope.check.finding import Finding, everywhere
+from longrope.audit.checkpoint import CONFIG, Checkpoint
+from longrope.audit.finding import Finding, everywhere
 from longrope.errors import UserError
 from longrope.files import read_json
 

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from longrope.check.finding import LLAMA_CPP, Finding, Report, among
-from longrope.check.surroundings import OLLAMA
-from longrope.check.windows import TURNS
+from longrope.audit.finding import LLAMA_CPP, Finding, Report, among
+from longrope.audit.surroundings import OLLAMA
+from longrope.audit.windows import TURNS
 from longrope.errors import UserError
 
 FREQS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"

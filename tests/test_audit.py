@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longrope.check import check
+from longrope.audit import check
 from longrope.cli import main
 from longrope.errors import UserError
 
@@ -352,7 +352,7 @@ def test_what_is_no_checkpoint_is_one_clear_error(tmp_path):
 def test_the_audit_imports_neither_torch_nor_transformers(tmp_path):
     folder = write(tmp_path, LLAMA3)
     code = (
-        "import sys; from longrope.check import check; check(sys.argv[1]);"
+        "import sys; from longrope.audit import check; check(sys.argv[1]);"
         "assert not {'torch', 'transformers', 'pydantic'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
