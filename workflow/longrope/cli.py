@@ -153,6 +153,21 @@ def build_parser() -> argparse.ArgumentParser:
         "--engine", nargs="+", default=[], help="only what concerns these: vllm, transformers-4, …"
     )
 
+    stage = _stage(parsers, "evaluate-instructions", "does a model still do what it is told?")
+    _files(stage, "--model", "--out")
+    stage.add_argument("--factors", type=Path, metavar="PATH", help=HELP["--factors"])
+    stage.add_argument("--at", type=_window, help="the factors of this length throughout")
+
+    stage = _stage(parsers, "init", "write a configuration for a checkpoint", tracked=False)
+    _own_model(stage)
+    stage.add_argument("--out", type=Path, help="the YAML file (NAME.yaml)")
+
+    stage = _stage(parsers, "extend", "init, the workflow and the export in one go", tracked=False)
+    _own_model(stage)
+    stage.add_argument("--out", type=Path, help="a folder for all results (NAME-WINDOW)")
+    stage.add_argument("--cores", default="all", help="of the workflow (all)")
+    stage.add_argument("--dry-run", action="store_true", help="only list the jobs")
+
     stage = _stage(parsers, "generate", "continue a prompt, or answer a question over a long file",
         tracked=False,
     )  # fmt: skip
@@ -225,6 +240,17 @@ def _stage(parsers, name: str, help: str, tracked: bool = True) -> argparse.Argu
     verb = name.replace("-", "_")
     stage.set_defaults(stage=name, run=getattr(stages, verb), tracked=tracked)
     return stage
+
+
+def _own_model(stage: argparse.ArgumentParser) -> None:
+    stage.add_argument("checkpoint", type=Path, help="a folder, or a GGUF file")
+    stage.add_argument("--to", type=_window, required=True, help="the long window, such as 32k")
+    stage.add_argument("--text", nargs="+", metavar="GLOB", help="your texts (the carried books)")
+    stage.add_argument("--name", help="in results/ (that of the folder)")
+    stage.add_argument("--gpu", default="cpu", help="a100-80gb, h100-80gb, ...; cpu: one core")
+    stage.add_argument("--hours", type=float, default=12.0, help="that it may take, by plan (12)")
+    stage.add_argument("--trial", action="store_true", help="the least of all: does it run?")
+    stage.add_argument("--project", type=Path, help="the checkout, where it is not installed from")
 
 
 def _files(stage: argparse.ArgumentParser, *flags: str) -> None:

@@ -10,6 +10,13 @@ import json
 
 from longrope.errors import UserError
 from longrope.job import Outcome
+from longrope.use_stages import check as check
+from longrope.use_stages import evaluate_instructions as evaluate_instructions
+from longrope.use_stages import extend as extend
+from longrope.use_stages import factors as factors
+from longrope.use_stages import generate as generate
+from longrope.use_stages import init as init
+from longrope.use_stages import publish as publish
 
 
 def _live(options: argparse.Namespace):
@@ -191,75 +198,6 @@ def evaluate_ruler(options: argparse.Namespace) -> Outcome:
         stage, options.model, options.factors, options.out, options.state, options.samples
     )
     return Outcome(metrics, artifacts=[options.out])
-
-
-def check(options: argparse.Namespace) -> None:
-    from longrope.audit import check
-
-    report = check(options.checkpoint)
-    if options.engine:
-        report = report.only(options.engine)
-    print(json.dumps(report.as_json(), indent=1) if options.json else report.as_text())
-    if report.failed:
-        errors = sum(each.severity == "error" for each in report.findings)
-        raise UserError(f"{options.checkpoint}: {errors} error{'s' if errors > 1 else ''}")
-
-
-def generate(options: argparse.Namespace) -> None:
-    import sys
-
-    from longrope.generate import Decoding, check_room, prompt_text, prompt_tokens, stream
-    from longrope.use import load
-    from longrope.windows import window_label
-
-    prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
-    text = prompt_text(prompt, options.file, options.question)
-    how = Decoding(options.new_tokens, options.temperature, options.seed)
-    model, tokenizer = load(options.path, options.factors, other_weights=options.other_weights)
-    tokens = prompt_tokens(
-        tokenizer, text, question=options.question is not None,
-        chat=False if options.raw else None,
-    )  # fmt: skip
-    check_room(model.tiers, tokens.shape[1], how.new_tokens)
-    tier = model.tiers.for_length(tokens.shape[1] + how.new_tokens)
-    print(
-        f"{tokens.shape[1]:,} tokens of prompt, up to {how.new_tokens:,} new:"
-        f" factors of {window_label(tier.window)} ({tier.method})",
-        file=sys.stderr,
-    )
-    stream(model, tokenizer, tokens, how)
-
-
-def factors(options: argparse.Namespace) -> None:
-    from longrope.catalogue import entry, listing, one_of, summary, write_out
-    from longrope.factors import record_of_factors
-
-    if options.name is None:
-        print(listing())
-        return
-    found = entry(options.name)
-    if options.out:
-        for path in write_out(found, options.out, options.window):
-            print(path)
-    elif options.json or options.window:
-        print(json.dumps(record_of_factors(one_of(found, options.window)), indent=1))
-    else:
-        print(summary(found))
-
-
-def publish(options: argparse.Namespace) -> None:
-    from longrope.publish import publish
-
-    path = publish(
-        options.name,
-        options.about,
-        options.model,
-        options.factors,
-        options.records,
-        options.command,
-        options.out,
-    )
-    print(path)
 
 
 def fetch_benchmarks(options: argparse.Namespace) -> None:
