@@ -21,6 +21,7 @@ from longrope.windows import window_label
 
 FIRST = 8  # times the original window: as far as one search and its tuning go
 FURTHEST = 64  # times the original window: as far as a second search goes
+PASSKEY = 256  # tokens that a passkey document takes, or fewer
 SEGMENT = 2048  # tokens of a sequence that a CPU tunes on, its positions spread over the window
 
 
@@ -104,9 +105,7 @@ def configure(
             f" than {machine.name} has: name a larger one, or a shorter window"
         )
     if level.steps and machine.is_cpu and not importlib.util.find_spec("peft"):
-        notes.append(
-            "with the extra `lora` installed the tuning would be by LoRA, at a higher rate"
-        )
+        notes.append("with the extra `lora` installed it would be tuned by LoRA, at a higher rate")
     if not level.steps:
         notes.append(
             "no tuning: it does not fit the hours. Searched factors alone reach 2x to 4x well;"
@@ -139,6 +138,7 @@ def _settings(
     tuned = _tuned(found, target) if level.steps else target
     first, second = _windows(found, target, tuned, bool(level.steps))
     lengths = sorted({found.window, *first, *second})
+    keys = found.window >= PASSKEY
     few = min(level.documents, corpus.documents("validation", target))
     budgets = {
         window: {"evaluations": level.evaluations, "documents": max(1, few)} for window in lengths
@@ -147,7 +147,7 @@ def _settings(
         "source": found.source | _precision(machine),
         "original_window": found.window,
         "corpus": "text",
-        "fitness": {"perplexity": 1, "needle": 0.3, "needles": 1},
+        "fitness": {"perplexity": 1, "needle": 0.3, "needles": 1} if keys else {"perplexity": 1},
         "attention_factor": "search",
         "search": {window: budgets[window] for window in first},
     }
@@ -170,7 +170,7 @@ def _settings(
         },
         "passkey": {
             "task": "passkey",
-            "prompts": {window: level.prompts for window in lengths},
+            "prompts": {window: level.prompts for window in lengths if window >= PASSKEY},
             "methods": passkeys,
         },
     }
@@ -217,7 +217,8 @@ def _tuning(found: Found, window: int, machine: Machine, level: Level) -> dict:
         tuning |= {"learning_rate": 2.0e-5}
     if not machine.is_cpu:
         tuning |= {"precision": "bfloat16", "checkpointing": True}
-    return tuning | {"checkpoint_every": 20, "mixture": {"text": 0.9, "digits-5": 0.1}}
+    mixture = {"text": 0.9, "digits-5": 0.1} if found.window >= PASSKEY else {"text": 1.0}
+    return tuning | {"checkpoint_every": 20, "mixture": mixture}
 
 
 # --- as text --------------------------------------------------------------------------------
