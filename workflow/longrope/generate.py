@@ -25,7 +25,7 @@ class Decoding:
 
 
 def prompt_text(prompt: str | None, file: Path | None, question: str | None) -> str:
-    """What the model is given: a prompt, or a text with a question behind it."""
+    """The text that a model is given: a prompt, or a file; UserError for both, or neither."""
     if (prompt is None) == (file is None):
         raise UserError("give either a prompt or --file, the text that a question is about")
     if file is None:
@@ -33,30 +33,27 @@ def prompt_text(prompt: str | None, file: Path | None, question: str | None) -> 
             raise UserError("--question needs --file, the text that it is about")
         return prompt
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--file {file}: cannot be read ({error})") from None
-    return text if question is None else f"{text.rstrip()}\n\n{question}"
 
 
-def prompt_tokens(tokenizer, text: str, *, question: bool, chat: bool | None = None):
-    """Tokens (1, T) of a prompt: a chat template's where the tokenizer has one, else the text's.
+def prompt_tokens(tokenizer, text: str, question: str | None = None, *, chat: bool = True):
+    """Tokens (1, T) of a text, and of a question behind it.
 
-    `chat` None: the template is used for questions and for prompts of models that have one;
-    without a template a question is asked as `Question: … Answer:`.
+    They go through the tokenizer's chat template where it has one and `chat` is not refused; else
+    a text stands as it is, and a question is asked as `Question: … Answer:`.
     """
-    template = getattr(tokenizer, "chat_template", None)
-    if chat and not template:
-        raise UserError("the tokenizer has no chat template")
-    if template and chat is not False:
-        message = [{"role": "user", "content": text}]
+    if chat and getattr(tokenizer, "chat_template", None):
+        content = "\n\n".join(part for part in (text.rstrip(), question) if part)
+        message = [{"role": "user", "content": content}]
         found = tokenizer.apply_chat_template(
             message, add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
         return found["input_ids"]
     if question:
-        body, _, asked = text.rpartition("\n\n")
-        text = f"{body}\n\nQuestion: {asked}\nAnswer:"
+        before = f"{text.rstrip()}\n\n" if text else ""
+        text = f"{before}Question: {question}\nAnswer:"
     return tokenizer(text, return_tensors="pt").input_ids
 
 

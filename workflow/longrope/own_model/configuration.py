@@ -21,6 +21,7 @@ from longrope.windows import window_label
 
 FIRST = 8  # times the original window: as far as one search and its tuning go
 FURTHEST = 64  # times the original window: as far as a second search goes
+MANY = 60  # scores; with fewer, most would go to the random candidates of the beginning
 PASSKEY = 256  # tokens that a passkey document takes, or fewer
 SEGMENT = 2048  # tokens of a sequence that a CPU tunes on, its positions spread over the window
 
@@ -140,9 +141,10 @@ def _settings(
     lengths = sorted({found.window, *first, *second})
     keys = found.window >= PASSKEY
     few = min(level.documents, corpus.documents("validation", target))
-    budgets = {
-        window: {"evaluations": level.evaluations, "documents": max(1, few)} for window in lengths
-    }
+    budget: dict = {"evaluations": level.evaluations, "documents": max(1, few)}
+    if level.evaluations * max(1, few) < MANY:
+        budget["optimiser"] = {"name": "bayesian", "ramps": 4}
+    budgets = {window: budget for window in lengths}
     model: dict = {
         "source": found.source | _precision(machine),
         "original_window": found.window,
