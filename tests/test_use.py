@@ -1,7 +1,10 @@
 """Loading, applying and generating: the same numbers as the parts below, and clear refusals."""
 
+import copy
 import dataclasses
 import io
+import json
+import shutil
 import subprocess
 import sys
 
@@ -124,9 +127,6 @@ def test_what_cannot_be_loaded_is_one_clear_error(model_folder, path, factors, m
 
 
 def test_a_checkpoint_that_is_rescaled_already_takes_no_factors(checkpoint, rope, tmp_path):
-    import json
-    import shutil
-
     shutil.copytree(checkpoint, tmp_path / "long")
     config = json.loads((checkpoint / "config.json").read_text())
     config["rope_scaling"] = {"rope_type": "linear", "factor": 2.0}
@@ -173,17 +173,16 @@ CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<a
 def test_a_question_goes_through_the_chat_template_where_there_is_one(tokenizer, tmp_path):
     (tmp_path / "book.txt").write_text("A long book.\n")
     text = prompt_text(None, tmp_path / "book.txt", "Who?")
-    assert text == "A long book.\n\nWho?"
-    plain = prompt_tokens(tokenizer, text, question=True)
-    assert tokenizer.decode(plain[0]).endswith("A long book.\n\nQuestion: Who?\nAnswer:")
-    import copy
-
     chatting = copy.deepcopy(tokenizer)
     chatting.chat_template = CHAT
-    found = prompt_tokens(chatting, text, question=True)
-    assert chatting.decode(found[0]) == "<user>A long book.\n\nWho?<assistant>"
-    raw = prompt_tokens(chatting, "Once", question=False, chat=False)
-    assert chatting.decode(raw[0], skip_special_tokens=True) == "Once"
+    for given, chat, question, expected in [
+        (tokenizer, True, "Who?", "A long book.\n\nQuestion: Who?\nAnswer:"),
+        (tokenizer, True, None, "A long book.\n"),
+        (chatting, True, "Who?", "<user>A long book.\n\nWho?<assistant>"),
+        (chatting, False, "Who?", "A long book.\n\nQuestion: Who?\nAnswer:"),
+    ]:
+        found = prompt_tokens(given, text, question, chat=chat)
+        assert given.decode(found[0], skip_special_tokens=True) == expected
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pathlib import Path
 from longrope.errors import UserError, unknown_name
 from longrope.extended import Tiers, make_tiers, write_extended
 from longrope.factors import RescaleFactors, factors_of_record, write_factors
-from longrope.windows import window_label
+from longrope.windows import parse_window, window_label
 
 FOLDER = "published_factors"
 SCHEMA = 1  # of an entry
@@ -37,8 +37,6 @@ class Entry:
 
     def perplexities(self) -> dict[int, dict]:
         """Length -> perplexity, interval and so on, of the first evaluation that has them."""
-        from longrope.windows import parse_window
-
         found: dict[int, dict] = {}
         for record in self.measured:
             if record["task"] == "perplexity":

@@ -13,7 +13,7 @@ from pathlib import Path
 from longrope.catalogue import entry, names
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, Tiers, make_tiers, read_tiers
-from longrope.factors import RescaleFactors, Rope
+from longrope.factors import RescaleFactors, Rope, check_same_model
 from longrope.models import METADATA, fingerprint_of, read_record
 
 
@@ -81,12 +81,19 @@ def tiers_from(
             f"factors {str(factors)!r}: neither a file nor a published entry; published are"
             f" {', '.join(names())}"
         )
-    changes = {"model": rope.model}
-    if other_weights:
-        changes["fingerprint"] = rope.fingerprint
-    own = [dataclasses.replace(each.rope, **changes) for each in tiers.factors]
-    return _for(rope, [dataclasses.replace(each, rope=new) for each, new in
-                       zip(tiers.factors, own, strict=True)])  # fmt: skip
+    if other_weights:  # taken for the base of these very weights
+        tiers = make_tiers([_renamed(each, fingerprint=rope.fingerprint) for each in tiers.factors])
+    try:
+        check_same_model(tiers.rope, rope)
+    except UserError as error:
+        hint = " (or say other_weights, if these weights descend from those)"
+        raise UserError(f"{error}{hint if 'fingerprint' in str(error) else ''}") from None
+    return make_tiers([_renamed(each, model=rope.model) for each in tiers.factors])
+
+
+def _renamed(factors: RescaleFactors, **changes) -> RescaleFactors:
+    """The same factors, of a model by another name or of other weights."""
+    return dataclasses.replace(factors, rope=dataclasses.replace(factors.rope, **changes))
 
 
 def with_original(tiers: Tiers) -> Tiers:
@@ -97,22 +104,6 @@ def with_original(tiers: Tiers) -> Tiers:
     if tiers.factors[0].window <= rope.original_window:
         return tiers
     return make_tiers([closed_form("none", rope, rope.original_window), *tiers.factors])
-
-
-def _for(rope: Rope, factors: list[RescaleFactors]) -> Tiers:
-    from longrope.factors import check_same_model
-
-    for each in factors:
-        try:
-            check_same_model(each.rope, rope)
-        except UserError as error:
-            hint = (
-                " (or say other_weights, if these weights descend from them)"
-                if "fingerprint" in str(error)
-                else ""
-            )
-            raise UserError(f"{error}{hint}") from None
-    return make_tiers(factors)
 
 
 def rope_of_folder(folder: Path) -> tuple[Rope, str]:

@@ -109,10 +109,7 @@ def generate(options: argparse.Namespace) -> None:
     text = prompt_text(prompt, options.file, options.question)
     how = Decoding(options.new_tokens, options.temperature, options.seed)
     model, tokenizer = load(options.path, options.factors, other_weights=options.other_weights)
-    tokens = prompt_tokens(
-        tokenizer, text, question=options.question is not None,
-        chat=False if options.raw else None,
-    )  # fmt: skip
+    tokens = prompt_tokens(tokenizer, text, options.question, chat=not options.raw)
     check_room(model.tiers, tokens.shape[1], how.new_tokens)
     tier = model.tiers.for_length(tokens.shape[1] + how.new_tokens)
     print(

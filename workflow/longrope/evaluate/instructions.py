@@ -47,9 +47,7 @@ def evaluate_instructions(
     asked, trials, used = questions(), [], {}
     progress = Progress(f"instructions {record.rope.model}/{record.weights}", len(asked))
     for number, each in enumerate(asked, 1):
-        prompt_1T = prompt_tokens(tokenizer, f"\n\n{each['question']}", question=True)
-        if getattr(tokenizer, "chat_template", None):
-            prompt_1T = prompt_tokens(tokenizer, each["question"], question=True)
+        prompt_1T = prompt_tokens(tokenizer, "", each["question"])
         length = prompt_1T.shape[1] + NEW_TOKENS
         chosen = factors_at(tiers, at or length)
         rotary.use([chosen])
