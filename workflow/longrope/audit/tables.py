@@ -55,7 +55,7 @@ def _table(checkpoint: Checkpoint, block: Block, key: str) -> Iterator[Finding]:
             "table-length", "error", CONFIG, place,
             f"{key} has {len(values)} numbers; {checkpoint.pairs} pairs turn (head size"
             f" {checkpoint.head_size}, and the share of it that turns).",
-            among("warns when it loads, fails at the first sequence that uses the table", T4, T5)
+            among("refuses (Phi-3), or warns and fails at the first sequence that uses it", T4, T5)
             | among("fails while loading", VLLM, SGLANG)
             | {LLAMA_CPP: "cannot be converted, or fails while loading"},
             f"{checkpoint.pairs} numbers: head size x partial_rotary_factor / 2",
