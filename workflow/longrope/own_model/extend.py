@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import longrope
+from longrope.config.base import BASE
 from longrope.errors import UserError
+from longrope.files import read_json
 from longrope.own_model.configuration import Made
 from longrope.study import factors_path
 
@@ -42,8 +44,8 @@ class Places:
     @property
     def factors(self) -> Path:
         """Its factors: those of all windows, or of an untuned model those of the target."""
-        if self.weights == "base":
-            return self.folder / factors_path(self.model, "base", "search", self.target)
+        if self.weights == BASE:
+            return self.folder / factors_path(self.model, BASE, "search", self.target)
         return self.folder / f"results/{self.model}/{self.weights}/extended/extended.json"
 
 
@@ -82,18 +84,22 @@ def run_workflow(
 def export(places: Places, out: Path) -> Path:
     """Export what is taken home, by `longrope export`: by default with one table of factors."""
     records = sorted(places.folder.glob(f"results/{places.model}/*/evaluation/*/*.json"))
-    command = [
-        sys.executable, "-m", "longrope.cli", "export", "--model", str(places.checkpoint),
-        "--factors", str(places.factors), "--out", str(out),
-        *(["--records", *map(str, records)] if records else []),
-    ]  # fmt: skip
-    ended = subprocess.run(command).returncode
+    ended = _longrope(
+        "export", "--model", places.checkpoint, "--factors", places.factors, "--out", out,
+        *(["--records", *records] if records else []),
+    )  # fmt: skip
     if ended:
         raise UserError(
             f"the export ended with {ended}, as it says above; the extended model itself is done:"
             f" longrope.load({str(places.checkpoint.parent)!r})"
         )
     return out
+
+
+def _longrope(*arguments) -> int:
+    """Run a sub-command as a process of its own, on one thread as rules do; its exit code."""
+    command = [sys.executable, "-m", "longrope.cli", *map(str, arguments)]
+    return subprocess.run(command, env={"OMP_NUM_THREADS": "1"} | os.environ).returncode
 
 
 def places_of(made: Made, folder: Path, target: int) -> Places:
@@ -104,21 +110,21 @@ def places_of(made: Made, folder: Path, target: int) -> Places:
 
 def check_instructions(places: Places) -> str:
     """Ask the carried questions before and after; two lines that compare the answers."""
-    from longrope.evaluate.instructions import evaluate_instructions
-    from longrope.files import read_json
-
     out = places.folder / "results" / places.model / "instructions"
+    after = ["--factors", places.factors]
     asked = {
-        "before": (places.base, None, None),
-        "after": (places.checkpoint, places.factors, None),
-        "after, one table": (places.checkpoint, places.factors, places.target),
+        "before": (places.base, []),
+        "after": (places.checkpoint, after),
+        "after, one table": (places.checkpoint, [*after, "--at", places.target]),
     }
-    if places.weights == "base":  # short questions keep the original RoPE: only the table counts
+    if places.weights == BASE:  # short questions keep the original RoPE: only the table counts
         del asked["after"]
     lines = []
-    for name, (model, factors, at) in asked.items():
+    for name, (model, more) in asked.items():
         path = out / f"{name.replace(', ', '-').replace(' ', '-')}.json"
-        evaluate_instructions(model, factors, path, at)
+        if _longrope("evaluate-instructions", "--model", model, "--out", path, *more):
+            lines.append(f"instructions, {name}: failed, as it says above")
+            continue
         found = read_json(path)["results"]
         lines.append(
             f"instructions, {name}: {found['matched']} of {found['questions']} answered, mean"
