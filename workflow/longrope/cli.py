@@ -2,7 +2,8 @@
 The command line: one sub-command a stage, each named after the verb that its rule does.
 
 This module imports nothing heavy, so that `longrope --help` answers at once. `stages.py` has what
-each sub-command does, `job.py` what surrounds it.
+each sub-command of the workflow does, `use_stages.py` those around it (own models, finished ones,
+any checkpoint), `job.py` what surrounds them.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from longrope import __version__, stages
+from longrope import __version__, stages, use_stages
 from longrope.errors import UserError
 from longrope.job import logging_to, run_rank, run_stage
 from longrope.parallel.launch import launch, wants_several
@@ -186,6 +187,60 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--which", choices=("long", "short"), default="long", help="its list (long)")
     _files(stage, "--out")
 
+    stage = _stage(parsers, "check", "audit any checkpoint: what is wrong with its RoPE, and where",
+        tracked=False,
+    )  # fmt: skip
+    stage.add_argument("checkpoint", type=Path, help="a folder, a config.json or a GGUF file")
+    stage.add_argument("--json", action="store_true", help="print the report as JSON")
+    stage.add_argument(
+        "--engine", nargs="+", default=[], help="only what concerns these: vllm, transformers-4, …"
+    )
+
+    stage = _stage(parsers, "evaluate-instructions", "does a model still do what it is told?")
+    _files(stage, "--model", "--out")
+    stage.add_argument("--factors", type=Path, metavar="PATH", help=HELP["--factors"])
+    stage.add_argument("--at", type=_window, help="the factors of this length throughout")
+
+    stage = _stage(parsers, "init", "write a configuration for a checkpoint", tracked=False)
+    _own_model(stage)
+    stage.add_argument("--out", type=Path, help="the YAML file (NAME.yaml)")
+
+    stage = _stage(parsers, "extend", "init, the workflow and the export in one go", tracked=False)
+    _own_model(stage)
+    stage.add_argument("--out", type=Path, help="a folder for all results (NAME-WINDOW)")
+    stage.add_argument("--cores", default="all", help="of the workflow (all)")
+    stage.add_argument("--dry-run", action="store_true", help="only list the jobs")
+
+    stage = _stage(parsers, "generate", "continue a prompt, or answer a question over a long file",
+        tracked=False,
+    )  # fmt: skip
+    stage.add_argument("path", type=Path, help="results/MODEL/WEIGHTS, or a checkpoint")
+    stage.add_argument("prompt", nargs="?", help="to continue, or to answer; - reads it from stdin")
+    stage.add_argument("--factors", help="a file, or a published entry (extended/ of the path)")
+    stage.add_argument("--other-weights", action="store_true", help="factors of another tuning")
+    stage.add_argument("--file", type=Path, help="a long text instead of a prompt")
+    stage.add_argument("--question", help="that is asked about the file")
+    stage.add_argument("--new-tokens", type=int, default=200, help="at most so many (200)")
+    stage.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest token (0)")
+    stage.add_argument("--seed", type=int, default=1, help="of the temperature (1)")
+    stage.add_argument("--raw", action="store_true", help="without the tokenizer's chat template")
+
+    stage = _stage(parsers, "factors", "list, print or write published factors", tracked=False)
+    stage.add_argument("name", nargs="?", help="an entry; without it all are listed")
+    stage.add_argument("--window", type=_window, help="of several (all, or the longest)")
+    stage.add_argument("--out", type=Path, help="a folder, or a file for one window")
+    stage.add_argument("--json", action="store_true", help="print factors.json")
+
+    stage = _stage(parsers, "publish", "make an entry of published factors from results",
+        tracked=False,
+    )  # fmt: skip
+    stage.add_argument("--name", required=True, help="of the entry")
+    stage.add_argument("--about", required=True, help="one sentence for people")
+    stage.add_argument("--command", required=True, help="that made the results")
+    _files(stage, "--model")
+    _many(stage, "--factors", "--records")
+    stage.add_argument("--out", type=Path, help="a file; by default into the package")
+
     stage = _stage(parsers, "fetch-benchmarks", "get all that benchmarks need offline",
         tracked=False,
     )  # fmt: skip
@@ -232,8 +287,20 @@ def _window(text: str) -> int:
 def _stage(parsers, name: str, help: str, tracked: bool = True) -> argparse.ArgumentParser:
     stage = parsers.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
     verb = name.replace("-", "_")
-    stage.set_defaults(stage=name, run=getattr(stages, verb), tracked=tracked)
+    module = stages if hasattr(stages, verb) else use_stages
+    stage.set_defaults(stage=name, run=getattr(module, verb), tracked=tracked)
     return stage
+
+
+def _own_model(stage: argparse.ArgumentParser) -> None:
+    stage.add_argument("checkpoint", type=Path, help="a folder, or a GGUF file")
+    stage.add_argument("--to", type=_window, required=True, help="the long window, such as 32k")
+    stage.add_argument("--text", nargs="+", metavar="GLOB", help="your texts (the carried books)")
+    stage.add_argument("--name", help="in results/ (that of the folder)")
+    stage.add_argument("--gpu", default="cpu", help="a100-80gb, h100-80gb, ...; cpu: one core")
+    stage.add_argument("--hours", type=float, default=12.0, help="that it may take, by plan (12)")
+    stage.add_argument("--trial", action="store_true", help="the least of all: does it run?")
+    stage.add_argument("--project", type=Path, help="the checkout, where it is not installed from")
 
 
 def _files(stage: argparse.ArgumentParser, *flags: str) -> None:

@@ -92,24 +92,7 @@ def read_factors(path: Path, rope: Rope | None = None) -> RescaleFactors:
     """
     record = read_json(path)
     try:
-        if record["schema"] != SCHEMA:
-            raise UserError(f"schema {record['schema']!r}: this version reads schema {SCHEMA}")
-        own = Rope(
-            model=record["model"],
-            theta=record["rope_theta"],
-            rotary_dim=record["rotary_dim"],
-            original_window=record["original_window"],
-            fingerprint=record["base_fingerprint"],
-        )
-        factors = RescaleFactors(
-            rope=own,
-            window=record["window"],
-            method=record["method"],
-            lambda_=tuple(math.inf if value == "inf" else value for value in record["lambda"]),
-            n_hat=record["n_hat"],
-            attention_factor=record["attention_factor"],
-            provenance=record.get("provenance", {}),
-        )
+        factors = factors_of_record(record)
         if rope is not None:
             check_same_model(factors.rope, rope)
     except KeyError as error:
@@ -121,25 +104,49 @@ def read_factors(path: Path, rope: Rope | None = None) -> RescaleFactors:
     return factors
 
 
+def factors_of_record(record: dict) -> RescaleFactors:
+    """Factors from what `factors.json` holds."""
+    if record["schema"] != SCHEMA:
+        raise UserError(f"schema {record['schema']!r}: this version reads schema {SCHEMA}")
+    own = Rope(
+        model=record["model"],
+        theta=record["rope_theta"],
+        rotary_dim=record["rotary_dim"],
+        original_window=record["original_window"],
+        fingerprint=record["base_fingerprint"],
+    )
+    return RescaleFactors(
+        rope=own,
+        window=record["window"],
+        method=record["method"],
+        lambda_=tuple(math.inf if value == "inf" else value for value in record["lambda"]),
+        n_hat=record["n_hat"],
+        attention_factor=record["attention_factor"],
+        provenance=record.get("provenance", {}),
+    )
+
+
+def record_of_factors(factors: RescaleFactors) -> dict:
+    """What `factors.json` holds of factors."""
+    return {
+        "schema": SCHEMA,
+        "model": factors.rope.model,
+        "rope_theta": factors.rope.theta,
+        "rotary_dim": factors.rope.rotary_dim,
+        "base_fingerprint": factors.rope.fingerprint,
+        "original_window": factors.rope.original_window,
+        "window": factors.window,
+        "method": factors.method,
+        "n_hat": factors.n_hat,
+        "lambda": ["inf" if math.isinf(value) else value for value in factors.lambda_],
+        "attention_factor": factors.attention_factor,
+        "provenance": factors.provenance,
+    }
+
+
 def write_factors(path: Path, factors: RescaleFactors) -> None:
     """Write `factors.json`."""
-    write_json(
-        path,
-        {
-            "schema": SCHEMA,
-            "model": factors.rope.model,
-            "rope_theta": factors.rope.theta,
-            "rotary_dim": factors.rope.rotary_dim,
-            "base_fingerprint": factors.rope.fingerprint,
-            "original_window": factors.rope.original_window,
-            "window": factors.window,
-            "method": factors.method,
-            "n_hat": factors.n_hat,
-            "lambda": ["inf" if math.isinf(value) else value for value in factors.lambda_],
-            "attention_factor": factors.attention_factor,
-            "provenance": factors.provenance,
-        },
-    )
+    write_json(path, record_of_factors(factors))
 
 
 def check_same_model(found: Rope, expected: Rope) -> None:

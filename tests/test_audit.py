@@ -1,0 +1,358 @@
+"""
+The audit of checkpoints: known faults are named, and sound public configurations pass.
+
+tests/data/checkpoints/sound.json holds what public checkpoints say of their RoPE. A fault is one of
+them with something changed, as reported in the public thread that it is named after.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from longrope.audit import check
+from longrope.cli import main
+from longrope.errors import UserError
+
+SOUND = json.loads((Path(__file__).parent / "data/checkpoints/sound.json").read_text())
+LLAMA2, LLAMA3, SMOL = (SOUND[name] for name in ("Llama-2-7b-hf", "Llama-3.1-8B", "SmolLM2-135M"))
+QWEN, PHI = SOUND["Qwen2.5-7B-Instruct"], SOUND["Phi-3.5-mini-instruct"]
+MISTRAL = SOUND["Mistral-7B-v0.1"]
+ORIGINAL = "original_max_position_embeddings"
+TABLE = [1.0 + pair / 32 for pair in range(64)]  # of LLaMA-2's 64 pairs
+TOP = {"rope_theta": 10000.0, ORIGINAL: 4096, "max_position_embeddings": 131072}
+OWN = (1 + np.log(32) / np.log(4096)) ** 0.5  # of 32x on 4096
+
+
+def llama(longrope=None, legacy=True, modern=True, **top):
+    """LLaMA-2 extended to 128k by longrope, in both schemas; `longrope` changes the block."""
+    block = {"rope_type": "longrope", "type": "longrope", "factor": 32.0, ORIGINAL: 4096,
+             "short_factor": TABLE, "long_factor": TABLE} | (longrope or {})  # fmt: skip
+    block = {key: value for key, value in block.items() if value is not None}
+    found = LLAMA2 | TOP | top
+    found |= {"rope_scaling": block} if legacy else {}
+    found |= {"rope_parameters": block | {"rope_theta": 10000.0}} if modern else {}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def yarn(**changes):
+    """Qwen2.5 with YaRN to 128k."""
+    block = {"rope_type": "yarn", "factor": 4.0, ORIGINAL: 32768} | changes
+    block = {key: value for key, value in block.items() if value is not None}
+    return QWEN | {"max_position_embeddings": 131072, "rope_scaling": block}
+
+
+FAULTS = {  # name -> config.json, codes of what is wrong
+    # transformers 5 saves neither top-level theta nor rope_scaling
+    "unslothai/unsloth#7028": (
+        {key: value for key, value in QWEN.items() if key != "rope_theta"}
+        | {"rope_parameters": {"rope_theta": 1e6, "rope_type": "default"}},
+        {"theta-only-in-block"},
+    ),
+    "marin-community/MarinFold#184": (
+        {key: value for key, value in LLAMA3.items() if key not in ("rope_scaling", "rope_theta")}
+        | {"rope_parameters": LLAMA3["rope_scaling"] | {"rope_theta": 500000.0}},
+        {"theta-only-in-block", "scaling-only-in-rope_parameters"},
+    ),
+    "huggingface/transformers#42513": (
+        QWEN | {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
+        {"theta-differs"},
+    ),
+    "vllm-project/vllm#44158": (
+        llama() | {"rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}},
+        {"schemas-differ"},
+    ),
+    # the scaling was not saved, or was lost
+    "JIA-Lab-research/LongLoRA#181": (
+        LLAMA2 | {"max_position_embeddings": 100000}, {"scaling-lost"},
+    ),
+    "JIA-Lab-research/LongLoRA#42": (LLAMA2 | {"max_position_embeddings": 32768}, {"scaling-lost"}),
+    "OpenBMB/MiniCPM#295": (
+        llama({"short_factor": None, "long_factor": None}), {"table-missing"},
+    ),
+    # windows
+    "JIA-Lab-research/LongLoRA#113": (llama(max_position_embeddings=4096), {"window-not-raised"}),
+    "JIA-Lab-research/LongLoRA#81": (
+        LLAMA2
+        | {"max_position_embeddings": 32768, "rope_scaling": {"type": "linear", "factor": 8.0}},
+        {"window-counted-twice"},
+    ),
+    "jquesnelle/yarn#40": (yarn(**{ORIGINAL: None}), {"original-window-missing"}),
+    "huggingface/transformers#38224": (yarn(factor=8.0), {"factor-differs"}),
+    "transformers: longrope without an original window": (
+        llama({ORIGINAL: None}, **{ORIGINAL: None}), {"original-window-missing"},
+    ),
+    "transformers 4: the original window only in the block": (
+        llama({"short_factor": [1.0] * 64}, **{ORIGINAL: None}), {"original-window-only-in-block"},
+    ),
+    "two original windows": (
+        llama(**{ORIGINAL: 8192}), {"original-windows-differ", "factor-differs"},
+    ),
+    "yarn with the original window at the top": (
+        yarn(**{ORIGINAL: None}) | {ORIGINAL: 32768}, {"original-window-only-at-top"},
+    ),
+    # attention scaling
+    "vllm-project/vllm#48621": (llama({"attention_factor": 1.0}), {"attention-factor-ignored"}),
+    "microsoft/LongRoPE#21": (llama({"factor": 4.0}), {"factor-differs"}),
+    "sgl-project/sglang#22711": (yarn(attention_factor=1.0), {"attention-factor-ignored"}),
+    "pytorch/executorch#19235": (
+        llama({"attention_factor": 1.0, "short_mscale": 1.1, "long_mscale": 1.1}),
+        {"attention-factors-differ"},
+    ),
+    "one mscale": (llama({"attention_factor": 1.0, "long_mscale": 1.0}), {"mscale-incomplete"}),
+    "mscale without its pair": (yarn(mscale=0.7), {"mscale-ignored"}),
+    "mscale outside DeepSeek": (yarn(mscale=0.7, mscale_all_dim=0.7), {"mscale-ignored"}),
+    # tables
+    "a table for the whole head (Phi-4-mini)": (
+        PHI | {"partial_rotary_factor": 0.75}, {"table-length"},
+    ),
+    "reciprocals": (
+        llama({"long_factor": [1 / value for value in TABLE]}),
+        {"table-below-one", "table-reversed"},
+    ),
+    "slowest pair first": (llama({"long_factor": TABLE[::-1]}), {"table-reversed"}),
+    "a factor of zero": (llama({"long_factor": [0.0, *TABLE[1:]]}), {"table-values"}),
+    # types and keys
+    "huggingface/transformers#33129": (
+        llama({"rope_type": "su", "type": "su"}), {"type-su"},
+    ),
+    "unslothai/unsloth#406": (
+        LLAMA2 | {"rope_scaling": {"factor": 4.0}}, {"type-missing"},
+    ),
+    "a scaling of type default": (
+        LLAMA2 | {"rope_scaling": {"rope_type": "default", "factor": 4.0}}, {"type-default"},
+    ),
+    "two types": (
+        LLAMA2 | {"rope_scaling": {"rope_type": "linear", "type": "dynamic", "factor": 2.0}},
+        {"types-differ"},
+    ),
+    "a misspelt type": (
+        LLAMA2 | {"rope_scaling": {"rope_type": "longrop", "factor": 2.0}}, {"type-unknown"},
+    ),
+    "a misspelt key": (
+        yarn(**{ORIGINAL: None, "original_max_postion_embeddings": 32768}),
+        {"key-misspelt", "original-window-missing"},
+    ),
+    "a scaling that is a number": (LLAMA2 | {"rope_scaling": 8.0}, {"block-not-an-object"}),
+    # formulas
+    "linear without a factor": (LLAMA2 | {"rope_scaling": {"type": "linear"}}, {"factor-missing"}),
+    "vllm 'factor' as text": (
+        yarn(factor="4.0"), {"factor-missing"},
+    ),
+    "a factor below 1": (
+        LLAMA2 | {"rope_scaling": {"type": "linear", "factor": 0.125}}, {"factor-below-one"},
+    ),
+    "dynamic beyond a raised window": (
+        LLAMA2 | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, {"dynamic-by-call"},
+    ),
+    "betas swapped": (yarn(beta_fast=1, beta_slow=32), {"betas-swapped"}),
+    "llama3 without its frequencies": (
+        LLAMA3 | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, ORIGINAL: 8192}},
+        {"llama3-incomplete"},
+    ),
+    "llama3 with its frequencies swapped": (
+        LLAMA3 | {"rope_scaling": LLAMA3["rope_scaling"]
+                  | {"low_freq_factor": 4.0, "high_freq_factor": 1.0}},
+        {"frequency-factors-swapped"},
+    ),
+    # what surrounds it
+    "microsoft/LongRoPE#8": (
+        MISTRAL | {"max_position_embeddings": 131072, ORIGINAL: 32768,
+                   "rope_scaling": {"rope_type": "yarn", "factor": 4.0, ORIGINAL: 32768}},
+        {"sliding-window"},
+    ),
+}  # fmt: skip
+
+
+def write(folder: Path, config: dict, **others: dict) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in {"config": config, **others}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def codes(report) -> set[str]:
+    return {each.code for each in report.findings}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_known_fault_is_named_and_nothing_else(tmp_path, name):
+    config, expected = FAULTS[name]
+    report = check(write(tmp_path, config))
+    assert codes(report) == expected
+    for finding in report.findings:
+        assert finding.engines and finding.key and finding.instead
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_public_configuration_passes(tmp_path, name):
+    assert check(write(tmp_path, SOUND[name])).findings == ()
+
+
+def test_what_this_project_exports_in_both_schemas_passes(tmp_path):
+    scaled = {"attention_factor": 1.2, "short_mscale": 1.2, "long_mscale": 1.2}
+    assert check(write(tmp_path, llama(scaled))).findings == ()
+    assert check(write(tmp_path, llama({"attention_factor": float(OWN)}))).findings == ()
+
+
+def test_a_decreasing_table_is_a_note_as_published_ones_decrease_too(tmp_path):
+    table = [*TABLE[:10], TABLE[10] - 0.1, *TABLE[11:]]
+    report = check(write(tmp_path, llama({"long_factor": table})))
+    assert [(each.code, each.severity) for each in report.findings] == [("table-decreases", "note")]
+    assert not report.failed
+
+
+def test_each_kind_of_layer_is_checked_by_its_own_block(tmp_path):
+    config = {"model_type": "gemma3_text", "hidden_size": 1152, "num_attention_heads": 4,
+              "head_dim": 256, "max_position_embeddings": 32768, "sliding_window": 512,
+              "layer_types": ["sliding_attention", "full_attention"],
+              "rope_parameters": {
+                  "full_attention": {"rope_type": "linear", "factor": 0.5, "rope_theta": 1e6},
+                  "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}}  # fmt: skip
+    (found,) = check(write(tmp_path, config)).findings
+    assert found.code == "factor-below-one"
+    assert found.key == "rope_parameters.full_attention.factor"
+
+
+def test_the_language_model_within_a_larger_one_is_checked(tmp_path):
+    config = {"model_type": "llava", "text_config": FAULTS["vllm-project/vllm#48621"][0]}
+    assert codes(check(write(tmp_path, config))) == {"attention-factor-ignored"}
+
+
+def test_limits_of_tokenizer_and_generation_below_the_window_are_found(tmp_path):
+    others = {
+        "tokenizer_config": {"model_max_length": 4096},
+        "generation_config": {"max_length": 4096},
+    }
+    report = check(write(tmp_path, llama(), **others))
+    assert codes(report) == {"tokenizer-shorter", "generation-shorter"}
+    assert {each.file for each in report.findings} == {
+        "tokenizer_config.json",
+        "generation_config.json",
+    }
+    assert check(write(tmp_path, LLAMA2, **others)).findings == ()
+
+
+# --- weights --------------------------------------------------------------------------------
+
+
+def safetensors(path: Path, rows: int) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"model.layers.0.self_attn.q_proj.weight": np.zeros((rows, 2), np.float32)}, path)
+
+
+def test_heads_of_another_size_than_configured_are_found_in_the_weights(tmp_path):
+    folder = write(tmp_path, SMOL)
+    safetensors(folder / "model.safetensors", 9 * 64)
+    assert check(folder).findings == ()
+    safetensors(folder / "model.safetensors", 9 * 128)
+    (found,) = check(folder).findings
+    assert (found.code, found.key) == ("head-size", "head_dim")
+    assert '"head_dim": 128' in found.instead
+
+
+def test_a_weight_file_that_the_index_names_and_is_not_there_is_found(tmp_path):
+    folder = write(tmp_path, SMOL)
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert codes(check(folder)) == {"weights-missing"}
+    (folder / "model-00001-of-00002.safetensors").write_bytes(b"<html>")
+    assert codes(check(folder)) == {"weights-unreadable"}
+
+
+# --- GGUF -----------------------------------------------------------------------------------
+
+
+def gguf_file(path: Path, tables: dict | None = None, **changes) -> Path:
+    """A Llama of 4 pairs, rescaled from 256 to 1024 tokens, as metadata and tables alone."""
+    import gguf
+
+    values = {"context_length": 1024, "embedding_length": 16, "rope.dimension_count": 8,
+              "rope.freq_base": 10000.0, "rope.scaling.type": "longrope",
+              "rope.scaling.original_context_length": 256,
+              "rope.scaling.attn_factor": 1.1} | changes  # fmt: skip
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, value in values.items():
+        if isinstance(value, str):
+            writer.add_string(f"llama.{key}", value)
+        elif isinstance(value, float):
+            writer.add_float32(f"llama.{key}", value)
+        elif value is not None:
+            writer.add_uint32(f"llama.{key}", value)
+    full = {"rope_factors_long": [1, 2, 3, 4], "rope_factors_short": [1, 1, 1, 1]}
+    for name, numbers in (full if tables is None else tables).items():
+        writer.add_tensor(f"{name}.weight", np.array(numbers, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+LONG, SHORT = {"rope_factors_long": [1, 2, 3, 4]}, {"rope_factors_short": [1, 1, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    ("tables", "changes", "expected"),
+    [
+        (None, {}, set()),
+        ({"rope_freqs": [1, 2, 3, 4]}, {"rope.scaling.type": None}, set()),
+        ({}, {}, {"factors-lost"}),  # ggml-org/llama.cpp#24820
+        (LONG, {}, {"table-missing"}),
+        (LONG | {"rope_factors_short": [1, 1, 1]}, {}, {"table-length"}),
+        (LONG | SHORT | {"rope_freqs": [1, 2, 3, 4]}, {}, {"tables-both"}),
+        ({"rope_factors_long": [1, 0.5, 0.25, 0.1]} | SHORT, {}, {"table-below-one"}),
+        (None, {"rope.scaling.original_context_length": None}, {"original-window-missing"}),
+        (None, {"context_length": 256}, {"window-not-raised"}),
+        (None, {"rope.scaling.attn_factor": None}, {"attention-factor-missing"}),
+        ({}, {"rope.scaling.type": "yarn"}, {"factor-missing"}),
+        ({}, {"rope.scaling.type": "none", "context_length": 131072}, {"scaling-lost"}),
+        ({}, {"rope.scaling.type": "none", "rope.freq_base": None}, {"theta-missing"}),
+    ],
+)
+def test_faults_of_a_gguf_file_are_named(tmp_path, tables, changes, expected):
+    pytest.importorskip("gguf")
+    assert codes(check(gguf_file(tmp_path / "model.gguf", tables, **changes))) == expected
+
+
+# --- the command ----------------------------------------------------------------------------
+
+
+def test_the_command_fails_on_an_error_and_prints_where_it_is(tmp_path, capsys):
+    folder = write(tmp_path / "lost", FAULTS["JIA-Lab-research/LongLoRA#181"][0])
+    assert main(["check", str(folder)]) == 1
+    shown = capsys.readouterr()
+    assert "ERROR scaling-lost: config.json, rope_scaling" in shown.out
+    assert "1 error" in shown.err
+    assert main(["check", str(write(tmp_path / "sound", LLAMA3))]) == 0
+    assert "nothing found" in capsys.readouterr().out
+
+
+def test_the_command_speaks_json_and_of_the_engines_that_are_asked_for(tmp_path, capsys):
+    folder = write(tmp_path, FAULTS["vllm-project/vllm#48621"][0])
+    assert main(["check", str(folder), "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)["findings"]
+    assert found["code"] == "attention-factor-ignored" and set(found["engines"]) >= {"vLLM", "MLX"}
+    assert main(["check", str(folder), "--engine", "transformers-4", "llama.cpp"]) == 0
+    assert main(["check", str(folder), "--engine", "vllm"]) == 1
+
+
+def test_what_is_no_checkpoint_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        check(tmp_path / "gone")
+    (tmp_path / "x.gguf").write_text("nothing")
+    with pytest.raises(UserError, match="not a readable GGUF file"):
+        check(tmp_path / "x.gguf")
+
+
+def test_the_audit_imports_neither_torch_nor_transformers(tmp_path):
+    folder = write(tmp_path, LLAMA3)
+    code = (
+        "import sys; from longrope.audit import check; check(sys.argv[1]);"
+        "assert not {'torch', 'transformers', 'pydantic'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)

@@ -1,0 +1,141 @@
+"""Published factors: every carried entry is whole, and one is made from results or not at all."""
+
+import json
+import math
+import zipfile
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from longrope import catalogue
+from longrope.cli import main
+from longrope.config.evaluation import PerplexityStage
+from longrope.errors import UserError
+from longrope.evaluate.perplexity import evaluate_perplexity
+from longrope.evaluate.records import factors_at, identity_of
+from longrope.extended import read_tiers
+from longrope.factors import RescaleFactors, read_factors, write_factors
+from longrope.models import fingerprint_of
+from longrope.publish import publish
+from longrope.windows import parse_window
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", catalogue.names())
+def test_a_carried_entry_was_measured_with_its_own_factors(name):
+    entry = catalogue.entry(name)
+    assert entry.measured and entry.about and entry.made_with["command"]
+    assert entry.perplexities(), "an entry without a measured perplexity"
+    for record in entry.measured:
+        assert record["commit"], "a record whose code is not known"
+        for label, result in record["results"].items():
+            assert factors_at(entry.tiers, parse_window(label)).window >= min(
+                parse_window(label), entry.tiers.longest.window
+            )
+            if "perplexity" in result:
+                assert result["tokens"] > 0 and math.isfinite(result["perplexity"])
+
+
+def test_entries_of_the_default_model_are_for_the_weights_that_are_carried():
+    carried = fingerprint_of(ROOT / "resources/models/tiny")
+    for name in ("tiny-base", "tiny-longrope-2k"):
+        assert catalogue.entry(name).tiers.rope.fingerprint == carried
+    assert catalogue.entry("tiny-base").weights_fingerprint == carried
+
+
+def test_the_list_names_windows_and_perplexities(capsys):
+    assert main(["factors"]) == 0
+    shown = capsys.readouterr().out
+    for name in catalogue.names():
+        entry = catalogue.entry(name)
+        assert f"{name}: {entry.about}" in shown
+        assert f"{next(iter(entry.perplexities().values()))['perplexity']:.2f}" in shown
+
+
+def test_an_entry_is_written_as_the_files_that_everything_reads(tmp_path, capsys):
+    assert main(["factors", "tiny-longrope-2k", "--out", str(tmp_path / "all")]) == 0
+    tiers = read_tiers(tmp_path / "all/extended.json")
+    assert tiers == catalogue.entry("tiny-longrope-2k").tiers
+    one = tmp_path / "one.json"
+    assert main(["factors", "tiny-longrope-2k", "--window", "16k", "--out", str(one)]) == 0
+    assert read_factors(one) == tiers.longest
+    capsys.readouterr()
+    assert main(["factors", "tiny-longrope-2k", "--window", "16k"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(one.read_text())
+    assert main(["factors", "tiny-longrope-2k", "--window", "3k"]) == 1
+    assert "no factors for 3k, but for 256, 512, 2k" in capsys.readouterr().err
+    assert main(["factors", "nothing"]) == 1
+
+
+@pytest.fixture(scope="module")
+def measured(model_folder, tokens, rope, tmp_path_factory):
+    """Factors for 128 tokens and what was measured with them."""
+    folder = tmp_path_factory.mktemp("measured") / "results" / "tiny" / "base"
+    factors = RescaleFactors(rope, 128, "search", (1.0, 1.5, 2.0, 2.0))
+    write_factors(folder / "factors.json", factors)
+    stage = PerplexityStage(evaluation="books", method="search", windows={"128": 2})
+    record = folder / "evaluation" / "books" / "search.json"
+    evaluate_perplexity(stage, model_folder, tokens["test"], [folder / "factors.json"], record,
+                        folder / "state")  # fmt: skip
+    log = folder.parents[2] / "logs/tiny/base/evaluation/books-search.run.json"
+    log.parent.mkdir(parents=True)
+    log.write_text(json.dumps({"tags": {"commit": "abc123"}}))
+    return folder / "factors.json", record
+
+
+def make(measured, model_folder, out, **changes):
+    factors, record = measured
+    arguments = {"factors": [factors], "records": [record]} | changes
+    return publish("mine", "a test", model_folder, command="pytest", out=out, **arguments)
+
+
+def test_an_entry_holds_what_the_records_say(measured, model_folder, tmp_path):
+    path = make(measured, model_folder, tmp_path / "mine.json")
+    entry = catalogue._read(json.loads(path.read_text()))
+    record = json.loads(measured[1].read_text())
+    assert entry.perplexities()[128] == record["results"]["128"]
+    assert entry.measured[0]["protocol"] == record["protocol"]
+    assert entry.measured[0]["commit"] == "abc123"
+    assert "records" not in entry.measured[0] and "/" not in str(entry.source)
+    assert identity_of(entry.tiers.longest) == record["factors"]["128"]["fingerprint"]
+
+
+def test_records_of_other_factors_or_weights_make_no_entry(measured, model_folder, rope, tmp_path):
+    other = tmp_path / "other.json"
+    write_factors(other, RescaleFactors(rope, 128, "search", (1.0, 1.0, 2.0, 2.0)))
+    with pytest.raises(UserError, match="at 128 it was measured with other factors"):
+        make(measured, model_folder, tmp_path / "mine.json", factors=[other])
+    record = json.loads(measured[1].read_text()) | {"weights_fingerprint": "other"}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="measured on weights other"):
+        make(measured, model_folder, tmp_path / "m.json", records=[tmp_path / "record.json"])
+    with pytest.raises(UserError, match="needs a measured perplexity"):
+        make(measured, model_folder, tmp_path / "m.json", records=[])
+    assert not (tmp_path / "mine.json").exists()
+
+
+def test_the_entries_are_in_the_wheel(tmp_path):
+    """As pip builds it: package data are found beside the modules."""
+    build = pytest.importorskip("setuptools.build_meta")
+    import contextlib
+    import io
+    import os
+    import shutil
+
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "workflow/longrope", tmp_path / "workflow/longrope",
+                    ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            wheel = build.build_wheel(str(tmp_path / "dist"))
+    finally:
+        os.chdir(here)
+    found = set(zipfile.ZipFile(tmp_path / "dist" / wheel).namelist())
+    folder = resources.files("longrope") / catalogue.FOLDER
+    carried = {f"longrope/{catalogue.FOLDER}/{each.name}" for each in folder.iterdir()}
+    assert carried <= found and "longrope/cli.py" in found

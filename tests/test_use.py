@@ -1,0 +1,203 @@
+"""Loading, applying and generating: the same numbers as the parts below, and clear refusals."""
+
+import copy
+import dataclasses
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import longrope
+from conftest import WINDOW
+from longrope.cli import main
+from longrope.errors import UserError
+from longrope.extended import ExtendedModel, make_tiers, read_tiers, write_extended
+from longrope.factors import RescaleFactors, write_factors
+from longrope.generate import Decoding, check_room, prompt_text, prompt_tokens, stream
+from longrope.models import load_model, load_tokenizer, read_record, save_model
+
+LONG = 4 * WINDOW
+
+
+def stretched(rope, window: int = LONG) -> RescaleFactors:
+    return RescaleFactors(rope, window, "search", (1.0, 1.5, 2.0, window / WINDOW))
+
+
+def ids(length: int) -> torch.Tensor:
+    return torch.arange(1, length + 1)[None] % 300
+
+
+@pytest.fixture(scope="module")
+def results(model_folder, rope, tmp_path_factory):
+    """A folder of results whose weights were tuned, with tiers of 64, 128 and 256 tokens."""
+    folder = tmp_path_factory.mktemp("results") / "tiny" / "longrope-256"
+    record = read_record(model_folder).tuned_as("longrope-256")
+    model = load_model(model_folder)
+    with torch.no_grad():
+        model.model.norm.weight += 0.1
+    tiers = make_tiers([stretched(rope, window) for window in (WINDOW, 2 * WINDOW, LONG)])
+    save_model(model, load_tokenizer(model_folder), folder / "model", record, "float32",
+               tiers.longest)  # fmt: skip
+    write_extended(folder / "extended", tiers, folder / "model")
+    return folder
+
+
+def test_a_folder_of_results_loads_as_its_parts_do(results):
+    model, tokenizer = longrope.load(results)
+    expected = ExtendedModel(
+        load_model(results / "model"), read_tiers(results / "extended/extended.json")
+    )
+    for length in (WINDOW, WINDOW + 1, LONG):
+        assert model.pin(length) == expected.pin(length)
+        with torch.no_grad():
+            found, wanted = (each.model(ids(length)).logits for each in (model, expected))
+        assert torch.equal(found, wanted)
+    assert tokenizer.decode(tokenizer("King Lear").input_ids) == "King Lear"
+
+
+def test_the_model_folder_of_results_finds_the_factors_beside_it(results):
+    model, _ = longrope.load(results / "model")
+    assert [each.window for each in model.tiers.factors] == [WINDOW, 2 * WINDOW, LONG]
+
+
+def test_weights_that_were_never_tuned_keep_the_original_rope_within_their_window(
+    model_folder, rope
+):
+    model, _ = longrope.load(model_folder, stretched(rope))
+    plain = load_model(model_folder)
+    model.pin(WINDOW)
+    with torch.no_grad():
+        assert torch.equal(model.model(ids(WINDOW)).logits, plain(ids(WINDOW)).logits)
+    assert model.pin(WINDOW + 1) == stretched(rope)
+
+
+def test_a_checkpoint_that_was_never_imported_takes_factors_of_its_weights(
+    checkpoint, rope, tmp_path
+):
+    write_factors(tmp_path / "factors.json", stretched(rope))
+    model, _ = longrope.load(checkpoint, tmp_path / "factors.json")
+    assert model.tiers.longest.lambda_ == stretched(rope).lambda_
+
+
+def test_applied_factors_turn_as_transformers_own_longrope_does(checkpoint, rope):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    longrope.apply(model, stretched(rope))
+    config = AutoConfig.from_pretrained(checkpoint)
+    table = list(stretched(rope).lambda_)
+    config.rope_parameters = {
+        "rope_type": "longrope", "rope_theta": rope.theta, "short_factor": table,
+        "long_factor": table, "factor": 4.0, "attention_factor": 1.0,
+        "original_max_position_embeddings": WINDOW,
+    }  # fmt: skip
+    theirs = AutoModelForCausalLM.from_pretrained(checkpoint, config=config)
+    with torch.no_grad():
+        difference = model(ids(LONG)).logits - theirs(ids(LONG)).logits
+    assert difference.abs().max() < 1e-4
+
+
+def test_factors_of_other_weights_are_refused_unless_it_is_meant(checkpoint, rope):
+    from transformers import AutoModelForCausalLM
+
+    other = stretched(dataclasses.replace(rope, fingerprint="0123456789abcdef"))
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    with pytest.raises(UserError, match=r"fingerprint.*other_weights"):
+        longrope.apply(model, other)
+    assert longrope.apply(model, other, other_weights=True).tiers.longest.window == LONG
+    with pytest.raises(UserError, match="rope_theta"):
+        longrope.apply(model, stretched(dataclasses.replace(rope, theta=5e5)), other_weights=True)
+
+
+@pytest.mark.parametrize(
+    ("path", "factors", "message"),
+    [
+        ("gone", None, "neither a folder of results"),
+        ("model", None, "has no factors"),
+        ("model", "nowhere.json", "neither a file nor a published entry; published are .*tiny"),
+    ],
+)
+def test_what_cannot_be_loaded_is_one_clear_error(model_folder, path, factors, message):
+    with pytest.raises(UserError, match=message):
+        longrope.load(model_folder.parent / path, factors)
+
+
+def test_a_checkpoint_that_is_rescaled_already_takes_no_factors(checkpoint, rope, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "long")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["rope_scaling"] = {"rope_type": "linear", "factor": 2.0}
+    (tmp_path / "long" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="rescaled already"):
+        longrope.load(tmp_path / "long", stretched(rope))
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = (
+        "import sys, longrope; assert longrope.load and longrope.apply and longrope.check;"
+        "assert not {'torch', 'transformers', 'numpy', 'pydantic'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- generate -------------------------------------------------------------------------------
+
+
+def test_streamed_text_is_that_of_greedy_decoding_with_the_tier_of_the_whole_length(results):
+    model, tokenizer = longrope.load(results)
+    tokens, out = ids(WINDOW - 2), io.StringIO()
+    text = stream(model, tokenizer, tokens, Decoding(10), out)
+    assert model.model.model.rotary_emb.factors[0].window == 2 * WINDOW
+    with torch.no_grad():
+        for _ in range(10):  # without a cache, all of it anew for each token
+            logits = model.model(tokens, use_cache=False).logits[:, -1]
+            tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=1)
+    expected = tokenizer.decode(tokens[0, WINDOW - 2 :], skip_special_tokens=True)
+    assert text == expected[: len(text)] and text
+    assert out.getvalue().rstrip("\n") == text.rstrip("\n")
+
+
+def test_prompt_and_new_tokens_beyond_the_longest_window_are_refused(results):
+    model, tokenizer = longrope.load(results)
+    check_room(model.tiers, LONG - 10, 10)
+    with pytest.raises(UserError, match=f"{LONG + 1}.*more than the longest window.*by 1 tokens"):
+        stream(model, tokenizer, ids(LONG - 9), Decoding(10))
+
+
+CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
+
+
+def test_a_question_goes_through_the_chat_template_where_there_is_one(tokenizer, tmp_path):
+    (tmp_path / "book.txt").write_text("A long book.\n")
+    text = prompt_text(None, tmp_path / "book.txt", "Who?")
+    chatting = copy.deepcopy(tokenizer)
+    chatting.chat_template = CHAT
+    for given, chat, question, expected in [
+        (tokenizer, True, "Who?", "A long book.\n\nQuestion: Who?\nAnswer:"),
+        (tokenizer, True, None, "A long book.\n"),
+        (chatting, True, "Who?", "<user>A long book.\n\nWho?<assistant>"),
+        (chatting, False, "Who?", "A long book.\n\nQuestion: Who?\nAnswer:"),
+    ]:
+        found = prompt_tokens(given, text, question, chat=chat)
+        assert given.decode(found[0], skip_special_tokens=True) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "file", "question"), [(None, None, None), ("a", "b", None), ("a", None, "Who?")]
+)
+def test_a_prompt_or_a_file_is_given_never_both_nor_none(prompt, file, question):
+    with pytest.raises(UserError, match="--file"):
+        prompt_text(prompt, file, question)
+
+
+def test_the_command_streams_an_answer_and_refuses_what_does_not_fit(results, tmp_path, capsys):
+    (tmp_path / "book.txt").write_text("The king is in the counting house. " * 4)
+    command = ["generate", str(results), "--file", str(tmp_path / "book.txt")]
+    assert main([*command, "--question", "Where is the king?", "--new-tokens", "5"]) == 0
+    shown = capsys.readouterr()
+    assert "factors of" in shown.err and shown.out.strip()
+    assert main([*command, "--new-tokens", "5000"]) == 1
+    assert "more than the longest window, 256" in capsys.readouterr().err

@@ -1,0 +1,52 @@
+"""
+An audit of any checkpoint: what its files say of its RoPE and window, and which engine errs on it.
+
+Inference engines read the same config.json each in its own way, and most of what they misread stops
+nothing: a scaling is a no-op, theta falls back to 10000, a table is never used. Each finding names
+the file and the key, the engines that it misleads and what they do, and what to write instead.
+Only small files and the headers of weights are read, and neither torch nor transformers is
+imported. What engines do is told from their sources; docs/check.md says which were run.
+"""
+
+from pathlib import Path
+
+from longrope.audit.checkpoint import read_checkpoint
+from longrope.audit.finding import Finding, Report
+from longrope.audit.gguf_file import check_gguf
+from longrope.audit.scalings import check_scaling
+from longrope.audit.schemas import check_schemas
+from longrope.audit.surroundings import check_surroundings, remarks
+from longrope.audit.tables import check_tables
+from longrope.audit.weights import check_weights
+from longrope.audit.windows import check_windows
+from longrope.errors import UserError
+
+
+def check(path: Path) -> Report:
+    """Everything that was found in a checkpoint folder, a config.json or a GGUF file."""
+    path = Path(path)
+    if path.suffix == ".gguf" or (path.is_dir() and _only_gguf(path)):
+        file = path if path.suffix == ".gguf" else _only_gguf(path)
+        return check_gguf(file)
+    if not path.exists():
+        raise UserError(f"{path}: no such folder or file")
+    checkpoint = read_checkpoint(path)
+    findings: list[Finding] = [
+        *check_schemas(checkpoint),
+        *(each for block in checkpoint.blocks for each in check_windows(checkpoint, block)),
+        *(each for block in checkpoint.blocks for each in check_scaling(checkpoint, block)),
+        *(each for block in checkpoint.blocks for each in check_tables(checkpoint, block)),
+        *check_surroundings(checkpoint),
+        *check_weights(checkpoint),
+    ]
+    return Report(str(path), checkpoint.facts, tuple(findings), tuple(remarks(checkpoint)))
+
+
+def _only_gguf(folder: Path) -> Path | None:
+    """The one GGUF file of a folder without a config.json."""
+    files = sorted(folder.glob("*.gguf"))
+    if (folder / "config.json").exists() or not files:
+        return None
+    if len(files) > 1:
+        raise UserError(f"{folder}: {len(files)} GGUF files; name one of them")
+    return files[0]

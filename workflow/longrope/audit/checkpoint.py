@@ -1,0 +1,186 @@
+"""
+What the small files of a checkpoint say, as each engine takes it.
+
+A RoPE is described in two schemas: transformers 4 reads `rope_theta` and `rope_scaling` at the top
+level, transformers 5 `rope_parameters`, in which theta stands too, and `rope_scaling` instead of it
+where that is given. A block may also hold one block for each kind of layer.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from longrope.errors import UserError
+from longrope.files import read_json
+
+CONFIG = "config.json"
+THETA = 10_000.0  # what engines take where nothing is said
+THETA_OF = {  # model_type -> what transformers takes there instead
+    "mixtral": 1e6, "gemma3_text": 1e6, "smollm3": 2e6, "cohere2": 10_000.0, "minimax": 1e6,
+}  # fmt: skip
+ORIGINAL_OF = {"phi3": 4096, "phimoe": 4096}  # model_type -> original window where none is stated
+ORIGINAL = "original_max_position_embeddings"
+WINDOW = "max_position_embeddings"
+PLAIN = ("default", "mrope", "none")  # rope_types that rescale nothing
+LONGROPE = ("longrope", "su")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """How the RoPE of a model, or of one kind of its layers, is rescaled."""
+
+    key: str  # where it stands in config.json
+    values: dict
+
+    @property
+    def type(self) -> str | None:
+        """Its rope_type, `type` in older files; None if neither is said."""
+        return self.values.get("rope_type", self.values.get("type"))
+
+    @property
+    def rescales(self) -> bool:
+        """Whether it does anything but say theta."""
+        return self.type not in (None, *PLAIN)
+
+    def number(self, key: str) -> float | None:
+        """A number of it; None if there is none of that name, or no number."""
+        value = self.values.get(key)
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The files of one checkpoint that are read."""
+
+    folder: Path
+    config: dict  # of the language model: text_config where there is one
+    legacy: Block | None  # rope_scaling
+    modern: Block | None  # rope_parameters; of several kinds of layers the first
+    blocks: tuple[Block, ...]  # those that are in force, one for each kind of layer
+    tokenizer: dict
+    generation: dict
+
+    @property
+    def kind(self) -> str:
+        """Its model_type."""
+        return str(self.config.get("model_type", "unknown"))
+
+    @property
+    def default_theta(self) -> float:
+        """The theta of an engine that finds none."""
+        return THETA_OF.get(self.kind, THETA)
+
+    @property
+    def theta(self) -> float:
+        """The theta that was probably meant: the largest that is stated, as what goes wrong is a
+        fall back to the default."""
+        places = [self.modern.values if self.modern else {}, self.config]
+        places += [self.legacy.values] if self.legacy else []
+        stated = [
+            float(place[key])
+            for place in places
+            for key in ("rope_theta", "rotary_emb_base")
+            if isinstance(place.get(key), int | float)
+        ]
+        return max(stated, default=self.default_theta)
+
+    @property
+    def top_theta(self) -> float | None:
+        """The theta at the top level."""
+        return self.config.get("rope_theta", self.config.get("rotary_emb_base"))
+
+    @property
+    def window(self) -> int | None:
+        """The window that it says to have."""
+        value = self.config.get(WINDOW, self.config.get("n_positions"))
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    @property
+    def long_window(self) -> int | None:
+        """The window after rescaling: of yarn, which may state the one before, it times factor."""
+        window, block = self.window, self.blocks[0]
+        if window and block.type == "yarn" and block.number("factor"):
+            original = self.original(block)
+            return max(window, round(original * block.number("factor"))) if original else window
+        return window
+
+    @property
+    def head_size(self) -> int | None:
+        """Dimensions of a head."""
+        size, heads = self.config.get("hidden_size"), self.config.get("num_attention_heads")
+        if isinstance(head := self.config.get("head_dim"), int):
+            return head
+        return size // heads if isinstance(size, int) and isinstance(heads, int) and heads else None
+
+    @property
+    def pairs(self) -> int | None:
+        """How many pairs of a head turn."""
+        if self.head_size is None:
+            return None
+        places = [self.modern.values if self.modern else {}, self.config]
+        share = next(
+            (
+                place[key]
+                for place in places
+                for key in ("partial_rotary_factor", "rotary_pct")
+                if isinstance(place.get(key), int | float)
+            ),
+            1.0,
+        )
+        size = self.config.get("qk_rope_head_dim") or int(self.head_size * share)
+        return size // 2
+
+    def original(self, block: Block) -> int | None:
+        """The window before rescaling, from wherever it is stated."""
+        for value in (self.config.get(ORIGINAL), block.values.get(ORIGINAL)):
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+        return ORIGINAL_OF.get(self.kind)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """The line that a report begins with."""
+        types = sorted({str(block.type) for block in self.blocks if block.rescales})
+        facts = {
+            "model": self.kind,
+            "window": self.window,
+            "theta": f"{self.theta:g}",
+            "pairs": self.pairs,
+            "scaling": ", ".join(types) or "none",
+        }
+        originals = {self.original(block) for block in self.blocks if block.rescales} - {None}
+        return facts | ({"original window": max(originals)} if originals else {})
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a folder's small files; a config.json alone will do."""
+    folder = path if path.is_dir() else path.parent
+    config = read_json(folder / CONFIG if path.is_dir() else path)
+    if isinstance(inner := config.get("text_config"), dict):
+        config = {key: value for key, value in config.items() if key != "text_config"} | inner
+    legacy = _blocks("rope_scaling", config.get("rope_scaling"))
+    modern = _blocks("rope_parameters", config.get("rope_parameters"))
+    return Checkpoint(
+        folder=folder,
+        config=config,
+        legacy=legacy[0] if legacy else None,
+        modern=modern[0] if modern else None,
+        blocks=legacy or modern or (Block("rope_scaling", {}),),
+        tokenizer=_optional(folder / "tokenizer_config.json"),
+        generation=_optional(folder / "generation_config.json"),
+    )
+
+
+def _blocks(key: str, value: object) -> tuple[Block, ...]:
+    if not isinstance(value, dict) or not value:
+        return ()
+    inner = {name: each for name, each in value.items() if isinstance(each, dict)}
+    if inner:
+        return tuple(Block(f"{key}.{name}", each) for name, each in inner.items())
+    return (Block(key, value),)
+
+
+def _optional(path: Path) -> dict:
+    try:
+        return read_json(path) if path.exists() else {}
+    except UserError:
+        return {}  # broken JSON stops every engine loudly

@@ -1,0 +1,163 @@
+"""
+GGUF files: what their metadata say of the RoPE, and the tensors of factors.
+
+llama.cpp knows three of those, float32, one number a pair: `rope_freqs.weight` is in force at every
+length; of `rope_factors_long.weight` and `rope_factors_short.weight` it takes one by whether the
+context that is allocated exceeds the original window. What is not there is 1, silently.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from longrope.audit.finding import LLAMA_CPP, Finding, Report, among
+from longrope.audit.surroundings import OLLAMA
+from longrope.audit.windows import TURNS
+from longrope.errors import UserError
+
+FREQS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
+TABLES = (FREQS, LONG, SHORT)
+
+
+def check_gguf(path: Path) -> Report:
+    """Everything that was found in a GGUF file."""
+    try:
+        import gguf
+    except ImportError:
+        raise UserError(f"{path}: reading GGUF takes the package gguf: pip install gguf") from None
+    try:
+        reader = gguf.GGUFReader(path)
+    except (ValueError, OSError, IndexError) as error:
+        raise UserError(f"{path}: not a readable GGUF file ({error})") from None
+    kind = reader.fields["general.architecture"].contents()
+    values = {
+        name.removeprefix(f"{kind}."): each.contents()
+        for name, each in reader.fields.items()
+        if name.startswith(f"{kind}.")
+    }
+    tables = {each.name: each.data.tolist() for each in reader.tensors if each.name in TABLES}
+    facts = {
+        "model": kind,
+        "window": values.get("context_length"),
+        "theta": f"{values.get('rope.freq_base', 10_000.0):g}",
+        "pairs": _pairs(values),
+        "scaling": values.get("rope.scaling.type", "none"),
+        "tables": ", ".join(sorted(tables)) or "none",
+    }
+    findings = [*_tables(path.name, values, tables), *_metadata(path.name, values, tables)]
+    note = f"Ollama serves {OLLAMA} of it at most unless num_ctx is set"
+    return Report(str(path), facts, tuple(findings), (note,) * (_window(values) > OLLAMA))
+
+
+def _window(values: dict) -> int:
+    return values.get("context_length") or 0
+
+
+def _pairs(values: dict) -> int | None:
+    """How many pairs turn, as llama.cpp takes it."""
+    size = values.get("rope.dimension_count") or values.get("attention.key_length")
+    if size is None and values.get("attention.head_count"):
+        heads = values["attention.head_count"]
+        size = values["embedding_length"] // (max(heads) if isinstance(heads, list) else heads)
+    return size // 2 if size else None
+
+
+def _tables(file: str, values: dict, tables: dict[str, list[float]]) -> Iterator[Finding]:
+    for name, numbers in tables.items():
+        if _pairs(values) and len(numbers) != _pairs(values):
+            yield _finding(
+                "table-length", file, name,
+                f"{len(numbers)} factors; {_pairs(values)} pairs turn.", "refuses to load",
+                f"{_pairs(values)} factors, float32",
+            )  # fmt: skip
+        if any(not (math.isfinite(each) and each > 0) for each in numbers):
+            yield _finding(
+                "table-values", file, name, "factors that are not above 0.",
+                "infinite or backward angles, silently", "numbers of 1 and more",
+            )  # fmt: skip
+        elif 2 * sum(each < 0.999 for each in numbers) > len(numbers):
+            yield _finding(
+                "table-below-one", file, name,
+                f"most factors are below 1 (least {min(numbers):g}): these look like reciprocals.",
+                "turns faster than in pre-training, silently", "what a frequency is divided by",
+            )  # fmt: skip
+    one = {LONG, SHORT} & tables.keys()
+    if len(one) == 1:
+        (missing,) = {LONG, SHORT} - one
+        yield _finding(
+            "table-missing", file, missing, f"{next(iter(one))} is there, {missing} is not.",
+            "takes 1 for it, silently", "both tensors; one table for all lengths is rope_freqs",
+        )  # fmt: skip
+    if one and FREQS in tables:
+        yield _finding(
+            "tables-both", file, FREQS, "rope_freqs beside long and short factors.",
+            "takes rope_freqs, and never the others, silently", "one kind of table",
+        )  # fmt: skip
+
+
+def _metadata(file: str, values: dict, tables: dict) -> Iterator[Finding]:
+    scaling, window = values.get("rope.scaling.type", "none"), values.get("context_length")
+    original = values.get("rope.scaling.original_context_length")
+    factor, theta = values.get("rope.scaling.factor"), values.get("rope.freq_base")
+    two = {LONG, SHORT} & tables.keys()
+    if scaling == "longrope" and not tables:
+        yield _finding(
+            "factors-lost", file, "rope.scaling.type",
+            "the type is longrope and no tensor of factors is there.",
+            "runs with the RoPE of the pre-training, silently",
+            f"the tensors {LONG} and {SHORT}, which converters drop for some architectures",
+        )  # fmt: skip
+    if two and original is None:
+        yield _finding(
+            "original-window-missing", file, "rope.scaling.original_context_length",
+            "long and short factors without the window before rescaling.",
+            f"takes context_length ({window}) for it: the long factors are never used, silently",
+            "the window of the pre-training",
+        )  # fmt: skip
+    rescaled = two or scaling in ("yarn", "longrope")
+    if rescaled and original is not None and window is not None and window <= original:
+        yield _finding(
+            "window-not-raised", file, "context_length",
+            f"context_length is {window}, not above the original window {original}.",
+            "serves no more than that by default", "the window after rescaling",
+        )  # fmt: skip
+    if two and "rope.scaling.attn_factor" not in values:
+        yield _finding(
+            "attention-factor-missing", file, "rope.scaling.attn_factor",
+            "no attention scaling beside long and short factors.",
+            "applies 1, where other engines apply sqrt(1 + ln s / ln L), silently",
+            "the factor that the weights were tuned with, 1.0 if there was none", "warning",
+        )  # fmt: skip
+    if scaling in ("linear", "yarn") and not factor:
+        yield _finding(
+            "factor-missing", file, "rope.scaling.factor", f"{scaling} has no factor.",
+            "does not scale at all, silently", "the number of times that the window grew",
+        )  # fmt: skip
+    elif factor and scaling == "none":
+        yield _finding(
+            "type-missing", file, "rope.scaling.type", f"a factor ({factor:g}) without a type.",
+            "takes linear for it, or nothing, by its version", "linear, yarn or longrope",
+            "warning",
+        )  # fmt: skip
+    if theta is None:
+        yield _finding(
+            "theta-missing", file, "rope.freq_base", "theta is not stated.", "takes 10000",
+            "the theta of the pre-training", "warning",
+        )  # fmt: skip
+    turns = (window or 0) / (2 * math.pi * math.sqrt(theta or 10_000.0))
+    sliding = values.get("attention.sliding_window")
+    if scaling in ("none", "longrope") and not tables and not sliding and turns > TURNS:
+        yield _finding(
+            "scaling-lost", file, "rope.scaling.type",
+            f"a window of {window} at theta {theta or 10_000.0:g} without any scaling: the"
+            f" middle pair turns {turns:.0f} times in it, at most 21 where models were trained so.",
+            "runs with the RoPE of the pre-training, silently",
+            "the scaling of the checkpoint that was converted",
+            "error" if turns > 2 * TURNS else "warning",
+        )  # fmt: skip
+
+
+def _finding(
+    code: str, file: str, key: str, problem: str, silent: str, instead: str, severity="error"
+) -> Finding:
+    return Finding(code, severity, file, key, problem, among(silent, LLAMA_CPP), instead)

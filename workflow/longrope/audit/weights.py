@@ -1,0 +1,86 @@
+"""
+The weights, by their index and headers alone: whether all files are there, and the head size.
+"""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from longrope.audit.checkpoint import CONFIG, Checkpoint
+from longrope.audit.finding import Finding, everywhere
+from longrope.errors import UserError
+from longrope.files import read_json
+
+INDEX = "model.safetensors.index.json"
+LONGEST = 100 << 20  # bytes of a header that is still one
+
+
+def check_weights(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """What the weights say against config.json; nothing where there are none (a config alone)."""
+    folder = checkpoint.folder
+    files = sorted(folder.glob("*.safetensors"))
+    if (folder / INDEX).exists():
+        named = set(_weight_map(folder / INDEX).values())
+        if missing := sorted(named - {file.name for file in files}):
+            yield Finding(
+                "weights-missing", "error", INDEX, "weight_map",
+                f"{len(missing)} of {len(named)} files are not there, such as {missing[0]}.",
+                everywhere("refuses to load"), "the whole checkpoint: download or save it again",
+            )  # fmt: skip
+    for file in files:
+        try:
+            header = read_header(file)
+        except UserError as error:
+            yield Finding(
+                "weights-unreadable", "error", file.name, "header", f"{error}.",
+                everywhere("refuses to load"), "the whole file: download or save it again",
+            )  # fmt: skip
+            continue
+        if (shape := _query_shape(header)) is not None:
+            yield from _head_size(checkpoint, file.name, *shape)
+            return
+
+
+def _head_size(checkpoint: Checkpoint, file: str, name: str, rows: int) -> Iterator[Finding]:
+    heads, size = checkpoint.config.get("num_attention_heads"), checkpoint.head_size
+    if not (isinstance(heads, int) and size) or rows == heads * size or rows % heads:
+        return
+    gated = checkpoint.kind.startswith(("qwen3_next", "qwen3_5"))  # a gate beside the query
+    if gated and rows == 2 * heads * size:
+        return
+    yield Finding(
+        "head-size", "error", CONFIG, "head_dim",
+        f"{name} in {file} has {rows} rows: heads of {rows // heads}, where config.json makes them"
+        f" {size}.",
+        everywhere("refuses to load, or turns by the frequencies of another head size"),
+        f'"head_dim": {rows // heads}, and factor tables of {rows // heads // 2} numbers'
+        " (times partial_rotary_factor)",
+    )  # fmt: skip
+
+
+def _query_shape(header: dict) -> tuple[str, int] | None:
+    for name in sorted(header):
+        if name.endswith(".self_attn.q_proj.weight") and header[name].get("dtype") != "U8":
+            return name, header[name]["shape"][0]
+    return None
+
+
+def _weight_map(index: Path) -> dict:
+    try:
+        found = read_json(index).get("weight_map")
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def read_header(file: Path) -> dict:
+    """The header of a safetensors file: name -> dtype, shape, offsets. No tensor is read."""
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > LONGEST:
+                raise UserError("not a safetensors file")
+            return json.loads(opened.read(length))
+    except (OSError, struct.error, ValueError) as error:
+        raise UserError(f"not a readable safetensors file ({error})") from None

@@ -1,0 +1,143 @@
+"""
+Published factors: entries that this package carries, each with what was measured with it.
+
+An entry is one JSON file in `published_factors/`: the factors of one or several windows, the
+weights they are for, and the records of evaluations, with intervals, protocol, hashes and the
+command that made them. `longrope publish` makes an entry from results, so no number in one is
+copied by hand.
+This module imports nothing heavy.
+"""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from longrope.errors import UserError, unknown_name
+from longrope.extended import Tiers, make_tiers, write_extended
+from longrope.factors import RescaleFactors, factors_of_record, write_factors
+from longrope.windows import parse_window, window_label
+
+FOLDER = "published_factors"
+SCHEMA = 1  # of an entry
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Factors that were published, and what they are worth."""
+
+    name: str
+    about: str
+    tiers: Tiers
+    weights: str  # base, or the name of the tuning that they are for
+    weights_fingerprint: str
+    source: dict  # where the base weights come from
+    measured: tuple[dict, ...]  # one for each evaluation, without its single records
+    made_with: dict  # command, version
+
+    def perplexities(self) -> dict[int, dict]:
+        """Length -> perplexity, interval and so on, of the first evaluation that has them."""
+        found: dict[int, dict] = {}
+        for record in self.measured:
+            if record["task"] == "perplexity":
+                for label, result in record["results"].items():
+                    found.setdefault(parse_window(label), result)
+        return dict(sorted(found.items()))
+
+
+def names() -> list[str]:
+    """The names of all carried entries."""
+    folder = resources.files("longrope") / FOLDER
+    return sorted(
+        each.name.removesuffix(".json") for each in folder.iterdir() if each.name.endswith(".json")
+    )
+
+
+def entry(name: str) -> Entry:
+    """A carried entry; UserError lists the known ones."""
+    if name not in names():
+        raise unknown_name("published factors", name, names())
+    return _read(json.loads((resources.files("longrope") / FOLDER / f"{name}.json").read_text()))
+
+
+def _read(record: dict) -> Entry:
+    if record.get("schema") != SCHEMA:
+        raise UserError(f"an entry of schema {record.get('schema')!r}, this reads {SCHEMA}")
+    return Entry(
+        name=record["name"],
+        about=record["about"],
+        tiers=make_tiers([factors_of_record(each) for each in record["factors"]]),
+        weights=record["weights"],
+        weights_fingerprint=record["weights_fingerprint"],
+        source=record["source"],
+        measured=tuple(record["measured"]),
+        made_with=record["made_with"],
+    )
+
+
+def listing() -> str:
+    """All entries, a paragraph each: windows, and perplexity at each length."""
+    return "\n\n".join(summary(entry(name)) for name in names())
+
+
+def summary(found: Entry) -> str:
+    """What an entry is and what was measured, for people."""
+    rope = found.tiers.rope
+    windows = ", ".join(window_label(each.window) for each in found.tiers.factors)
+    lines = [
+        f"{found.name}: {found.about}",
+        f"  for {rope.model}, weights {found.weights} {found.weights_fingerprint}"
+        f" (base {rope.fingerprint}, window {window_label(rope.original_window)},"
+        f" {rope.pairs} pairs)",
+        f"  windows {windows}",
+    ]
+    for record in found.measured:
+        lines.append(f"  {record['evaluation']} ({record['task']}, data {_data(record)}): ")
+        lines[-1] += ", ".join(
+            f"{label} {_value(result)}" for label, result in record["results"].items()
+        )
+    commits = ", ".join(sorted({each["commit"] or "unknown" for each in found.measured}))
+    made = f"  made by `{found.made_with['command']}` at commit {commits}"
+    return "\n".join([*lines, made])
+
+
+def _data(record: dict) -> str:
+    return record["protocol"].get("corpus_sha256") or f"seed {record['protocol'].get('seed')}"
+
+
+def _value(result: dict) -> str:
+    if "perplexity" in result:
+        interval = result.get("interval")
+        around = f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else ""
+        return f"{result['perplexity']:.2f}{around}"
+    if "accuracy" in result:
+        return f"{result['found']}/{result['prompts']}"
+    return "?"
+
+
+def write_out(found: Entry, out: Path, window: int | None = None) -> list[Path]:
+    """Write an entry's factors: one window as a file, all as a folder with extended.json."""
+    if window is not None or len(found.tiers.factors) == 1:
+        path = out / "factors.json" if out.suffix != ".json" else out
+        write_factors(path, one_of(found, window))
+        return [path]
+    if out.suffix == ".json":
+        labels = ", ".join(window_label(each.window) for each in found.tiers.factors)
+        raise UserError(
+            f"{out}: {found.name} has factors for {labels}; say which with --window, or name a"
+            " folder for all of them"
+        )
+    weights = Path(f"results/{found.tiers.rope.model}/{found.weights}/model")
+    write_extended(out, found.tiers, weights)
+    return sorted(out.glob("*.json"))
+
+
+def one_of(found: Entry, window: int | None) -> RescaleFactors:
+    """The factors of one window of an entry; UserError lists what it has."""
+    if window is None:
+        return found.tiers.longest
+    for each in found.tiers.factors:
+        if each.window == window:
+            return each
+    labels = ", ".join(window_label(each.window) for each in found.tiers.factors)
+    raise UserError(f"{found.name} has no factors for {window_label(window)}, but for {labels}")

@@ -1,0 +1,133 @@
+"""
+From a checkpoint to an exported model in one go: the configuration, the workflow, the export.
+
+The workflow is the project's own, run by Snakemake as a process of its own in a folder of its own,
+so a killed run goes on where it was. It needs the checkout, which an installed wheel does not have:
+its place is given, or that of an editable installation.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import longrope
+from longrope.config.base import BASE
+from longrope.errors import UserError
+from longrope.files import read_json
+from longrope.own_model.configuration import Made
+from longrope.study import factors_path
+
+MARKS = ("Snakefile", "workflow/rules/common.smk")  # of a checkout
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the results of a study are."""
+
+    folder: Path  # the working directory of the workflow
+    model: str
+    weights: str  # that are taken home
+    target: int
+
+    @property
+    def base(self) -> Path:
+        """The checkpoint as it came."""
+        return self.folder / f"results/{self.model}/base/model"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The checkpoint that is taken home."""
+        return self.folder / f"results/{self.model}/{self.weights}/model"
+
+    @property
+    def factors(self) -> Path:
+        """Its factors: those of all windows, or of an untuned model those of the target."""
+        if self.weights == BASE:
+            return self.folder / factors_path(self.model, BASE, "search", self.target)
+        return self.folder / f"results/{self.model}/{self.weights}/extended/extended.json"
+
+
+def find_project(given: Path | None) -> Path:
+    """The checkout: as given, or that of an editable installation; UserError if there is none."""
+    editable = Path(longrope.__file__).resolve().parents[2]
+    for folder in [given] if given else [Path.cwd(), editable]:
+        if all((folder / mark).exists() for mark in MARKS):
+            return folder.resolve()
+    raise UserError(
+        f"{given or editable}: no checkout of the project there (no {MARKS[0]}): the workflow is"
+        " not part of the installed package. Clone the repository, and name it: --project FOLDER"
+    )
+
+
+def run_workflow(
+    project: Path, folder: Path, config: Path, cores: str, *more: str
+) -> None:  # fmt: skip
+    """Run the project's workflow in `folder`; UserError if a job failed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "snakemake", "--snakefile", str(project / "Snakefile"),
+        "--directory", str(folder), "--configfile", str(config.resolve()), "--cores", cores,
+        "--workflow-profile", str(project / "profiles/default"), *more,
+    ]  # fmt: skip
+    # Rules call `longrope`: that of this very Python.
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    ended = subprocess.run(command, env=os.environ | {"PATH": path}).returncode
+    if ended:
+        raise UserError(
+            f"the workflow ended with {ended}; what failed is above and in {folder}/logs. The same"
+            " command goes on from there"
+        )
+
+
+def export(places: Places, out: Path) -> Path:
+    """Export what is taken home, by `longrope export`: by default with one table of factors."""
+    records = sorted(places.folder.glob(f"results/{places.model}/*/evaluation/*/*.json"))
+    ended = _longrope(
+        "export", "--model", places.checkpoint, "--factors", places.factors, "--out", out,
+        *(["--records", *records] if records else []),
+    )  # fmt: skip
+    if ended:
+        raise UserError(
+            f"the export ended with {ended}, as it says above; the extended model itself is done:"
+            f" longrope.load({str(places.checkpoint.parent)!r})"
+        )
+    return out
+
+
+def _longrope(*arguments) -> int:
+    """Run a sub-command as a process of its own, on one thread as rules do; its exit code."""
+    command = [sys.executable, "-m", "longrope.cli", *map(str, arguments)]
+    return subprocess.run(command, env={"OMP_NUM_THREADS": "1"} | os.environ).returncode
+
+
+def places_of(made: Made, folder: Path, target: int) -> Places:
+    """Where the study of a configuration leaves its results."""
+    (model,) = made.config.models
+    return Places(folder, model, made.weights, target)
+
+
+def check_instructions(places: Places) -> str:
+    """Ask the carried questions before and after; two lines that compare the answers."""
+    out = places.folder / "results" / places.model / "instructions"
+    after = ["--factors", places.factors]
+    asked = {
+        "before": (places.base, []),
+        "after": (places.checkpoint, after),
+        "after, one table": (places.checkpoint, [*after, "--at", places.target]),
+    }
+    if places.weights == BASE:  # short questions keep the original RoPE: only the table counts
+        del asked["after"]
+    lines = []
+    for name, (model, more) in asked.items():
+        path = out / f"{name.replace(', ', '-').replace(' ', '-')}.json"
+        if _longrope("evaluate-instructions", "--model", model, "--out", path, *more):
+            lines.append(f"instructions, {name}: failed, as it says above")
+            continue
+        found = read_json(path)["results"]
+        lines.append(
+            f"instructions, {name}: {found['matched']} of {found['questions']} answered, mean"
+            f" log-probability of the references {found['log_prob']:.3f} ({path})"
+        )
+    return "\n".join(lines)
