@@ -5,6 +5,7 @@ a stage; the method is the package in workflow/longrope; config/README.md explai
     snakemake --cores all                                       the default study
     snakemake --cores all study                                 with the ablations of the paper
     snakemake --cores all search                                one part of it
+    snakemake --cores all export                                the extended model for other tools
     snakemake --cores 1 plan                                    what it will cost
     snakemake --cores all --configfile config/OTHER.yaml        another one
 """
@@ -31,6 +32,7 @@ include: "workflow/rules/search.smk"
 include: "workflow/rules/finetune.smk"
 include: "workflow/rules/extend.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/export.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/plan.smk"
 

@@ -8,7 +8,7 @@ from longrope import training
 from longrope.baselines import closed_form
 from longrope.cli import main
 from longrope.errors import UserError
-from longrope.losses import token_losses
+from longrope.losses import slice_losses, token_losses
 from longrope.memory import is_out_of_memory, within_memory
 from longrope.models import load_model, read_record
 from longrope.pieces import HALVINGS
@@ -86,7 +86,7 @@ def fails(monkeypatch):
     """Lets losses of the training run out of memory at some calls."""
 
     def at(calls) -> None:
-        monkeypatch.setattr(training, "token_losses", Failing(token_losses, calls))
+        monkeypatch.setattr(training, "slice_losses", Failing(slice_losses, calls))
 
     return at
 

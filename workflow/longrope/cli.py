@@ -12,7 +12,9 @@ from pathlib import Path
 
 from longrope import __version__, stages
 from longrope.errors import UserError
-from longrope.job import logging_to, run_stage
+from longrope.job import logging_to, run_rank, run_stage
+from longrope.parallel.launch import launch, wants_several
+from longrope.parallel.place import PATIENCE, is_rank
 
 HELP = {  # of the files that several stages take
     "--model": "a checkpoint of the workflow: a folder with longrope.json",
@@ -34,13 +36,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; 0 = done, 1 = the user can mend it (one line says how), 2 = usage.
 
     And those of `run_stage`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = build_parser()
     options = parser.parse_args(arguments)
     if options.stage is None:
         parser.print_help()
         return 2
     try:
+        if is_rank():
+            return run_rank(options)
         with logging_to(options.log):
+            if wants_several(options):
+                return launch(options, arguments)
             return run_stage(options)
     except UserError as error:
         print(f"longrope: {error}", file=sys.stderr)
@@ -54,6 +61,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"longrope {__version__}")
     parser.add_argument("--log", type=Path, help="also write what is printed to this file")
+    several = parser.add_argument_group(
+        "several processes", "for finetune, search, evaluate-perplexity, evaluate-passkey"
+    )
+    several.add_argument("--processes", type=_count, default=1, help="on each, one a GPU (1)")
+    several.add_argument("--nodes", type=_count, default=1, help="machines, of a Slurm job (1)")
+    several.add_argument(
+        "--per-sequence", type=_count, default=1, help="processes that hold one sequence (1)"
+    )
+    several.add_argument(
+        "--patience",
+        type=float,
+        default=PATIENCE,
+        metavar="SECONDS",
+        help=f"that one waits for another before all give up ({PATIENCE:g})",
+    )
+    several.add_argument(
+        "--rendezvous", metavar="HOST:PORT", help="where machines meet; a Slurm job finds its own"
+    )
     parser.set_defaults(stage=None, run_id=uuid.uuid4().hex)
     parsers = parser.add_subparsers(metavar="STAGE")
 
@@ -96,6 +121,23 @@ def build_parser() -> argparse.ArgumentParser:
     stage = _stage(parsers, "assemble", "put the factors of all windows together")
     _files(stage, "--model", "--out")
     _many(stage, "--factors")
+
+    stage = _stage(parsers, "export", "export an extended model for other tools")
+    stage.add_argument("--form", choices=("native", "full", "gguf"), default="native",
+        help="native: transformers' own longrope; full: all tiers, with a modelling file; gguf: for"
+        " llama.cpp (native)")  # fmt: skip
+    stage.add_argument("--engine", help="transformers (also right in vLLM and SGLang), vllm,"
+        " sglang, mlx, llama.cpp, or any (transformers; for gguf llama.cpp)")  # fmt: skip
+    stage.add_argument("--tier", type=_window, help="whose factors serve every length (longest)")
+    stage.add_argument(
+        "--two-tables", action="store_true", help="also those of the original window"
+    )
+    stage.add_argument("--dtype", choices=("float32", "float16", "bfloat16"),
+        help="in which weights are stored (as they are)")  # fmt: skip
+    stage.add_argument("--licence", help="of the base model, where nothing tells it; such as mit")
+    stage.add_argument("--records", type=Path, nargs="*", default=[], help=HELP["--records"])
+    stage.add_argument("--trainings", type=Path, nargs="*", default=[], help=HELP["--trainings"])
+    _files(stage, "--model", "--factors", "--out")
 
     stage = _stage(parsers, "evaluate-perplexity", "perplexity of held-out documents")
     _files(stage, "--model", "--tokens", "--out", "--state")
@@ -224,6 +266,12 @@ def build_parser() -> argparse.ArgumentParser:
 
     _stage(parsers, "schema", "print the JSON schema of a configuration", tracked=False)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
+    return int(text)
 
 
 def _window(text: str) -> int:

@@ -5,7 +5,8 @@ Snakemake counts GPUs and does not assign them: every job of a workstation sees 
 that wants one locks a file in a folder of the machine, named after the GPU's own id, and holds it
 until it ends; the system frees it however the process ends. All workflows of all users thus take
 turns. Nothing is leased on a CPU, in a Slurm job (Slurm has assigned its GPUs), and where
-LONGROPE_LEASES is `none`; any other value is the folder. Imports nothing heavy.
+LONGROPE_LEASES is `none`; any other value is the folder. Where several processes run a stage
+together, the one that watches over them leases a GPU for each. Imports nothing heavy.
 """
 
 import os
@@ -20,6 +21,7 @@ from longrope.errors import UserError
 
 LOCKS = Path("/tmp/longrope-gpus")  # the same for all users, whatever their TMPDIR is
 SETTING = "LONGROPE_LEASES"
+HELD = "none"  # the value of it where nothing is leased
 POLL = 2.0  # seconds between two looks for a free one
 
 _held: list[tuple[int, FileLock]] = []  # of this process, until it ends
@@ -30,17 +32,42 @@ def gpu_of_this_process() -> int:
     import torch
 
     if not leasing():
-        return torch.cuda.current_device()
+        return int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
     if not _held:
-        count = torch.cuda.device_count()
-        names = [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
-        _held.append(lease(names))
+        _held.append(lease(_names()))
     return _held[0][0]
+
+
+def lease_several(count: int, folder: Path | None = None, names: Sequence[str] = ()) -> list[int]:
+    """Lease so many GPUs of this machine until this process ends; their indices.
+
+    Whoever wants several waits in a line of its own, so that no two hold what the other lacks.
+    Raises UserError if the machine has fewer.
+    """
+    names = names or _names()
+    if len(names) < count:
+        raise UserError(f"--processes {count}: this machine has {len(names)} GPUs, one for each")
+    folder = folder or Path(os.environ.get(SETTING, LOCKS))
+    with FileLock(_writable(folder) / "several.lock", mode=0o666):
+        while len(_held) < count:
+            taken = {index for index, _ in _held}
+            free = [index for index in range(len(names)) if index not in taken]
+            at, lock = lease([names[index] for index in free], folder)
+            _held.append((free[at], lock))
+    return [index for index, _ in _held]
+
+
+def _names() -> list[str]:
+    """What tells the visible GPUs apart on this machine."""
+    import torch
+
+    count = torch.cuda.device_count()
+    return [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
 
 
 def leasing() -> bool:
     """Whether GPUs are leased here."""
-    return os.environ.get(SETTING) != "none" and "SLURM_JOB_ID" not in os.environ
+    return os.environ.get(SETTING) != HELD and "SLURM_JOB_ID" not in os.environ
 
 
 def lease(names: Sequence[str], folder: Path | None = None) -> tuple[int, FileLock]:

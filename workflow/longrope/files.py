@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     _remove(draft)
     try:
         yield draft
-        _flush(draft)
+        flush_folder(draft)
         if draft.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(draft, path)
@@ -140,7 +140,8 @@ def open_state(path: Path, made_from: object, say: Callable[[str], None] = print
     return path
 
 
-def _flush(draft: Path) -> None:
+def flush_folder(draft: Path) -> None:
+    """Make sure that a file, or a folder and what is in it, is on disk."""
     for path in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
         _flush_entry(path)
 

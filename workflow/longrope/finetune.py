@@ -22,6 +22,8 @@ from longrope.files import open_state, write_lines
 from longrope.lora import add_lora, check_peft, hold_in_bfloat16
 from longrope.mixture import Batch, SequenceMaker
 from longrope.models import load_model, load_tokenizer, read_record, save_model, stored_dtype
+from longrope.parallel.place import here
+from longrope.parallel.sharding import whole_weights
 from longrope.rope import install
 from longrope.steps import batches_of
 from longrope.training import Rate, train
@@ -37,7 +39,7 @@ def finetune(
     tokens_folder: Path,
     out: Path,
     metrics_out: Path,
-    state: Path,
+    state_folder: Path,
     *,
     on_metrics: Callable[[dict], None] = lambda record: None,
     say: Callable[[str], None] = print,
@@ -56,13 +58,11 @@ def finetune(
     say(f"tuning {record.rope.model}/{record.weights} as {stage.name} with {describe(factors)}")
     tokenizer = load_tokenizer(model_folder)
     split.check_tokenizer(tokenizer)
-    model = load_model(model_folder, for_training=True)
+    dtype = stored_dtype(model_folder)
+    model, merge = _to_train(stage, model_folder)
+    if tuning.lora and tuning.precision == dtype == "bfloat16" and here().world == 1:
+        hold_in_bfloat16(model)
     rotary = install(model, record.rope)
-    dtype, merge = stored_dtype(model_folder), None
-    if tuning.lora:
-        merge = add_lora(model, tuning.lora, stage.seed)
-        if tuning.precision == dtype == "bfloat16":
-            hold_in_bfloat16(model)
     if tuning.checkpointing:
         recompute(model)
     original = closed_form("none", record.rope, record.rope.original_window)
@@ -76,7 +76,7 @@ def finetune(
         "n_hat": factors.n_hat,
         "attention_factor": factors.attention_factor,
     }
-    state = open_state(state, made_from)
+    state = here().once(lambda: open_state(state_folder, made_from))
 
     def prepare(part: Batch) -> None:
         positions = None if part.positions is None else torch.from_numpy(part.positions)
@@ -84,7 +84,7 @@ def finetune(
 
     metrics = train(
         model,
-        [
+        lambda: [
             torch.optim.AdamW(
                 [each for each in model.parameters() if each.requires_grad],
                 lr=tuning.learning_rate,
@@ -106,10 +106,12 @@ def finetune(
         describe=f"tuning {record.rope.model}/{stage.name}",
         on_metrics=on_metrics,
     )
-    if merge:
+    if here().world > 1:
+        model, merge = _together(model, stage, model_folder)
+    if here().leads:
         merge()
-    write_lines(metrics_out, metrics)
-    save_model(model, tokenizer, out, record.tuned_as(stage.name), dtype, factors)
+        write_lines(metrics_out, metrics)
+        save_model(model, tokenizer, out, record.tuned_as(stage.name), dtype, factors)
     last = [each["loss"] for each in metrics[-max(1, len(metrics) // 10) :]]
     return {
         "loss": float(np.mean(last)),
@@ -118,6 +120,24 @@ def finetune(
         "peak_memory": max(each["peak_memory"] for each in metrics),
         "trained_parameters": metrics[-1]["trained_parameters"],
     }
+
+
+def _to_train(stage: TuningStage, folder: Path):
+    """The model with what trains of it, and what merges the changes of low rank into it."""
+    model = load_model(folder, for_training=True)
+    if stage.tuning.lora:
+        return model, add_lora(model, stage.tuning.lora, stage.seed)
+    return model, lambda: None
+
+
+def _together(model, stage: TuningStage, folder: Path):
+    """The tuned model whole, on rank 0; on others nothing."""
+    weights = whole_weights(model)
+    if not here().leads:
+        return None, None
+    whole, merge = _to_train(stage, folder)
+    whole.load_state_dict(weights)
+    return whole, merge
 
 
 def recompute(model) -> None:

@@ -8,7 +8,9 @@ with the ending .run.json) is written for `longrope sync`, also where the stage 
 import argparse
 import contextlib
 import datetime
+import errno
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -20,6 +22,8 @@ from pathlib import Path
 from longrope import __version__
 from longrope.errors import UserError
 from longrope.memory import is_out_of_memory
+from longrope.parallel.launch import leave_report
+from longrope.parallel.place import here, join, leave
 
 OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
 
@@ -37,39 +41,56 @@ def run_stage(options: argparse.Namespace) -> int:
     """Run `options.run`; 0 = done, 1 = the user can mend it, 70 = a bug, 130 = interrupted."""
     try:
         _recorded(options)
-    except UserError as error:
-        print(f"longrope {options.stage}: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL:
-            traceback.print_exc()
-            return 70
-        print(
-            f"longrope {options.stage}: this needs the package {error.name!r}:"
-            ' pip install "longrope[workflow]"',
-            file=sys.stderr,
-        )
-        return 1
     except KeyboardInterrupt:
         print(f"longrope {options.stage}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if is_out_of_memory(error):
-            said = " ".join(str(error).split())[:200]
-            print(
-                f"longrope {options.stage}: out of memory ({said}): `longrope plan` says what"
-                " every job needs, docs/memory.md what can be lowered",
-                file=sys.stderr,
-            )
-            return 1
-        traceback.print_exc()
-        return 70
+        if (said := what_to_mend(error)) is None:
+            traceback.print_exc()
+            return 70
+        print(f"longrope {options.stage}: {said}", file=sys.stderr)
+        return 1
     return 0
+
+
+def run_rank(options: argparse.Namespace) -> int:
+    """The same as one of several processes: rank 0 alone prints and keeps the log, and the process
+    that watches over them says why one failed."""
+    try:
+        place = join(options.per_sequence, options.patience)
+        with logging_to(options.log) if place.leads else _silent():
+            _recorded(options)
+        leave()
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        said = what_to_mend(error)
+        code = 70 if said is None else 1
+        leave_report(options.stage, error, said)
+        return code
+    return 0
+
+
+def what_to_mend(error: Exception) -> str | None:
+    """What to tell the user of an error that is no bug; None if it is one."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL:
+        return f'this needs the package {error.name!r}: pip install "longrope[workflow]"'
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no room on the disk ({error}): make some and run the stage again"
+    if is_out_of_memory(error):
+        said = " ".join(str(error).split())[:200]
+        return (
+            f"out of memory ({said}): `longrope plan` says what every job needs, docs/memory.md"
+            " what can be lowered"
+        )
+    return None
 
 
 def _recorded(options: argparse.Namespace) -> None:
     """Run the stage; with --log, leave a record of the run beside the log, also if it fails."""
-    if options.log is None or not options.tracked:
+    if options.log is None or not options.tracked or not here().leads:
         options.run(options)
         return
     from longrope.tracking import RunRecord, write_record
@@ -122,13 +143,13 @@ def _tags(options: argparse.Namespace) -> dict[str, str]:
         **dict(zip(("model", "weights"), place, strict=False)),
         "stage": options.stage,
         "longrope": __version__,
-        "commit": _commit(),
+        "commit": commit(),
         "host": platform.node(),
         "log": str(options.log),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of this package, `+` if it has changes; empty outside a checkout."""
     try:
         answer = subprocess.run(
@@ -166,6 +187,14 @@ def logging_to(path: Path | None):
             contextlib.redirect_stdout(_Tee(sys.stdout, log)),
             contextlib.redirect_stderr(_Tee(sys.stderr, log)),
         ):
+            yield
+
+
+@contextlib.contextmanager
+def _silent():
+    """Write nothing."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             yield
 
 

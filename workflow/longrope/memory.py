@@ -47,6 +47,7 @@ def within_memory(model, run: Callable, shape: tuple[int, int], *, training: boo
 
     Where memory ends it is called again, with pieces half as long, a few times; then UserError.
     """
+    from longrope.parallel.place import here
     from longrope.pieces import pieces_of
 
     pieces = pieces_of(model)
@@ -58,7 +59,8 @@ def within_memory(model, run: Callable, shape: tuple[int, int], *, training: boo
                 raise
             said = " ".join(str(error).split()) or type(error).__name__
         _let_go()  # here, where the error no longer holds the frames and their tensors
-        if not pieces.halve():
+        # Ranks that run together cannot each try again.
+        if here().world > 1 or not pieces.halve():
             raise UserError(_advice(model, pieces, shape, training, said))
         print(
             f"out of memory at {shape[0]} x {shape[1]:,} tokens; again in pieces of 1/"
@@ -90,7 +92,7 @@ def _advice(model, pieces, shape: tuple[int, int], training: bool, said: str) ->
     ways.append("take a device with more memory")
     return (
         f"out of memory at {rows} x {tokens:,} tokens, in pieces of"
-        f" 1/{2 ** (pieces.halved - 1)} of the usual length, too ({said[:200]}):"
+        f" 1/{2 ** max(0, pieces.halved - 1)} of the usual length, too ({said[:200]}):"
         f" {', or '.join(ways)}."
         f"{_planned(model, rows * tokens, training, recompute)} `longrope plan` says what every"
         " job needs"

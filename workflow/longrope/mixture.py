@@ -42,11 +42,14 @@ class Batch:
     def split(self, size: int) -> Iterator["Batch"]:
         """The same in parts of at most `size` sequences."""
         for first in range(0, len(self.tokens), size):
-            rows = slice(first, first + size)
-            positions = None if self.positions is None else self.positions[rows]
-            yield Batch(
-                self.tokens[rows], self.weights[rows], self.kinds[rows], positions, self.original
-            )
+            yield self.rows(slice(first, first + size))
+
+    def rows(self, rows: slice) -> "Batch":
+        """Some of the sequences."""
+        positions = None if self.positions is None else self.positions[rows]
+        return Batch(
+            self.tokens[rows], self.weights[rows], self.kinds[rows], positions, self.original
+        )
 
 
 class SequenceMaker:

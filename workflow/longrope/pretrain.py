@@ -67,7 +67,7 @@ def pretrain(
     model = build_model(settings, window, tokenizer)
     metrics = train(
         model,
-        optimisers_of(model, settings),
+        lambda: optimisers_of(model, settings),
         batches_at,
         Rate(ends[-1], settings.warmup, settings.hold, settings.final),
         settings,

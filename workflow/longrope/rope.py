@@ -18,6 +18,7 @@ from torch import nn
 from longrope.architectures import BY_LENGTH, PLAIN, body_of, rope_type_of
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, check_same_model
+from longrope.parallel.place import here
 
 ANGLES = 1 << 13  # positions whose angles are held in float64 at a time
 
@@ -65,7 +66,9 @@ class RescaledRotary(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin (B, T, 2P) for positions (B or 1, T), in the type that the model expects."""
         if self.positions_BT is not None:
-            position_ids = self.positions_BT.to(x.device)
+            # What comes are places in the sequence: all, or a slice of them, filled up at the end.
+            last = self.positions_BT.shape[1] - 1
+            position_ids = self.positions_BT.to(x.device)[:, position_ids[0].clamp(max=last)]
         if all(each.is_identity for each in self.factors):
             return self.original(x, position_ids)
         rows = max(len(self.factors), position_ids.shape[0])
@@ -137,10 +140,11 @@ def install(model, rope: Rope, *, one_call: bool = False) -> RescaledRotary:
     rotary = RescaledRotary(original, rope, rope_type_of(model.config.to_dict()))
     if rotary.type == PLAIN:
         _check_layout(name, rotary)
-    elif rotary.type in BY_LENGTH and not one_call:
+    elif rotary.type in BY_LENGTH and (not one_call or here().per_sequence > 1):
         raise UserError(
             f"model {rope.model!r} comes with a RoPE that depends on the length of every forward"
-            f" call (rope_type {rotary.type!r}): only its perplexity can be measured"
+            f" call (rope_type {rotary.type!r}): only its perplexity can be measured, and only with"
+            " one process a sequence"
         )
     body.rotary_emb = rotary
     return rotary

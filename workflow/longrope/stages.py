@@ -6,10 +6,13 @@ Nothing heavy is imported before a stage runs.
 """
 
 import argparse
+import contextlib
 import json
+from types import SimpleNamespace
 
 from longrope.errors import UserError
 from longrope.job import Outcome
+from longrope.parallel.place import here
 from longrope.use_stages import check as check
 from longrope.use_stages import evaluate_instructions as evaluate_instructions
 from longrope.use_stages import extend as extend
@@ -22,6 +25,9 @@ from longrope.use_stages import publish as publish
 def _live(options: argparse.Namespace):
     """Where MLFLOW_TRACKING_URI is set, metrics go there as they come; else nowhere."""
     from longrope.tracking import LiveRun
+
+    if not here().leads:
+        return contextlib.nullcontext(SimpleNamespace(log=lambda record: None))
 
     return LiveRun(options.run_id, str(options.log and options.log.with_suffix("")))
 
@@ -118,7 +124,7 @@ def search(options: argparse.Namespace) -> Outcome:
         warm=options.warm,
     )
     artifacts = [options.out]
-    if options.plot:
+    if options.plot and here().leads:
         plot_search(options.out, options.trace, options.plot)
         artifacts.append(options.plot)
     return Outcome(metrics, [options.trace], artifacts)
@@ -154,6 +160,26 @@ def assemble(options: argparse.Namespace) -> Outcome:
     for each in tiers.factors:
         print(describe(each))
     return Outcome(artifacts=[options.out / "extended.json"])
+
+
+def export(options: argparse.Namespace) -> Outcome:
+    from longrope.export.engines import find_engine
+    from longrope.export.stage import Export, export_model, summary
+
+    default = "llama.cpp" if options.form == "gguf" else "transformers"
+    asked = Export(
+        options.form,
+        find_engine(options.engine or default),
+        options.tier,
+        options.two_tables,
+        options.dtype,
+        options.licence,
+    )
+    written = export_model(
+        asked, options.model, options.factors, options.out, options.records, options.trainings
+    )
+    print("\n".join(summary(asked, written, options.out)))
+    return Outcome(artifacts=[options.out / "README.md", options.out / "longrope_export.json"])
 
 
 def evaluate_perplexity(options: argparse.Namespace) -> Outcome:

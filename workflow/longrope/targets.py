@@ -157,3 +157,23 @@ def extended_files(config: Config) -> list[str]:
         for model, settings in config.models.items()
         if settings.extension
     ]
+
+
+def export_files(config: Config) -> list[str]:
+    """The extended models in the forms that every supported family has."""
+    return [
+        path.replace("extended.json", form)
+        for path in extended_files(config)
+        for form in ("native", "full")
+    ]
+
+
+def export_records(config: Config, model: str, weights: str) -> list[str]:
+    """The evaluations that an export's card shows: all tiers, and the last one throughout."""
+    return [
+        f"results/{model}/{weights}/evaluation/{name}/{method}.json"
+        for owner, name, asked in evaluations(config)
+        if owner == model and asked.task in ("perplexity", "passkey")
+        for method in ("extended", "longest")
+        if method in asked.methods.get(weights, ())
+    ]

@@ -5,8 +5,10 @@ A step takes batches that are a function of the step's number, sums the weighted
 without holding logits, and divides by the weights of the whole step, so accumulation changes
 memory and never the result. What trains are the weights that ask for a gradient. Progress is
 checkpointed in a state directory: a run that was killed goes on from there and ends with the
-weights of an uninterrupted one. Sharding wraps the model that is handed in; nothing here knows
-about it.
+weights of an uninterrupted one.
+
+Over several processes (`parallel`) the weights are sharded, each team of ranks takes its share of a
+step's sequences, and each rank of a team a slice of them; all of what is logged is of the whole.
 """
 
 import math
@@ -22,13 +24,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from longrope.config.training import LoopSettings
 from longrope.errors import UserError
-from longrope.files import append_line, replacing, resume_lines, write_lines
-from longrope.losses import token_losses
+from longrope.files import append_line, resume_lines, write_lines
+from longrope.losses import slice_losses
 from longrope.memory import within_memory
 from longrope.mixture import Batch
+from longrope.parallel import sharding
+from longrope.parallel.place import here
+from longrope.parallel.sequence import part_of, spread_attention
 from longrope.progress import Progress
 
 
@@ -62,14 +68,20 @@ class WeightedLoss(nn.Module):
         self, tokens_BT: torch.Tensor, weights_BT: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The sum of weight * loss (nats) over a batch, and that of each sequence, (B,), without a
-        gradient; the first token is no target."""
-        losses_BT = token_losses(self.model, tokens_BT) * weights_BT[:, 1:]
-        return losses_BT.sum(), losses_BT.detach().sum(1)
+        gradient; the first token is no target. Of this rank's slice of the sequences alone."""
+        losses_BC = slice_losses(self.model, tokens_BT) * slice_targets(weights_BT)
+        return losses_BC.sum(), losses_BC.detach().sum(1)
+
+
+def slice_targets(x_BT):
+    """Of a value for every token, those of the targets of this rank's slice."""
+    first, end = part_of(x_BT.shape[1])
+    return x_BT[:, 1:][:, first:end]
 
 
 def train(
     model,
-    optimisers: list[torch.optim.Optimizer],
+    make_optimisers: Callable[[], list[torch.optim.Optimizer]],
     batches_at: Callable[[int], Sequence[Batch]],
     rate: Rate,
     settings: LoopSettings,
@@ -84,24 +96,27 @@ def train(
 
     `batches_at(step)` gives the data of a step, the longest sequences first; `micro_batch` of
     those are held at a time, of shorter ones as many tokens. `prepare` is called with each such
-    part before its forward pass, to tell the model what is particular about it. The learning rates
-    of the optimisers are those of `rate` = 1. Metrics and checkpoints are kept in `state`, from
-    where an interrupted run goes on.
+    part before its forward pass, to tell the model what is particular about it. The optimisers are
+    made once the model's parameters are those that train; their learning rates are those of `rate`
+    = 1. Metrics and checkpoints are kept in `state`, from where an interrupted run goes on.
+
+    All ranks must call it. Raises UserError if the teams of ranks do not divide a step's sequences.
     """
+    place = here()
     AcceleratorState._reset_state()  # else one process keeps the precision of its first training
     accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bfloat16" else "no")
-    if accelerator.num_processes > 1:
-        raise UserError(
-            f"training runs in one process so far, this is one of {accelerator.num_processes}:"
-            " start it without torchrun or accelerate launch"
-        )
     model.train()
-    prepared, *optimisers = accelerator.prepare(WeightedLoss(model), *optimisers)
-    forward = torch.compile(prepared) if settings.compile else prepared
-    peak = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
-    metrics_path, checkpoint = state / "metrics.jsonl", state / "checkpoint.pt"
-    start, metrics = _resume(checkpoint, metrics_path, model, optimisers, accelerator.device)
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    spread_attention(model)
+    # Not for accelerate to spread over processes, which `sharding` does.
+    wrapped = accelerator.prepare_model(WeightedLoss(model), evaluation_mode=True)
+    sharding.shard(wrapped, model)
+    optimisers = make_optimisers()
+    forward = torch.compile(wrapped) if settings.compile else wrapped
+    peak = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
+    metrics_path = state / "metrics.jsonl"
+    start = sharding.load(state, wrapped, optimisers)
+    metrics = place.once(lambda: _metrics_up_to(metrics_path, start))
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(accelerator.device)
 
@@ -111,7 +126,7 @@ def train(
             optimiser.zero_grad()  # what a try left that ran out of memory
         total = sum(float(batch.weights[:, 1:].sum()) for batch in batches)
         loss_sum, by_kind = 0.0, LossesByKind()
-        for part in _parts(batches, micro_batch):
+        for part in _parts(_share(batches), micro_batch):
             tokens_BT, weights_BT = (
                 torch.from_numpy(array).to(accelerator.device)
                 for array in (part.tokens, part.weights)
@@ -120,10 +135,10 @@ def train(
             with accelerator.autocast():
                 loss, sums_B = forward(tokens_BT, weights_BT)
                 loss = loss / total
-            accelerator.backward(loss)
+            accelerator.backward(loss * place.world)  # sharding takes the mean over ranks
             by_kind.add(part, sums_B.tolist())
             loss_sum += loss.item()
-        return loss_sum, by_kind
+        return sum_over_ranks(loss_sum, by_kind)
 
     progress = Progress(describe, rate.steps, start)
     tokens, seconds = 0, 0.0
@@ -133,17 +148,17 @@ def train(
             for group, value in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = value * multiplier
         batches = batches_at(step)
-        shape = next(_parts(batches, micro_batch)).tokens.shape  # no other part is larger
+        shape = next(_parts(_share(batches), micro_batch)).tokens.shape  # no other is larger
         run = partial(gradients, batches)
         try:
             loss_sum, by_kind = within_memory(model, run, shape, training=True)
         except UserError:
             if step > start:  # to go on from with other settings
-                _save(checkpoint, step, model, optimisers)
+                sharding.save(state, step, wrapped, optimisers)
             raise
         if not math.isfinite(loss_sum):
             raise FloatingPointError(f"the loss of step {step + 1} is {loss_sum}")
-        norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip)
+        norm = _clip(model.parameters(), settings.clip)
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad()
@@ -152,21 +167,43 @@ def train(
             "loss": loss_sum,
             **by_kind.means(),
             "rate": multiplier * peak[0][0],
-            "gradient_norm": float(norm),
+            "gradient_norm": norm,
             "tokens": sum(batch.tokens.size for batch in batches),
             "seconds": round(time.monotonic() - began, 4),
-            "peak_memory": peak_memory(accelerator.device),
+            "peak_memory": max(place.gather(peak_memory(accelerator.device))),
             "trained_parameters": trained,
         }
         tokens, seconds = tokens + record["tokens"], seconds + record["seconds"]
-        append_line(metrics_path, record)
-        on_metrics(record)
+        if place.leads:
+            append_line(metrics_path, record)
+            on_metrics(record)
         metrics.append(record)
         progress.update(step + 1, f"loss {loss_sum:.3f}, {tokens / seconds:,.0f} tokens/s")
         if (step + 1) % settings.checkpoint_every == 0 or step + 1 == rate.steps:
-            _save(checkpoint, step + 1, model, optimisers)
+            sharding.save(state, step + 1, wrapped, optimisers)
     progress.close()
     return metrics
+
+
+def _share(batches: Sequence[Batch]) -> list[Batch]:
+    """The sequences of a step that this rank's team takes."""
+    place = here()
+    if place.teams == 1:
+        return list(batches)
+    for batch in batches:
+        if len(batch.tokens) % place.teams:
+            raise UserError(
+                f"a step has {len(batch.tokens)} sequences of {batch.tokens.shape[1]:,} tokens,"
+                f" which {place.teams} teams of processes cannot share: take a batch that is a"
+                " multiple of it, fewer processes, or more --per-sequence"
+            )
+    return [batch.rows(slice(place.team, None, place.teams)) for batch in batches]
+
+
+def _clip(parameters, limit: float) -> float:
+    """Scale the gradients so that their norm is at most `limit`; returns what it was."""
+    norm = nn.utils.clip_grad_norm_(parameters, limit)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _parts(batches: Sequence[Batch], micro_batch: int | None) -> Iterator[Batch]:
@@ -189,14 +226,29 @@ class LossesByKind:
 
     def add(self, part: Batch, sums: list[float]) -> None:
         """Count the summed loss of every sequence; those with the original RoPE stand apart."""
-        for kind, loss, weights in zip(part.kinds, sums, part.weights[:, 1:], strict=True):
+        for kind, loss, weights in zip(part.kinds, sums, slice_targets(part.weights), strict=True):
             name = f"loss_{'short_' if part.original else ''}{kind}"
             self._loss[name] = self._loss.get(name, 0.0) + loss
             self._weight[name] = self._weight.get(name, 0.0) + float(weights.sum())
 
+    def merge(self, other: "LossesByKind") -> None:
+        """Count those of another rank."""
+        for name, weight in other._weight.items():
+            self._loss[name] = self._loss.get(name, 0.0) + other._loss[name]
+            self._weight[name] = self._weight.get(name, 0.0) + weight
+
     def means(self) -> dict[str, float]:
         """`loss_KIND`, or `loss_short_KIND`, of every kind that has targets."""
         return {name: self._loss[name] / weight for name, weight in self._weight.items() if weight}
+
+
+def sum_over_ranks(loss: float, by_kind: LossesByKind) -> tuple[float, LossesByKind]:
+    """The loss of a whole step and those of its kinds, of what every rank has of them."""
+    parts = here().gather((loss, by_kind))
+    whole = LossesByKind()
+    for _, each in parts:
+        whole.merge(each)
+    return sum(loss for loss, _ in parts), whole
 
 
 def peak_memory(device: torch.device) -> int:
@@ -207,30 +259,8 @@ def peak_memory(device: torch.device) -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _save(path: Path, step: int, model, optimisers) -> None:
-    """Keep what trains; the rest is as it was loaded."""
-    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
-    with replacing(path) as draft:
-        torch.save(
-            {
-                "step": step,
-                "model": {name: each.detach() for name, each in trained.items()},
-                "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-            },
-            draft,
-        )
-
-
-def _resume(path: Path, metrics_path: Path, model, optimisers, device) -> tuple[int, list[dict]]:
-    """The step to go on from, and the metrics before it; what came after is dropped."""
-    if not path.exists():
-        metrics_path.unlink(missing_ok=True)
-        return 0, []
-    saved = torch.load(path, map_location=device, weights_only=True)
-    left = model.load_state_dict(saved["model"], strict=False)
-    assert not left.unexpected_keys, left  # the state belongs to these very settings
-    for optimiser, optimiser_state in zip(optimisers, saved["optimisers"], strict=True):
-        optimiser.load_state_dict(optimiser_state)
-    metrics = [record for record in resume_lines(metrics_path) if record["step"] <= saved["step"]]
-    write_lines(metrics_path, metrics)
-    return saved["step"], metrics
+def _metrics_up_to(path: Path, step: int) -> list[dict]:
+    """The metrics of the first so many steps; what came after is dropped."""
+    metrics = [record for record in resume_lines(path) if record["step"] <= step]
+    write_lines(path, metrics)
+    return metrics

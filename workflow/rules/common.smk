@@ -66,6 +66,10 @@ PAPER = os.path.relpath(os.path.join(workflow.basedir, "resources/paper/tables.c
 ENVIRONMENT = "../../envs/longrope.yaml"
 
 
+# Of rules that can spread over several; a profile sets more (`set-resources`).
+ONE_PROCESS = {"processes": 1, "nodes": 1, "per_sequence": 1}
+
+
 def as_json(settings):
     """A stage's settings as one JSON string."""
     return settings.model_dump_json()
@@ -222,6 +226,16 @@ def tuning_factors(wildcards):
 
 def tier_factors(wildcards):
     return study.tiers(wildcards.model, model_settings(wildcards))
+
+
+def export_records(wildcards):
+    """What was measured of the extended model, for its card."""
+    return targets.export_records(STUDY, wildcards.model, wildcards.weights)
+
+
+def export_trainings(wildcards):
+    chain = study.chain_of(model_settings(wildcards), wildcards.weights)
+    return [f"results/{wildcards.model}/{each}/training/metrics.jsonl" for each in chain]
 
 
 # --- evaluations -------------------------------------------------------------------------------

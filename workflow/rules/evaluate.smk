@@ -15,6 +15,8 @@ rule evaluate_perplexity:
         evaluation=named("perplexity"),
     conda:
         ENVIRONMENT
+    resources:
+        **ONE_PROCESS,
     params:
         settings=perplexity_settings,
         state="results/state/{model}/{weights}/{evaluation}/{method}",
@@ -22,7 +24,8 @@ rule evaluate_perplexity:
     message:
         "Perplexity of {wildcards.evaluation}: {wildcards.model}/{wildcards.weights}, {wildcards.method}"
     shell:
-        "exec longrope --log {log:q} evaluate-perplexity --model {input.model:q}"
+        "exec longrope --log {log:q} --processes {resources.processes} --nodes {resources.nodes}"
+        " --per-sequence {resources.per_sequence} evaluate-perplexity --model {input.model:q}"
         " --tokens {input.tokens:q} --factors {input.factors:q} --out {output:q}"
         " --state {params.state:q} --settings {params.settings:q}"
 
@@ -41,6 +44,8 @@ rule evaluate_passkey:
     priority: 5
     conda:
         ENVIRONMENT
+    resources:
+        **ONE_PROCESS,
     params:
         settings=passkey_settings,
         state="results/state/{model}/{weights}/{evaluation}/{method}",
@@ -48,7 +53,8 @@ rule evaluate_passkey:
     message:
         "Passkeys: {wildcards.model}/{wildcards.weights}, {wildcards.method}"
     shell:
-        "exec longrope --log {log:q} evaluate-passkey --model {input.model:q}"
+        "exec longrope --log {log:q} --processes {resources.processes} --nodes {resources.nodes}"
+        " --per-sequence {resources.per_sequence} evaluate-passkey --model {input.model:q}"
         " --factors {input.factors:q} --out {output:q} --state {params.state:q}"
         " --settings {params.settings:q}"
 

@@ -10,6 +10,7 @@ rule assemble_extended:
         "results/{model}/{weights}/extended/extended.json",
     log:
         "logs/{model}/{weights}/extended.log",
+    localrule: True  # copies a few small files
     conda:
         ENVIRONMENT
     params:

@@ -17,6 +17,8 @@ rule finetune_model:
     priority: 10  # the longest chain of the study goes first
     conda:
         ENVIRONMENT
+    resources:
+        **ONE_PROCESS,
     params:
         settings=tuning_settings,
         state="results/state/{model}/{weights}/finetune",
@@ -24,9 +26,10 @@ rule finetune_model:
     message:
         "Fine-tuning {wildcards.model} as {wildcards.weights}"
     shell:
-        "exec longrope --log {log:q} finetune --model {input.model:q} --factors {input.factors:q}"
-        " --tokens {input.tokens:q} --out {output.model:q} --metrics {output.metrics:q}"
-        " --state {params.state:q} --settings {params.settings:q}"
+        "exec longrope --log {log:q} --processes {resources.processes} --nodes {resources.nodes}"
+        " --per-sequence {resources.per_sequence} finetune --model {input.model:q}"
+        " --factors {input.factors:q} --tokens {input.tokens:q} --out {output.model:q}"
+        " --metrics {output.metrics:q} --state {params.state:q} --settings {params.settings:q}"
 
 
 rule finetune:

@@ -9,6 +9,7 @@ rule derive_factors:
         "results/{model}/{weights}/factors/{form}/{window}/factors.json",
     log:
         "logs/{model}/{weights}/factors/{form}-{window}.log",
+    localrule: True  # a formula, in less than a second; a study has dozens
     conda:
         ENVIRONMENT
     params:
@@ -35,6 +36,8 @@ rule search_factors:
     priority: 10  # the longest chain of the study goes first
     conda:
         ENVIRONMENT
+    resources:
+        **ONE_PROCESS,
     params:
         settings=search_settings,
         recovery=recovery_flag,
@@ -43,7 +46,8 @@ rule search_factors:
     message:
         "Searching factors: {wildcards.model}/{wildcards.weights}, {wildcards.search} at {wildcards.window}"
     shell:
-        "exec longrope --log {log:q} search {params.recovery} --model {input.model:q}"
+        "exec longrope --log {log:q} --processes {resources.processes} --nodes {resources.nodes}"
+        " --per-sequence {resources.per_sequence} search {params.recovery} --model {input.model:q}"
         " --tokens {input.tokens:q} --warm {input.warm:q} --out {output.factors:q}"
         " --trace {output.trace:q} --plot {output.plot:q} --state {params.state:q}"
         " --settings {params.settings:q}"

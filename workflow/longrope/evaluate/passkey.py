@@ -3,7 +3,8 @@ Passkey retrieval (Ding et al. 2024, section 4.2): is a key found, wherever it s
 
 Prompt and answer together have exactly the length that is tested. The factors are those of the
 whole sequence, for the prompt and for every generated token. Greedy decoding; a key counts as
-found if what is generated is the key and nothing else.
+found if what is generated is the key and nothing else. Where several ranks hold a sequence no cache
+would fit, and one forward pass says as much (`_answer_together`).
 """
 
 import itertools
@@ -16,8 +17,11 @@ from longrope.config.evaluation import PasskeyStage
 from longrope.evaluate.greedy import greedy
 from longrope.evaluate.records import Task, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
+from longrope.losses import predictions
 from longrope.memory import within_memory
 from longrope.models import load_model, load_tokenizer, read_record
+from longrope.parallel.place import here
+from longrope.parallel.sequence import spread_attention
 from longrope.passkey import PasskeyWriter, Prompt, random_key
 from longrope.rope import install
 from longrope.statistics import found_share
@@ -38,18 +42,21 @@ def evaluate_passkey(
     model = load_model(model_folder)
     model.config.max_position_embeddings = max(stage.prompts)  # else `generate` warns
     rotary = install(model, record.rope)
+    spread_attention(model)
+    answer = _answer if here().per_sequence == 1 else _answer_together
 
     def measure(length: int, factors: RescaleFactors) -> list[dict]:
         rotary.use([factors])
-        trials = [
-            trial
+        batches = [
+            batch
             for size, group in itertools.groupby(
                 sorted(prompts[length], key=lambda each: len(each.prompt)),
                 key=lambda each: len(each.prompt),
             )
             for batch in _batches(list(group), max(1, BATCH_TOKENS // size))
-            for trial in _answer(model, tokenizer, batch)
         ]
+        answered = here().deal(batches, lambda batch: answer(model, tokenizer, batch))
+        trials = list(itertools.chain.from_iterable(answered))
         found = sum(trial["found"] for trial in trials)
         return [{"length": length, "prompts": len(trials), "found": found, "trials": trials}]
 
@@ -57,7 +64,7 @@ def evaluate_passkey(
         "key": stage.key,
         "filler": "paper",
         "seed": stage.seed,
-        "decoding": "greedy",
+        "decoding": "greedy" if here().per_sequence == 1 else "greedy, after the key's own tokens",
     }
     task = Task(
         "passkey",
@@ -107,15 +114,29 @@ def _answer(model, tokenizer, prompts: list[Prompt]) -> list[dict]:
         )
 
     generated_BT = within_memory(model, generate, ids_BT.shape)[:, length:]
+    return [
+        _trial(tokenizer, prompt, generated)
+        for prompt, generated in zip(prompts, generated_BT.tolist(), strict=True)
+    ]
+
+
+def _answer_together(model, tokenizer, prompts: list[Prompt]) -> list[dict]:
+    """The same where several ranks hold a sequence, without a cache: the most likely token at each
+    place of the answer, given the answer before it. It is the key just if greedy decoding finds it.
+    """
     trials = []
-    for prompt, generated in zip(prompts, generated_BT.tolist(), strict=True):
-        text = tokenizer.decode(generated[: len(prompt.answer)], skip_special_tokens=True).strip()
-        trials.append(
-            {
-                "key": prompt.key,
-                "depth": round(prompt.depth, 4),
-                "answer": text,
-                "found": text == prompt.key,
-            }
-        )
+    for prompt in prompts:
+        ids = torch.from_numpy(np.concatenate([prompt.prompt, prompt.answer]))[None]
+        found = predictions(model, ids.to(model.device), len(prompt.answer))
+        trials.append(_trial(tokenizer, prompt, found[0].tolist()))
     return trials
+
+
+def _trial(tokenizer, prompt: Prompt, generated: list[int]) -> dict:
+    text = tokenizer.decode(generated[: len(prompt.answer)], skip_special_tokens=True).strip()
+    return {
+        "key": prompt.key,
+        "depth": round(prompt.depth, 4),
+        "answer": text,
+        "found": text == prompt.key,
+    }

@@ -22,6 +22,8 @@ from longrope.evaluate.records import Task, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.losses import token_losses
 from longrope.models import load_model, load_tokenizer, read_record
+from longrope.parallel.place import here
+from longrope.parallel.sequence import spread_attention
 from longrope.rope import install
 from longrope.statistics import mean_interval
 from longrope.versions import VERSIONS
@@ -51,14 +53,12 @@ def evaluate_perplexity(
     plans = {length: plan(split, length, stage) for length in stage.windows}
     model = load_model(model_folder)
     rotary = install(model, record.rope, one_call=True)
+    spread_attention(model)
 
     @torch.no_grad()
     def measure(length: int, factors: RescaleFactors) -> list[dict]:
         rotary.use([factors])
-        return [
-            _measure_document(model, document, windows, length)
-            for document, windows in plans[length]
-        ]
+        return here().deal(plans[length], lambda each: _measure_document(model, *each, length))
 
     protocol = {
         "corpus_sha256": split.sha256,

@@ -24,6 +24,7 @@ from longrope.files import (
     write_json,
 )
 from longrope.models import ModelRecord, device, precision_of, read_record
+from longrope.parallel.place import here
 from longrope.progress import Progress
 from longrope.windows import window_label
 
@@ -66,14 +67,20 @@ def evaluate_lengths(
     """Run `measure` at every length not done yet, and write the file of all records; returns the
     results by length.
 
-    `summarise` makes one result of the records of a length.
+    `summarise` makes one result of the records of a length. All ranks call it, and `measure` with
+    it; rank 0 writes.
     """
     record, runs_in = read_record(task.model_folder), conditions(task.model_folder)
-    done = open_state(state, {"version": task.version, "protocol": task.protocol})
-    done = done / "records.jsonl"
-    known = {line["key"]: line["records"] for line in resume_lines(done)}
-    place = f"{record.rope.model}/{record.weights} {task.method}"
-    progress = Progress(f"{task.name} {place}", len(task.lengths))
+    place = here()
+
+    def resume() -> tuple[Path, dict]:
+        done = open_state(state, {"version": task.version, "protocol": task.protocol})
+        done = done / "records.jsonl"
+        return done, {line["key"]: line["records"] for line in resume_lines(done)}
+
+    done, known = place.once(resume)
+    what = f"{task.name} {record.rope.model}/{record.weights} {task.method}"
+    progress = Progress(what, len(task.lengths))
     records, used, results = [], {}, {}
     for number, (length, amount) in enumerate(sorted(task.lengths.items()), 1):
         factors = factors_at(task.tiers, length)
@@ -81,11 +88,14 @@ def evaluate_lengths(
         key = fingerprint([runs_in, identity_of(factors), length, amount])
         if key not in known:
             known[key] = measure(length, factors)
-            append_line(done, {"key": key, "records": known[key]})
+            if place.leads:
+                append_line(done, {"key": key, "records": known[key]})
         records += known[key]
         results[window_label(length)] = summarise(known[key])
         progress.update(number, f"{window_label(length)} done")
     progress.close()
+    if not place.leads:
+        return results
     write_json(
         out,
         {

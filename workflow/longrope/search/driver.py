@@ -18,10 +18,11 @@ from longrope.errors import UserError
 from longrope.files import append_line, resume_lines, write_lines
 from longrope.progress import Progress
 from longrope.search.optimisers import Optimiser, Told
-from longrope.search.scoring import Score, Scorer, mean_score
+from longrope.search.scoring import Crew, Score, Scorer, mean_score
 from longrope.search.space import STEP, Candidate, SearchSpace
 
 STALE = 50  # generations in a row without a new score: the optimiser has converged
+Wanted = tuple[Candidate, int]  # a candidate, and the sample that it is to be scored on
 SHOWN = ("pi", "ntk", "yarn")  # forms that the progress line compares with
 
 
@@ -73,16 +74,19 @@ def run_search(
     Raises UserError if no candidate has a finite loss.
     """
     lines = resume_lines(trace)
-    board = _Board(scorer.samples)
+    board, crew = _Board(scorer.samples), Crew(scorer)
     progress = Progress(title, budget, len(lines))
     generation, stale = 0, 0
 
-    def score(candidate: Candidate, sample: int) -> None:
-        """Take the score from the trace, or make it and append it."""
-        if lines and board.count < len(lines):
-            if _place(lines[board.count]) == (candidate, sample):
-                board.add(candidate, sample, _score(lines[board.count]))
-                return
+    def replay(wanted: list[Wanted]) -> list[Wanted]:
+        """Take from the trace what it has; returns what it has not."""
+        for done, place in enumerate(wanted):
+            if board.count >= len(lines):
+                return wanted[done:]
+            line = lines[board.count]
+            if _place(line) == place:
+                board.add(*place, _score(line))
+                continue
             again = len(lines) - board.count
             say(
                 f"{title}: the trace differs from score {board.count + 1} on (another machine or"
@@ -91,22 +95,37 @@ def run_search(
             del lines[board.count :]
             write_lines(trace, lines)
             progress.start = board.count
+            return wanted[done:]
+        return []
+
+    def make(wanted: list[Wanted]) -> None:
+        """Score side by side, and append each score to the trace."""
         began = time.monotonic()
-        found = scorer.score(space.factors(candidate, "search", {}), sample)
-        board.add(candidate, sample, found)
-        tokens = scorer.tokens_before + board.count * scorer.tokens
-        place = {"step": board.count, "generation": generation, "start": starts.get(candidate)}
-        spent = {"tokens": tokens, "seconds": round(time.monotonic() - began, 4)}
-        append_line(trace, place | _line(candidate, sample, found, board) | spent)
-        progress.update(board.count, _note(board, starts, generation, tokens))
+        found = crew.score([(space.factors(each, "search", {}), at) for each, at in wanted])
+        seconds = round((time.monotonic() - began) / len(wanted), 4)
+        for (candidate, sample), score in zip(wanted, found, strict=True):
+            board.add(candidate, sample, score)
+            tokens = scorer.tokens_before + board.count * scorer.tokens
+            place = {"step": board.count, "generation": generation, "start": starts.get(candidate)}
+            spent = {"tokens": tokens, "seconds": seconds}
+            append_line(trace, place | _line(candidate, sample, score, board) | spent)
+            lines.append({})  # it is in the trace now
+            progress.update(board.count, _note(board, starts, generation, tokens))
 
     while board.count < budget and stale < STALE:
-        told, before = [], board.count
-        for trial in optimiser.ask():
+        before, trials = board.count, optimiser.ask()
+        wanted = dict.fromkeys(
+            (trial.candidate, sample)
+            for trial in trials
+            for sample in trial.samples
+            if sample not in board.scores.get(trial.candidate, {})
+        )
+        new = replay(list(wanted)[: budget - board.count])
+        for first in range(0, len(new), crew.width):
+            make(new[first : first + crew.width])
+        told = []
+        for trial in trials:
             known = board.scores.setdefault(trial.candidate, {})
-            for sample in trial.samples:
-                if sample not in known and board.count < budget:
-                    score(trial.candidate, sample)
             fitness = {each: known[each].fitness for each in trial.samples if each in known}
             if len(fitness) < len(trial.samples):
                 break
@@ -115,6 +134,7 @@ def run_search(
             optimiser.tell(told)
         stale = stale + 1 if board.count == before else 0
         generation += 1
+    crew.dismiss()
     progress.close()
     if board.best is None or math.isinf(board.best_score.fitness):
         raise UserError(

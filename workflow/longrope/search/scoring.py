@@ -28,6 +28,8 @@ from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope
 from longrope.losses import token_losses
+from longrope.parallel.place import here
+from longrope.parallel.sequence import spread_attention
 from longrope.passkey import PasskeyWriter, random_key
 from longrope.rope import install
 
@@ -65,6 +67,38 @@ class Scorer(Protocol):
         ...
 
 
+Trial = tuple[RescaleFactors, int]  # factors, and the sample that they are scored on
+
+
+class Crew:
+    """Scores trials, side by side where there are several teams of ranks.
+
+    Rank 0 searches; the others score what it hands out until it is done. Each trial is scored by
+    one team alone, so what it is worth does not depend on how many there are.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self.width = here().teams  # trials that take as long as one
+
+    def score(self, trials: list[Trial]) -> list[Score]:
+        """The worth of each, on rank 0."""
+        here().share(trials)
+        return self._work(trials)
+
+    def follow(self) -> None:
+        """Score for rank 0, on every other rank."""
+        while (trials := here().share()) is not None:
+            self._work(trials)
+
+    def dismiss(self) -> None:
+        """Let the other ranks go, on rank 0."""
+        here().share(None)
+
+    def _work(self, trials: list[Trial]) -> list[Score]:
+        return here().deal(trials, lambda trial: self._scorer.score(*trial))
+
+
 @dataclass(frozen=True, slots=True)
 class Needle:
     """A passkey document."""
@@ -94,6 +128,7 @@ class LossScorer:
         helps none of their tokens where they are part of the fitness.
         """
         self._model, self._rotary = model, install(model, rope)
+        spread_attention(model)
         self._window, self._rng, self._fitness = window, rng, fitness
         found = split.at_least(window, documents, f"a search at {window} tokens")
         self._texts = [self._draw(document.tokens) for document in found]

@@ -18,11 +18,12 @@ from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, describe, read_factors, write_factors
 from longrope.files import open_state, read_lines, write_lines
 from longrope.models import load_model, load_tokenizer, read_record, tuned_factors
+from longrope.parallel.place import here
 from longrope.passkey import PasskeyWriter
 from longrope.rope import attention_factor
 from longrope.search.driver import run_search
 from longrope.search.optimisers import make_optimiser
-from longrope.search.scoring import LossScorer
+from longrope.search.scoring import Crew, LossScorer
 from longrope.search.space import (
     CRITICAL_MARGIN,
     Candidate,
@@ -83,7 +84,7 @@ def search_factors(
         "starts": [[str(value) for value in dataclasses.astuple(start)] for start in starts],
         "base": [str(value) for value in space.base],
     }
-    progress = open_state(state, made_from, say) / "trace.jsonl"
+    progress = here().once(lambda: open_state(state, made_from, say)) / "trace.jsonl"
     budget = settings.budget
     scorer = LossScorer(
         model,
@@ -96,6 +97,9 @@ def search_factors(
         PasskeyWriter(tokenizer),
         tuned,
     )
+    if not here().leads:
+        Crew(scorer).follow()
+        return {}
     method = "recovery" if recovery else "search"
     found = run_search(
         make_optimiser(

@@ -1,0 +1,113 @@
+"""An extended model to export, and what other processes make of the export."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import export_runners
+from helpers import excerpt
+from longrope.baselines import closed_form
+from longrope.export.engines import find_engine
+from longrope.export.stage import Export, Written, export_model
+from longrope.extended import ExtendedModel, Tiers, read_tiers, write_extended
+from longrope.factors import RescaleFactors, Rope
+from longrope.models import load_model, load_tokenizer, read_record
+
+RUNNERS = Path(__file__).parent / "benchmarks" / "export_runners.py"
+OTHERS = {  # a Python whose environment has what this one has not
+    "transformers 4.57": "LONGROPE_TRANSFORMERS4",
+    "xllamacpp": "LONGROPE_ENGINES",
+}
+
+
+def python_with(what: str) -> str:
+    """The Python that an environment variable names; skips the test where none is set."""
+    variable = OTHERS[what]
+    if not os.environ.get(variable):
+        pytest.skip(f"needs {what}: tests/environments.sh makes it and says how to set {variable}")
+    return os.environ[variable]
+
+
+def tiers_for(rope: Rope, *, n_hat: int = 4, attention: float | None = None) -> Tiers:
+    """Tiers at the original window, twice and four times that; the middle one has n_hat."""
+    window = rope.original_window
+    first = RescaleFactors(rope, window, "recovery", (1.0, *[1.25] * (rope.pairs - 1)))
+    middle = dataclasses.replace(closed_form("ntk", rope, 2 * window), n_hat=n_hat)
+    tiers = [first, middle, closed_form("mrrope-pro", rope, 4 * window)]
+    if attention is not None:
+        tiers = [dataclasses.replace(each, attention_factor=attention) for each in tiers]
+    return Tiers(tuple(tiers))
+
+
+def write_tiers(folder: Path, model: Path, tiers: Tiers) -> Path:
+    write_extended(folder, tiers, model)
+    return folder / "extended.json"
+
+
+def export(
+    model: Path, tiers: Path, out: Path, form: str = "native", engine: str = "", **more
+) -> Written:
+    """Export as `form`, by default for the engine that the command takes."""
+    files = {name: more.pop(name, ()) for name in ("records", "trainings")}
+    default = "llama.cpp" if form == "gguf" else "transformers"
+    asked = Export(form, find_engine(engine or default), **more)
+    return export_model(asked, model, tiers, out, **files)
+
+
+def text_of(model: Path, tokens: int) -> list[int]:
+    """The first tokens of a book that the carried model has not seen."""
+    return load_tokenizer(model)(excerpt("persuasion", 6 * tokens)).input_ids[:tokens]
+
+
+def noise(vocabulary: int, tokens: int) -> list[int]:
+    """Random tokens, for random models."""
+    return np.random.default_rng(1).integers(1, vocabulary, tokens).tolist()
+
+
+def prompts_around(windows: list[int], tokens: list[int]) -> list[list[int]]:
+    """The first window - 1, window and window + 1 of some tokens, as far as there are so many."""
+    lengths = [each for window in windows for each in (window - 1, window, window + 1)]
+    return [tokens[:each] for each in lengths if each <= len(tokens)]
+
+
+def run(runner: str, model: Path, prompts: list, place: Path, python: str = sys.executable):
+    """Log-probabilities of the next token, by a process of its own without longrope."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "prompts.json").write_text(json.dumps(prompts))
+    command = [python, "-I", RUNNERS, runner, model, place / "prompts.json", place / "out.npz"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    with np.load(place / "out.npz") as found:
+        return [found[name] for name in found.files]
+
+
+def run_here(runner: str, model: Path, prompts: list) -> list[np.ndarray]:
+    """The same in this process, for what was tried apart already."""
+    rows = export_runners.RUNNERS[runner](str(model), prompts)
+    return [export_runners.log_softmax(row) for row in rows]
+
+
+def own(model: Path, tiers: Path, prompts: list, window: int | None = None) -> list[np.ndarray]:
+    """The project's: each prompt with its own tier, or with that of one window."""
+    extended = ExtendedModel(load_model(model), read_tiers(tiers, read_record(model).rope))
+    found = []
+    for prompt in prompts:
+        extended.pin(window or len(prompt))
+        with torch.no_grad():
+            logits = extended.model(torch.tensor([prompt]), use_cache=False).logits[0, -1]
+        found.append(torch.log_softmax(logits.double(), dim=-1).numpy())
+    return found
+
+
+def furthest(found: list, expected: list) -> float:
+    """The largest difference of a log-probability."""
+    return max(
+        float(np.abs(ours - theirs).max()) for ours, theirs in zip(found, expected, strict=True)
+    )

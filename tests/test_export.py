@@ -1,0 +1,262 @@
+"""Exports in transformers' own longrope: loaded elsewhere, they are what they are here."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from exports import (
+    export,
+    furthest,
+    noise,
+    own,
+    prompts_around,
+    python_with,
+    run,
+    run_here,
+    text_of,
+    tiers_for,
+    write_tiers,
+)
+from longrope.config import FolderModel
+from longrope.errors import UserError
+from longrope.extended import Tiers
+from longrope.files import read_json, sha256_of
+from longrope.import_model import import_model
+from longrope.models import read_record
+from test_architectures import FAMILIES, bring_in, save
+
+ANGLES = 1e-3  # transformers' angles are float32: these random models magnify that
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    """The carried model, brought in."""
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    source = str(ROOT / "resources/models/tiny")
+    import_model(FolderModel(kind="folder", path=source), "tiny", 256, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiers(tiny, tmp_path_factory) -> Path:
+    """Its tiers at 256, 512 and 1k."""
+    return write_tiers(tmp_path_factory.mktemp("tiers"), tiny, tiers_for(read_record(tiny).rope))
+
+
+@pytest.fixture(scope="module")
+def native(tiny, tiers, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("native") / "export"
+    export(tiny, tiers, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny) -> list:
+    return prompts_around([256, 512, 1024], text_of(tiny, 1024))
+
+
+@pytest.mark.parametrize("runner", ["transformers", "batch", "chunks"])
+def test_one_table_is_that_table_at_every_length_batched_and_in_chunks(
+    tiny, tiers, native, prompts, tmp_path, runner
+):
+    found = run(runner, native, prompts, tmp_path)
+    assert furthest(found, own(tiny, tiers, prompts, window=1024)) < 1e-4
+
+
+def test_transformers_4_57_reads_the_same(tiny, tiers, native, prompts, tmp_path):
+    python = python_with("transformers 4.57")
+    found = run("transformers", native, prompts, tmp_path, python)
+    assert furthest(found, own(tiny, tiers, prompts, window=1024)) < 1e-4
+
+
+def test_weights_are_those_of_the_checkpoint_byte_for_byte(tiny, native):
+    name = "model.safetensors"
+    assert sha256_of(native / name) == sha256_of(tiny / name)
+    assert not list(native.glob("*.bin"))
+
+
+def test_a_smaller_tier_can_serve_every_length(tiny, tiers, tmp_path):
+    export(tiny, tiers, tmp_path / "export", window=256)
+    prompts = prompts_around([128], text_of(tiny, 256))
+    found = run("transformers", tmp_path / "export", prompts, tmp_path / "run")
+    assert furthest(found, own(tiny, tiers, prompts, window=256)) < 1e-4
+
+
+def test_n_hat_and_tiers_that_are_dropped_are_said(tiny, tiers, tmp_path):
+    written = export(tiny, tiers, tmp_path / "export", window=512)
+    said = " ".join(written.said)
+    assert "n_hat = 4 of the tier 512 is dropped" in said
+    assert "The factors for 256 are left out" in said
+    assert "Texts beyond 512 are not covered (tiers 1k)" in said
+    assert "is not measured" in written.lost[0]
+
+
+def test_two_tables_switch_at_the_original_window(tiny, tmp_path):
+    tiers = tiers_for(read_record(tiny).rope, attention=1.2)
+    path = write_tiers(tmp_path / "tiers", tiny, tiers)
+    export(tiny, path, tmp_path / "export", two=True)
+    prompts = prompts_around([256, 1024], text_of(tiny, 1024))
+    expected = own(tiny, path, prompts[:2], 256) + own(tiny, path, prompts[2:], 1024)
+    found = run("transformers", tmp_path / "export", prompts, tmp_path / "run")
+    assert furthest(found, expected) < 1e-4
+    # Grown past the switch in pieces, they mix: why one table is the default.
+    mixed = run("chunks", tmp_path / "export", prompts[2:], tmp_path / "run")
+    assert furthest(mixed, expected[2:]) > 1e-2
+
+
+# --- families -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    """A random checkpoint of each family, with its tiers: a model, tiers, and a place."""
+    place = tmp_path_factory.mktemp("family")
+    bring_in(save(FAMILIES[request.param].build(), place / "source"), place / "model")
+    tiers = tiers_for(read_record(place / "model").rope, attention=1.25)
+    return place / "model", write_tiers(place / "tiers", place / "model", tiers), place
+
+
+def of_family(family, form: str, engine: str, runner: str, python=None) -> float:
+    """How far an export of a family is from the project, around its windows."""
+    model, tiers, place = family
+    out = place / f"{form}-{engine}"
+    if not out.exists():
+        export(model, tiers, out, form, engine, dtype="float32")
+    prompts = prompts_around([64, 128, 256], noise(300, 256))
+    expected = own(model, tiers, prompts, None if form == "full" else 256)
+    if python is None:
+        return furthest(run_here(runner, out, prompts), expected)
+    return furthest(run(runner, out, prompts, place / "run", python), expected)
+
+
+@pytest.mark.parametrize("engine", ["transformers", "any"])
+def test_every_family_runs_as_native_longrope(family, engine):
+    if engine == "any" and "clip_qkv" in (family[0] / "config.json").read_text():
+        pytest.skip("its queries are cut after the projection: refused, tested below")
+    assert of_family(family, "native", engine, "transformers") < ANGLES
+
+
+@pytest.mark.parametrize("runner", ["trusted", "trusted_batch"])
+def test_every_family_runs_with_all_tiers_and_n_hat(family, runner):
+    if "gpt_neox" in (family[0] / "config.json").read_text():
+        with pytest.raises(UserError, match="not there for gpt_neox"):
+            of_family(family, "full", "transformers", runner)
+    else:
+        assert of_family(family, "full", "transformers", runner) < 1e-4
+
+
+@pytest.mark.parametrize(("form", "runner"), [("native", "transformers"), ("full", "trusted")])
+def test_every_family_runs_in_transformers_4_57(family, form, runner):
+    python, config = python_with("transformers 4.57"), (family[0] / "config.json").read_text()
+    if '"olmo' in config:  # refused by its config class
+        with pytest.raises(AssertionError, match="must be a dictionary with two fields"):
+            of_family(family, form, "transformers", runner, python)
+    elif form == "native" or "gpt_neox" not in config:
+        assert of_family(family, form, "transformers", runner, python) < ANGLES
+
+
+def test_a_factor_that_is_cut_after_the_projection_is_refused(tmp_path):
+    bring_in(save(FAMILIES["OLMo"].build(), tmp_path / "source"), tmp_path / "model")
+    tiers = tiers_for(read_record(tmp_path / "model").rope, attention=1.25)
+    path = write_tiers(tmp_path / "tiers", tmp_path / "model", tiers)
+    with pytest.raises(UserError, match="clip_qkv = 2"):
+        export(tmp_path / "model", path, tmp_path / "export", engine="mlx")
+    assert not (tmp_path / "export").exists()
+
+
+# --- what is refused, and what is compared --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"form": "gguf", "engine": "vllm"}, "is not what vllm loads"),
+        ({"form": "native", "engine": "llama.cpp"}, "is not what llama.cpp loads"),
+        ({"form": "onnx"}, "unknown form 'onnx': known are full, gguf, native"),
+        ({"engine": "tgi"}, "unknown engine 'tgi'"),
+        ({"window": 300}, "no tier for 300: this extended model has 256, 512, 1k"),
+        ({"two": True, "engine": "sglang"}, "the angle of position 0"),
+        ({"two": True, "engine": "mlx"}, "it uses the long one always"),
+        ({"two": True}, "their attention factors are 1 and 1.13"),
+    ],
+)
+def test_what_cannot_be_carried_is_refused_with_the_reason(tiny, tiers, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        export(tiny, tiers, tmp_path / "export", **options)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("rope_theta", 20_000.0, "other frequencies than theta 10000"),
+        ("attention_factor", 1.0, "scales cos and sin by 1, not by 1.13"),
+        ("long_factor", [1.0] * 16, "other frequencies"),
+    ],
+)
+def test_an_export_that_reads_back_otherwise_is_not_put_in_place(
+    tiny, tiers, tmp_path, monkeypatch, key, value, message
+):
+    from longrope.export import native
+
+    whole = native.native_config
+
+    def wrong(*args, **options):
+        config = whole(*args, **options)
+        for place in (config, config["rope_parameters"], config["rope_scaling"]):
+            if key in place:
+                place[key] = value
+        config["rope_parameters"]["short_factor"] = config["rope_parameters"]["long_factor"]
+        config["rope_scaling"] |= {"short_factor": config["rope_parameters"]["long_factor"]}
+        return config
+
+    monkeypatch.setattr(native, "native_config", wrong)
+    with pytest.raises(UserError, match=message):
+        export(tiny, tiers, tmp_path / "export")
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_tables_of_an_extended_model_without_a_short_one_are_refused(tiny, tmp_path):
+    longest = tiers_for(read_record(tiny).rope).longest
+    path = write_tiers(tmp_path / "tiers", tiny, Tiers((longest,)))
+    with pytest.raises(UserError, match="no tier for its original window 256 beside that for 1k"):
+        export(tiny, path, tmp_path / "export", two=True)
+
+
+def test_infinite_factors_stand_still_in_the_export(tiny, tmp_path):
+    import dataclasses
+    import math
+
+    longest = tiers_for(read_record(tiny).rope).longest
+    still = dataclasses.replace(longest, lambda_=(*longest.lambda_[:-2], math.inf, math.inf))
+    path = write_tiers(tmp_path / "tiers", tiny, Tiers((still,)))
+    export(tiny, path, tmp_path / "export")
+    prompts = prompts_around([256], text_of(tiny, 300))
+    found = run("transformers", tmp_path / "export", prompts, tmp_path / "run")
+    assert furthest(found, own(tiny, path, prompts)) < 1e-4
+
+
+def test_the_keys_of_both_schemas_are_there(native):
+    config = read_json(native / "config.json")
+    block, old = config["rope_parameters"], config["rope_scaling"]
+    assert config["rope_theta"] == block["rope_theta"] == 10_000.0
+    assert (
+        block["short_factor"] == block["long_factor"] == old["long_factor"] == old["short_factor"]
+    )
+    assert config["original_max_position_embeddings"] == 1024  # with one table: nothing to derive
+    assert config["max_position_embeddings"] == 1024 and block["factor"] == 1.0
+    assert block["long_mscale"] == block["attention_factor"] == pytest.approx(1.1386, abs=1e-4)
+    assert "tuned" not in json.dumps(config)
+
+
+def test_an_export_is_saved_and_loaded_again_with_the_same_logits(native, tmp_path):
+    first = AutoModelForCausalLM.from_pretrained(native, dtype=torch.float32)
+    first.save_pretrained(tmp_path / "again")
+    second = AutoModelForCausalLM.from_pretrained(tmp_path / "again", dtype=torch.float32)
+    ids = torch.arange(1, 400)[None]
+    with torch.no_grad():
+        assert torch.equal(first(ids).logits, second(ids).logits)

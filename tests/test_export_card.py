@@ -1,0 +1,148 @@
+"""The card and the serving bundle say what records say; the command and the rule make them."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from evaluations import documents, write_evaluation
+from exports import export, tiers_for, write_tiers
+from helpers import make_checkpoint
+from longrope.cli import main
+from longrope.evaluate.records import identity_of
+from longrope.export.card import licence_of
+from longrope.export.lost import pairs, read_measured
+from longrope.export.tables import choose
+from longrope.files import read_json, write_json, write_lines
+from longrope.models import ModelRecord, read_record
+from test_workflow import ROOT, snakemake
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A random Llama with tiers at 64, 128 and 256."""
+    folder = tmp_path_factory.mktemp("card")
+    make_checkpoint(folder)
+    tiers = tiers_for(read_record(folder / "model").rope)
+    write_tiers(folder / "tiers", folder / "model", tiers)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def records(place) -> list[Path]:
+    """Perplexity at 64 and 256: e with the tiers, e^1.5 with the longest table at 64."""
+    record = read_record(place / "model")
+    tiers = tiers_for(record.rope)
+    files = []
+    for name, at in (("extended", {64: 1.0, 256: 1.0}), ("longest", {64: 1.5})):
+        lines = [line for length, loss in at.items() for line in documents(length, loss, loss)]
+        path = write_evaluation(place / "records", "base", name, lines, name="books")
+        file = read_json(path) | {"weights_fingerprint": record.fingerprint}
+        for label, used in file["factors"].items():
+            own = tiers.longest if name == "longest" else tiers.for_length(int(label))
+            file["factors"][label] = used | {"fingerprint": identity_of(own)}
+        write_json(path, file)
+        files.append(path)
+    return files
+
+
+@pytest.fixture(scope="module")
+def card(place, records) -> str:
+    """The card of a native export, front matter included."""
+    metrics = place / "base" / "training" / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    write_lines(metrics, [{"tokens": 4096, "loss": 2.5, "seconds": 3.0}] * 2)
+    files = {"records": records, "trainings": [metrics], "licence": "mit"}
+    written = export(place / "model", place / "tiers/extended.json", place / "native", **files)
+    assert written.lost == [
+        "perplexity at 64 tokens (books): 4.48 with the exported factors, 2.72 with those of its"
+        " tier"
+    ]
+    return (place / "native" / "README.md").read_text()
+
+
+def test_front_matter_is_yaml_with_the_licence(card):
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["license"] == "mit" and "longrope" in head["tags"]
+    assert head["pipeline_tag"] == "text-generation" and "base_model" not in head
+
+
+def test_the_card_has_windows_factors_training_evaluation_and_protocol(card, place):
+    assert "64 to 256 tokens" in card.splitlines()[card.splitlines().index("---", 1) + 2]
+    assert "| books | 64 | 2.72 | 4.48 | 200 tokens, 2 documents |" in card
+    assert "| books | 256 | 2.72 | 2.72 |" in card
+    assert "| base | 2 | 8,192 | 2.500 | 6 |" in card
+    assert "stride length" in card and read_record(place / "model").fingerprint in card
+    assert "4.48 with the exported factors" in card and "n_hat" in card
+
+
+def test_records_of_other_weights_are_left_out(place, records, tmp_path):
+    other = tmp_path / "other.json"
+    write_json(other, read_json(records[0]) | {"weights_fingerprint": "another"})
+    record = read_record(place / "model")
+    assert read_measured([other], record) == []
+    tables = choose(tiers_for(record.rope), None, two=False)
+    rows = pairs(read_measured(records, record), tables)
+    assert [(row.length, bool(row.tiers), bool(row.export)) for row in rows] == [
+        (64, True, True),
+        (256, True, True),
+    ]
+
+
+def test_without_records_the_card_says_that_nothing_was_measured(place, tmp_path):
+    written = export(place / "model", place / "tiers/extended.json", tmp_path / "export")
+    assert "is not measured (give --records)" in written.lost[0]
+    text = (tmp_path / "export" / "README.md").read_text()
+    assert "No evaluation of these weights was given" in text
+    assert "not known: look it up" in text and "license:" not in text
+
+
+def test_the_serving_bundle_names_the_window_everywhere(place, tmp_path):
+    files = place / "model", place / "tiers/extended.json"
+    export(*files, tmp_path / "native")
+    text = (tmp_path / "native" / "serve.md").read_text()
+    assert "--max-model-len 256" in text and "--context-length 256" in text
+    assert "Not MLX" in text
+    export(*files, tmp_path / "mlx", engine="mlx")
+    assert "mlx_lm.generate" in (tmp_path / "mlx" / "serve.md").read_text()
+    export(*files, tmp_path / "gguf", "gguf")
+    assert "PARAMETER num_ctx 256" in (tmp_path / "gguf" / "Modelfile").read_text()
+    assert "-c 256" in (tmp_path / "gguf" / "serve.md").read_text()
+    export(*files, tmp_path / "full", "full")
+    assert "trust_remote_code=True" in (tmp_path / "full" / "serve.md").read_text()
+
+
+def test_the_licence_of_a_folder_is_that_of_its_own_card(place, tmp_path):
+    record = read_record(place / "model")
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
+    source = {"kind": "folder", "path": str(tmp_path)}
+    from_folder = ModelRecord(record.rope, "base", "x", source, {})
+    assert licence_of(from_folder) == "apache-2.0"
+    assert licence_of(record) is None
+
+
+def test_the_command_exports_and_says_what_was_lost(place, records, tmp_path, capsys):
+    arguments = ["export", "--model", place / "model", "--factors", place / "tiers/extended.json"]
+    arguments += ["--records", *records, "--tier", "256", "--out", tmp_path / "export"]
+    assert main(list(map(str, arguments))) == 0
+    said = capsys.readouterr().out
+    assert "native for transformers, one table, 256" in said
+    assert "4.48 with the exported factors" in said
+    assert read_json(tmp_path / "export" / "longrope_export.json")["tables"] == 1
+
+
+def test_an_unknown_engine_is_one_line(place, tmp_path, capsys):
+    arguments = ["export", "--model", place / "model", "--factors", place / "tiers/extended.json"]
+    arguments += ["--engine", "tgi", "--out", tmp_path / "export"]
+    assert main(list(map(str, arguments))) == 1
+    assert "unknown engine 'tgi': known are any, llama.cpp, mlx" in capsys.readouterr().err
+
+
+def test_the_rule_exports_every_extended_model(tmp_path):
+    for name in ("resources", "config"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    result = snakemake("--dry-run", "export", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for form in ("native", "full"):
+        assert f"Exporting tiny, longrope-2k, as {form}" in result.stdout
+    assert "benchmarks" not in result.stdout  # the card shows perplexities and passkeys

@@ -1,0 +1,123 @@
+"""The modelling file that carries all tiers: generation, beams, caches, and what it refuses."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from exports import export, furthest, own, prompts_around, run, text_of, tiers_for, write_tiers
+from longrope.config import FolderModel
+from longrope.extended import ExtendedModel, read_tiers
+from longrope.import_model import import_model
+from longrope.models import load_model, read_record
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The carried model, its tiers (256, 512 with n_hat, 1k), and its export: three paths."""
+    place = tmp_path_factory.mktemp("full")
+    source = FolderModel(kind="folder", path=str(ROOT / "resources/models/tiny"))
+    import_model(source, "tiny", 256, place / "model")
+    tiers = write_tiers(
+        place / "tiers", place / "model", tiers_for(read_record(place / "model").rope)
+    )
+    export(place / "model", tiers, place / "export", "full")
+    return place / "model", tiers, place / "export"
+
+
+@pytest.fixture
+def loaded(exported):
+    return AutoModelForCausalLM.from_pretrained(
+        exported[2], dtype=torch.float32, trust_remote_code=True
+    ).eval()
+
+
+@pytest.fixture
+def extended(exported):
+    """The project's own way to run the same."""
+    model, tiers, _ = exported
+    return ExtendedModel(load_model(model), read_tiers(tiers, read_record(model).rope))
+
+
+@pytest.mark.parametrize("runner", ["trusted", "trusted_batch"])
+def test_every_sequence_has_its_tier_alone_and_beside_others(exported, tmp_path, runner):
+    model, tiers, folder = exported
+    prompts = prompts_around([256, 512, 1024], text_of(model, 1024))
+    found = run(runner, folder, prompts, tmp_path)
+    assert furthest(found, own(model, tiers, prompts)) < 1e-4
+
+
+def test_without_trust_the_folder_is_the_one_table_export(exported, tmp_path):
+    model, tiers, folder = exported
+    prompts = prompts_around([256, 1024], text_of(model, 1024))
+    found = run("transformers", folder, prompts, tmp_path)
+    assert furthest(found, own(model, tiers, prompts, window=1024)) < 1e-4
+
+
+@pytest.mark.parametrize("length", [200, 250, 256, 500])
+def test_generation_across_a_tier_is_that_of_the_project(exported, loaded, extended, length):
+    prompt = torch.tensor([text_of(exported[0], length)])
+    expected = extended.generate(prompt, max_new_tokens=12, do_sample=False)
+    assert torch.equal(loaded.generate(prompt, max_new_tokens=12, do_sample=False), expected)
+    by_length = loaded.generate(prompt, max_length=length + 12, do_sample=False)
+    assert torch.equal(by_length, expected)
+
+
+def test_rows_of_a_batch_generate_as_they_do_alone(exported, loaded):
+    prompts = [text_of(exported[0], length) for length in (250, 20, 300)]
+    ids = torch.tensor([[0] * (300 - len(each)) + each for each in prompts])
+    mask = torch.tensor([[0] * (300 - len(each)) + [1] * len(each) for each in prompts])
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    together = loaded.generate(ids, attention_mask=mask, **options)[:, 300:]
+    for row, prompt in zip(together, prompts, strict=True):
+        alone = loaded.generate(torch.tensor([prompt]), **options)[0, len(prompt) :]
+        assert torch.equal(row[: len(alone)], alone)
+
+
+def test_beams_share_the_tier_of_their_prompt(exported, loaded):
+    prompts = torch.tensor([text_of(exported[0], 250)] * 2)
+    found = loaded.generate(
+        prompts, max_new_tokens=10, num_beams=3, num_return_sequences=2, do_sample=False
+    )
+    assert found.shape[0] == 4 and torch.equal(found[0], found[2])
+
+
+def test_pieces_with_a_cache_are_the_whole_once_its_length_is_said(exported, loaded):
+    ids = torch.tensor([text_of(exported[0], 600)])
+    with torch.no_grad():
+        whole = loaded(ids, use_cache=False).logits[:, -1]
+        loaded.pin(600)
+        begun = loaded(ids[:, :400], use_cache=True)
+        pieces = loaded(ids[:, 400:], past_key_values=begun.past_key_values).logits[:, -1]
+    torch.testing.assert_close(pieces, whole, atol=1e-4, rtol=0)
+
+
+def test_a_sequence_that_outgrows_the_factors_in_its_cache_is_refused(exported, loaded):
+    ids = torch.tensor([text_of(exported[0], 257)])
+    begun = loaded(ids[:, :256], use_cache=True)
+    with pytest.raises(ValueError, match="grown to 257 tokens, beyond the window 256"):
+        loaded(ids[:, 256:], past_key_values=begun.past_key_values)
+    with pytest.raises(ValueError, match="longer than the longest window"):
+        loaded(torch.ones(1, 1025, dtype=torch.long))
+
+
+def test_saved_again_it_keeps_its_file_and_its_factors(exported, loaded, tmp_path):
+    loaded.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "again", dtype=torch.float32, trust_remote_code=True
+    )
+    ids = torch.tensor([text_of(exported[0], 300)])
+    with torch.no_grad():
+        assert torch.equal(again(ids).logits, loaded(ids).logits)
+
+
+def test_the_file_imports_torch_and_transformers_alone(exported):
+    tree = ast.parse((exported[2] / "modeling_longrope.py").read_text())
+    names = {each.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+             for each in node.names}  # fmt: skip
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert names == {"torch", "transformers"}

@@ -1,0 +1,274 @@
+"""Several processes: the numbers of one, and an end with one message where a process fails."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ranks
+from helpers import make_checkpoint, make_tokens
+from longrope import training
+from longrope.cli import main
+from longrope.errors import UserError
+from longrope.mixture import Batch
+from longrope.parallel.place import Place
+from longrope.parallel.sequence import match_heads
+
+HERE = Path(__file__).parent
+LAYOUTS = {"data": 1, "sequence": 2}  # ranks a sequence, of two
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory) -> Path:
+    """A checkpoint and its tokens."""
+    folder = tmp_path_factory.mktemp("inputs")
+    make_checkpoint(folder)
+    make_tokens(folder / "data").rename(folder / "tokens")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(inputs, tmp_path_factory) -> Path:
+    """What one process makes."""
+    pytest.importorskip("peft")
+    folder = tmp_path_factory.mktemp("one")
+    (folder / "measured.json").write_text(json.dumps(ranks.measure(folder, inputs)))
+    return folder
+
+
+@pytest.fixture(scope="module", params=LAYOUTS)
+def two(request, one, inputs, tmp_path_factory) -> Path:
+    """What two make, each with half of the sequences, or with half of every sequence."""
+    folder = tmp_path_factory.mktemp(request.param)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [HERE / "ranks.py", folder, inputs, LAYOUTS[request.param]]
+    done = subprocess.run(
+        [*torchrun, *map(str, command)], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def measured(folder: Path) -> dict:
+    return json.loads((folder / "measured.json").read_text())
+
+
+# --- the same numbers -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("heads", ranks.HEADS)
+def test_losses_of_every_number_of_heads_are_those_of_one_process(heads, one, two):
+    expected, found = (measured(each)[f"losses {heads}"] for each in (one, two))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert measured(two)[f"predictions {heads}"] == measured(one)[f"predictions {heads}"]
+
+
+def test_losses_and_gradients_of_a_training_are_those_of_one_process(one, two):
+    expected, found = (measured(each)["loop"] for each in (one, two))
+    assert len(found) == 6
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("way", ranks.WAYS)
+def test_every_way_of_tuning_ends_with_the_weights_of_one_process(way, one, two):
+    expected, found = (measured(each)[f"tuning {way}"] for each in (one, two))
+    weights = [load_file(each / way / "model/model.safetensors") for each in (one, two)]
+    away = [(weights[1][name] - weights[0][name]).abs() for name in weights[0]]
+    assert weights[0].keys() == weights[1].keys()
+    if ranks.WAYS[way].get("precision") == "bfloat16":  # a sum of parts is rounded otherwise
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+        assert max(float(each.mean()) for each in away) < 1e-3
+    else:
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        assert max(float(each.max()) for each in away) < 1e-3
+
+
+def test_a_search_finds_the_very_factors_of_one_process(one, two):
+    expected, found = (json.loads((each / "search.json").read_text()) for each in (one, two))
+    traces = [(each / "trace.jsonl").read_text().splitlines() for each in (one, two)]
+    asked = [[json.loads(line)["mu"] for line in trace] for trace in traces]
+    assert len(asked[0]) == 40 and asked[1] == asked[0]
+    assert found["lambda"] == expected["lambda"] and found["n_hat"] == expected["n_hat"]
+    fitness = [json.loads(trace[-1])["best_fitness"] for trace in traces]
+    assert fitness[1] == pytest.approx(fitness[0], abs=1e-5)
+
+
+def test_perplexity_and_passkeys_are_those_of_one_process(one, two):
+    expected, found = (json.loads((each / "p.json").read_text()) for each in (one, two))
+    for length, result in expected["results"].items():
+        assert found["results"][length]["perplexity"] == pytest.approx(
+            result["perplexity"], rel=1e-5
+        )
+    hashes = [[line["scored_sha256"] for line in each["records"]] for each in (expected, found)]
+    assert hashes[0] == hashes[1] and len(hashes[0]) > 3  # the same tokens, in the same order
+    answers = [json.loads((each / "k.json").read_text())["results"] for each in (one, two)]
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("heads", [(4, 2), (8, 2), (6, 3), (9, 3), (4, 1), (5, 5), (12, 4)])
+@pytest.mark.parametrize("ranks_", [2, 3, 4])
+def test_filled_up_heads_attend_as_before_and_can_be_dealt(heads, ranks_):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(1, count, 7, 4, generator=generator) for count in (heads[0], heads[1], heads[1])
+    )
+    attend = torch.nn.functional.scaled_dot_product_attention
+    expected = attend(query, key, value, is_causal=True, enable_gqa=True)
+    query, key, value = match_heads(query, key, value, ranks_)
+    assert query.shape[1] % ranks_ == key.shape[1] % ranks_ == 0
+    repeat = query.shape[1] // key.shape[1]
+    parts = [  # each rank has queries and keys that belong together
+        attend(part, *(each.repeat_interleave(repeat, 1) for each in theirs), is_causal=True)
+        for part, *theirs in zip(*(x.chunk(ranks_, 1) for x in (query, key, value)), strict=True)
+    ]
+    torch.testing.assert_close(torch.cat(parts, 1)[:, : heads[0]], expected)
+
+
+# --- an end with one message, from which the next run goes on ----------------------------------
+
+LONG = {"steps": 60, "checkpoint_every": 2}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs, one, tmp_path_factory) -> list[float]:
+    """The losses of the long tuning, in one process."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert start(inputs, folder, processes=1).wait() == 0
+    return losses_of(folder)
+
+
+def losses_of(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "metrics").read_text().splitlines()]
+
+
+def start(inputs: Path, folder: Path, processes: int, **changes) -> subprocess.Popen:
+    """Begin the long tuning as the workflow does; each process holds a part of every sequence."""
+    settings = {"method": "yarn", "window": 128, "batch": 2, "learning_rate": 0.001}
+    mixture = {"mixture": {"text": 0.5, "word": 0.5}}
+    stage = {"name": "full", "seed": 1, "tuning": settings | mixture | LONG | changes}
+    several = ("--processes", processes, "--per-sequence", processes, "--patience", 5)
+    command = [
+        *(sys.executable, "-m", "longrope.cli", "--log", folder / "log", *several),
+        *("finetune", "--model", inputs / "model", "--factors", inputs / "yarn.json"),
+        *("--tokens", inputs / "tokens/train", "--out", folder / "model"),
+        *("--metrics", folder / "metrics", "--state", folder / "state"),
+        *("--settings", json.dumps(stage)),
+    ]
+    return subprocess.Popen(
+        list(map(str, command)), env=environment(), stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_checkpoint(folder: Path, running: subprocess.Popen) -> None:
+    while not any(path.suffix == "" for path in (folder / "state").glob("step-*")):
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.01)
+
+
+def process_of(rank: int, running: subprocess.Popen) -> int:
+    """The pid of a rank."""
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    mark = f"RANK={rank}".encode()
+    (found,) = [
+        int(pid)
+        for pid in children
+        if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    ]
+    return found
+
+
+def test_a_killed_rank_ends_all_and_one_process_goes_on(inputs, undisturbed, tmp_path):
+    running = start(inputs, tmp_path, processes=2)
+    wait_for_checkpoint(tmp_path, running)
+    os.kill(process_of(1, running), signal.SIGKILL)
+    said = running.communicate(timeout=30)[1]
+    assert running.returncode == 1
+    assert "rank 1 of 2 was killed by SIGKILL; run the stage again" in said
+    assert "Traceback" not in said and "Error" not in said
+    done = start(inputs, tmp_path, processes=1)
+    assert "going on from" in done.communicate()[1]
+    np.testing.assert_allclose(losses_of(tmp_path), undisturbed, atol=1e-4)
+
+
+def test_two_processes_go_on_from_what_one_has_done(inputs, undisturbed, tmp_path):
+    running = start(inputs, tmp_path, processes=1)
+    wait_for_checkpoint(tmp_path, running)
+    running.kill()
+    running.wait()
+    done = start(inputs, tmp_path, processes=2)
+    assert "going on from" in done.communicate()[1]
+    np.testing.assert_allclose(losses_of(tmp_path), undisturbed, atol=1e-4)
+
+
+def test_a_rank_that_stops_answering_ends_all_once_patience_is_over(inputs, one, tmp_path):
+    running = start(inputs, tmp_path, processes=2)
+    wait_for_checkpoint(tmp_path, running)
+    os.kill(process_of(1, running), signal.SIGSTOP)
+    said = running.communicate(timeout=100)[1]  # torch waits 30 s more
+    assert running.returncode == 1 and "a rank of 2 did not answer for 5 s" in said
+    assert "Traceback" not in said
+
+
+def test_a_full_disk_is_said_once_and_leaves_the_last_checkpoint(inputs, one, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(small)]
+    if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    try:
+        running = start(inputs, small, processes=2)
+        wait_for_checkpoint(small, running)
+        with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(1 << 12))
+        said = running.communicate(timeout=60)[1]
+        assert running.returncode == 1 and "No space left on device" in said
+        assert said.count("longrope finetune:") == 1 and "Traceback" not in said
+        assert [path for path in small.glob("state/step-*") if (path / ".metadata").exists()]
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "stage", "said"),
+    [
+        (
+            "--processes 2",
+            "derive yarn --window 1k --model m --out o",
+            "derive runs in one process",
+        ),
+        ("--processes 3 --per-sequence 2", "search", "3 processes cannot be grouped by 2"),
+        ("--nodes 2", "search", "start the same command on every node with --rendezvous"),
+    ],
+)
+def test_what_cannot_run_so_is_refused_before_anything_starts(
+    flags, stage, said, capsys, monkeypatch
+):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    if stage == "search":
+        stage += " --model m --tokens t --out o --trace t --state s --settings {}"
+    assert main([*flags.split(), *stage.split()]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_sequences_that_the_teams_cannot_share_are_refused(monkeypatch):
+    batch = Batch(np.zeros((3, 7), int), np.ones((3, 7)), ("text",) * 3)
+    monkeypatch.setattr(training, "here", lambda: Place(world=2))
+    with pytest.raises(UserError, match=r"3 sequences of 7 tokens, which 2 teams .* cannot"):
+        training._share([batch])

@@ -1,0 +1,209 @@
+"""
+The model card of an export, README.md with the front matter that hubs read: generated from the
+records, numbers and protocol included, so that it says nothing that was not measured.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from longrope import __version__
+from longrope.export.lost import Measured, Pair
+from longrope.export.stage import Export, Written
+from longrope.export.tables import as_list
+from longrope.factors import describe
+from longrope.files import read_lines, write_text
+from longrope.job import commit
+from longrope.models import ModelRecord
+from longrope.windows import window_label
+
+FORMS = {
+    "native": "transformers' own `longrope`; no code of its own",
+    "full": "all tiers, by the modelling file that is in the folder (`trust_remote_code`)",
+    "gguf": "GGUF, for llama.cpp and what is built on it",
+}
+TAGS = ("longrope", "long-context", "rope-scaling")
+
+
+def write_card(
+    draft: Path,
+    asked: Export,
+    record: ModelRecord,
+    written: Written,
+    rows: Sequence[Pair],
+    trainings: Sequence[Path],
+) -> None:
+    """Write README.md into an export."""
+    licence, base = asked.licence or licence_of(record), base_of(record)
+    longest, original = written.tables.window, record.rope.original_window
+    lines = [
+        *_front_matter(licence, base, asked, record),
+        f"# {record.rope.model}, {window_label(original)} to {window_label(longest)} tokens",
+        "",
+        f"The context window of {base or record.rope.model} extended from {original:,} to"
+        f" {longest:,} tokens by rescaled RoPE (LongRoPE,"
+        " [arXiv 2402.13753](https://arxiv.org/abs/2402.13753)).",
+        "",
+        *_facts(asked, record, written, licence, base),
+        "",
+        "## Factors",
+        "",
+        *_factors(asked, written),
+        *_training(record, trainings),
+        "## Measured",
+        "",
+        *_measured(rows),
+        "## What this form does not carry",
+        "",
+        *[f"- {each}" for each in (*written.said, *written.lost)],
+        *([] if written.said else ["Nothing: it is the whole of the extended model."]),
+        "",
+        "How to serve it: [serve.md](serve.md). The exported factors are in `factors.json`, what"
+        " was exported from what in `longrope_export.json`.",
+        "",
+    ]
+    write_text(draft / "README.md", "\n".join(lines))
+
+
+def licence_of(record: ModelRecord) -> str | None:
+    """What the source of the base model says of its licence; None if it says nothing."""
+    path = Path(record.source.get("path", ""))
+    if record.source.get("kind") == "folder" and (path / "README.md").exists():
+        head = (path / "README.md").read_text(encoding="utf-8").split("---")
+        if len(head) > 2 and not head[0].strip():
+            import yaml
+
+            said = (yaml.safe_load(head[1]) or {}).get("license")
+            return str(said) if said else None
+    if record.source.get("kind") == "gguf" and path.is_file():
+        import gguf
+
+        field = gguf.GGUFReader(path).fields.get("general.license")
+        return field.contents() if field else None
+    return None
+
+
+def base_of(record: ModelRecord) -> str | None:
+    """The hub name of the base model, where it came from the hub."""
+    return record.source["name"] if record.source.get("kind") == "hub" else None
+
+
+def _front_matter(licence, base, asked: Export, record: ModelRecord) -> list[str]:
+    library = {"gguf": "gguf"}.get(asked.form, "transformers")
+    lines = ["---"]
+    if licence:
+        lines.append(f"license: {licence}")
+    if base:
+        lines += [f"base_model: {base}", "base_model_relation: finetune"]
+    lines += [f"library_name: {library}", "pipeline_tag: text-generation", "tags:"]
+    return [
+        *lines,
+        *[f"- {tag}" for tag in ("longrope", "long-context", "rope-scaling")],
+        "---",
+        "",
+    ]
+
+
+def _facts(asked: Export, record: ModelRecord, written: Written, licence, base) -> list[str]:
+    rope, tables = record.rope, written.tables
+    source = ", ".join(f"{key} {value}" for key, value in record.source.items())
+    said = written.difference
+    compared = "not run, only its tensors and keys" if said is None else f"within {said:.1g}"
+    rows = [
+        ("form", f"{asked.form}: {FORMS[asked.form]}"),
+        ("made for", f"{asked.engine.name} ({asked.engine.read})"),
+        ("original window", f"{rope.original_window:,} tokens"),
+        ("window of this export", f"{tables.window:,} tokens"),
+        ("RoPE", f"theta {rope.theta:g}, {rope.pairs} pairs"),
+        (
+            "attention factor",
+            f"{tables.long.attention_factor:g}"
+            + (", in the query weights (config.json says 1)" if written.in_weights else ""),
+        ),
+        ("base model", base or f"{rope.model} ({source})"),
+        ("licence of the base", licence or "not known: look it up before you publish this"),
+        (
+            "changed in its config",
+            str(record.changes) if record.changes else "nothing but the RoPE",
+        ),
+        ("weights", f"{record.weights}, sha256 `{record.fingerprint}…`"),
+        ("base weights", f"sha256 `{rope.fingerprint}…`"),
+        ("logits reread and compared", compared),
+        ("longrope", f"{__version__}, commit {commit() or 'not known'}"),
+    ]
+    return ["| | |", "| --- | --- |", *[f"| {name} | {value} |" for name, value in rows]]
+
+
+def _factors(asked: Export, written: Written) -> list[str]:
+    tables = written.tables
+    if asked.form == "full":
+        return [f"- {describe(each)}" for each in tables.tiers.factors] + [""]
+    if tables.one:
+        head = f"One table for every length, that of {window_label(tables.window)}:"
+        shown = [tables.long]
+    else:
+        head = f"Two tables: up to {window_label(tables.original)}, and beyond."
+        shown = [tables.short, tables.long]
+    lists = [f"`{[float(f'{value:.6g}') for value in as_list(each)]}`" for each in shown]
+    return [head, "", *[f"- {describe(each)}: {text}" for each, text in zip(shown, lists)], ""]  # noqa: B905
+
+
+def _training(record: ModelRecord, trainings: Sequence[Path]) -> list[str]:
+    if not trainings:
+        return []
+    rows = ["| tuning | steps | tokens | last loss (nats a token) | seconds |"]
+    rows.append("| --- | --: | --: | --: | --: |")
+    for path in trainings:
+        steps = read_lines(path)
+        tokens = sum(step["tokens"] for step in steps)
+        seconds = sum(step["seconds"] for step in steps)
+        rows.append(
+            f"| {Path(path).parents[1].name} | {len(steps)} | {tokens:,} |"
+            f" {steps[-1]['loss']:.3f} | {seconds:.0f} |"
+        )
+    return [
+        "## Training",
+        "",
+        *rows,
+        "",
+        "The loss counts answer tokens of retrieval data, too.",
+        "",
+    ]
+
+
+def _measured(rows: Sequence[Pair]) -> list[str]:
+    if not rows:
+        return ["No evaluation of these weights was given (`--records`).", ""]
+    lines = []
+    for task, unit in (("perplexity", "perplexity"), ("passkey", "passkeys found")):
+        own = [row for row in rows if row.task == task]
+        if not own:
+            continue
+        lines += [
+            f"| evaluation | length | {unit}, factors of each tier | {unit}, as exported | of |",
+            "| --- | --: | --: | --: | --: |",
+        ]
+        for row in own:
+            known = row.tiers or row.export
+            amount = f"{known.amount:,} {'tokens' if task == 'perplexity' else 'prompts'}"
+            if known.documents:
+                amount += f", {known.documents} document{'s' if known.documents > 1 else ''}"
+            lines.append(
+                f"| {row.evaluation} | {window_label(row.length)} | {_value(row.tiers)} |"
+                f" {_value(row.export)} | {amount} |"
+            )
+        lines.append("")
+    protocols = {}
+    for row in rows:
+        protocols.setdefault(row.evaluation, (row.tiers or row.export).protocol)
+    for name, protocol in protocols.items():
+        said = ", ".join(f"{key} {value}" for key, value in protocol.items())
+        lines.append(f"- Protocol of {name}: {said}.")
+    return [*lines, "- A dash: not measured.", ""]
+
+
+def _value(measured: Measured | None) -> str:
+    if measured is None:
+        return "–"
+    if measured.task == "passkey":
+        return f"{measured.value:.0%}"
+    return f"{measured.value:.2f}"

@@ -1,0 +1,124 @@
+"""
+What was measured of an exported model, and what a form loses: read from evaluation files.
+
+Rows are found by what factors do, not by what methods are called: an evaluation of the same
+weights belongs to all tiers where it ran each length with its tier, to the export where it ran with
+the exported table.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from longrope.evaluate.records import identity_of
+from longrope.export.tables import Tables
+from longrope.extended import Tiers
+from longrope.factors import RescaleFactors
+from longrope.files import read_json
+from longrope.models import ModelRecord
+from longrope.windows import parse_window
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One result: one evaluation of these weights at one length with some factors."""
+
+    task: str  # perplexity or passkey
+    evaluation: str  # its name in the configuration
+    length: int
+    factors: str  # identity of what it ran with
+    value: float  # perplexity, or share of passkeys found
+    amount: int  # tokens scored, or prompts
+    documents: int | None
+    protocol: dict
+    corpus: str  # first characters of the hash of what was scored; empty for prompts
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The same measure with all tiers and with the exported factors; None: not measured."""
+
+    task: str
+    evaluation: str
+    length: int
+    tiers: Measured | None
+    export: Measured | None
+
+
+def read_measured(paths: Iterable[Path], record: ModelRecord) -> list[Measured]:
+    """The perplexities and passkeys of some files that are about these very weights."""
+    found = []
+    for path in paths:
+        file = read_json(path)
+        if file.get("weights_fingerprint") != record.fingerprint:
+            continue
+        for label, result in file["results"].items():
+            if file["task"] == "perplexity":
+                value, amount = result["perplexity"], result["tokens"]
+            elif file["task"] == "passkey":
+                value, amount = result["accuracy"], result["prompts"]
+            else:
+                continue
+            found.append(
+                Measured(
+                    file["task"],
+                    file["evaluation"],
+                    parse_window(label),
+                    file["factors"][label]["fingerprint"],
+                    value,
+                    amount,
+                    result.get("documents"),
+                    file["protocol"],
+                    file["protocol"].get("corpus_sha256", ""),
+                )
+            )
+    return found
+
+
+def pairs(measured: Sequence[Measured], tables: Tables) -> list[Pair]:
+    """What was measured with the tiers or the exported factors, by evaluation and length."""
+    keys = dict.fromkeys((each.task, each.evaluation, each.length) for each in measured)
+    rows = []
+    for task, evaluation, length in sorted(keys):
+        here = [
+            each
+            for each in measured
+            if (each.task, each.evaluation, each.length) == (task, evaluation, length)
+        ]
+        used = tables.short if length <= tables.original else tables.long
+        row = Pair(
+            task,
+            evaluation,
+            length,
+            _with(here, _of_tier(tables.tiers, length)),
+            _with(here, used) if length <= tables.window else None,
+        )
+        if row.tiers or row.export:
+            rows.append(row)
+    return rows
+
+
+def losses(rows: Sequence[Pair], tables: Tables) -> Iterator[str]:
+    """What the exported factors cost at each length, a sentence each; and what nobody measured."""
+    for row in rows:
+        if row.task != "perplexity" or not (row.tiers and row.export):
+            continue
+        if row.tiers.factors != row.export.factors:
+            yield (
+                f"perplexity at {row.length} tokens ({row.evaluation}): {row.export.value:.2f} with"
+                f" the exported factors, {row.tiers.value:.2f} with those of its tier"
+            )
+    if not any(row.export for row in rows):
+        yield (
+            "no evaluation of these weights with the exported factors was given: what they cost at"
+            " short windows is not measured (give --records)"
+        )
+
+
+def _of_tier(tiers: Tiers, length: int) -> RescaleFactors:
+    return tiers.longest if length > tiers.longest.window else tiers.for_length(length)
+
+
+def _with(here: Sequence[Measured], factors: RescaleFactors) -> Measured | None:
+    identity = identity_of(factors)
+    return next((each for each in here if each.factors == identity), None)

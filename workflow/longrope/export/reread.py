@@ -1,0 +1,144 @@
+"""
+An export as its target reads it, against what was meant to be written.
+
+Loaded by transformers from the folder that was just written: the window, the frequencies and the
+scaling that it comes to on both sides of the original window, and logits of a few tokens at the
+end of each window against this project's own. A difference is an error, never a warning.
+"""
+
+from pathlib import Path
+
+from longrope.architectures import body_of
+from longrope.errors import UserError
+from longrope.export.native import inverse_frequencies
+from longrope.export.tables import Tables
+from longrope.extended import Tiers
+from longrope.factors import RescaleFactors, Rope
+from longrope.models import ModelRecord, quiet
+
+TOKENS = 24  # of a probe
+EXACT = 1e-3  # largest difference of a logit, as part of the largest logit, in float32
+FINE = 16384  # tokens up to which angles in float32, which transformers has, keep within that
+ROUNDED = 3e-2  # the same where weights were stored anew in a short type
+
+
+def probe_tokens(vocabulary: int):
+    """Some tokens, the same ones every time, (1, TOKENS)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(vocabulary, (1, TOKENS), generator=generator)
+
+
+def own_logits(model_folder: Path, record: ModelRecord, asked: list[RescaleFactors]) -> list:
+    """This project's logits of the probe at the end of each window, one after the other."""
+    import torch
+
+    from longrope.models import load_model
+    from longrope.rope import install
+
+    model = load_model(model_folder, for_training=True)  # float32
+    rotary = install(model, record.rope)
+    tokens, answers = probe_tokens(model.config.vocab_size).to(model.device), []
+    with torch.no_grad():
+        for factors in asked:
+            positions = torch.arange(factors.window - TOKENS, factors.window)[None]
+            rotary.use([factors], positions)
+            answers.append(model(input_ids=tokens, use_cache=False).logits.cpu())
+    return answers
+
+
+def reread_native(
+    draft: Path,
+    meant: list[RescaleFactors],
+    tables: Tables,
+    expected: list,
+    *,
+    in_weights: bool,
+    exact: bool,
+) -> float:
+    """Load an export without any code of its own, and compare; returns the largest difference of a
+    logit. `meant` are the short and the long table, or the one, `expected` their logits; `exact`
+    where no weight was rounded anew."""
+    import torch
+
+    model, rope = _load(draft), tables.tiers.rope
+    rotary = body_of(model).rotary_emb
+    if (found := model.config.max_position_embeddings) != tables.window:
+        raise UserError(f"reread: max_position_embeddings is {found}, not {tables.window}")
+    worst = 0.0
+    for factors, logits in zip(meant, expected, strict=True):
+        positions = torch.arange(factors.window - TOKENS, factors.window)[None]
+        rotary(torch.zeros(1, 1, 1), positions)
+        _compare(rotary, factors, rope, in_weights=in_weights)
+        with torch.no_grad():
+            found = model(
+                input_ids=probe_tokens(model.config.vocab_size),
+                position_ids=positions,
+                use_cache=False,
+            ).logits
+        allowed = (EXACT if exact else ROUNDED) * max(1, factors.window / FINE)
+        worst = max(worst, _difference(found, logits, allowed))
+    return worst
+
+
+def reread_full(draft: Path, tiers: Tiers, expected: list, *, exact: bool) -> float:
+    """The same of an export with a modelling file: every tier."""
+    import torch
+
+    model, worst = _load(draft, trust=True), 0.0
+    for factors, logits in zip(tiers.factors, expected, strict=True):
+        model.pin(factors.window)
+        with torch.no_grad():
+            found = model(
+                input_ids=probe_tokens(model.config.vocab_size),
+                position_ids=torch.arange(factors.window - TOKENS, factors.window)[None],
+                use_cache=False,
+            ).logits
+        worst = max(worst, _difference(found, logits, EXACT if exact else ROUNDED))
+    return worst
+
+
+def _load(draft: Path, *, trust: bool = False):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    quiet()
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            draft, dtype=torch.float32, trust_remote_code=trust, attn_implementation="sdpa"
+        ).eval()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        first = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"reread: transformers cannot load what was exported ({type(error).__name__}: {first});"
+            " this family is not supported in this form"
+        ) from error
+
+
+def _compare(rotary, factors: RescaleFactors, rope: Rope, *, in_weights: bool) -> None:
+    """Raise UserError unless a rotary embedding turns by some factors."""
+    import torch
+
+    found = rotary.inv_freq.double().cpu()
+    wanted = torch.tensor(inverse_frequencies(factors, rope), dtype=torch.float64)
+    if found.shape != wanted.shape or not torch.allclose(found, wanted, rtol=1e-5, atol=1e-20):
+        raise UserError(
+            f"reread: transformers comes to other frequencies than theta {rope.theta:g} and the"
+            f" factors for {factors.window} tokens give: its longrope does not work for this family"
+        )
+    scaling, meant = rotary.attention_scaling, 1.0 if in_weights else factors.attention_factor
+    if abs(scaling - meant) > 1e-6:
+        raise UserError(f"reread: transformers scales cos and sin by {scaling:g}, not by {meant:g}")
+
+
+def _difference(found, expected, allowed: float) -> float:
+    """The largest difference of a logit; UserError where it is more than rounding."""
+    difference = (found - expected).abs().max().item()
+    size = expected.abs().max().item()
+    if not difference <= allowed * size:
+        raise UserError(
+            f"reread: a logit of the export is {difference:.2g} from this project's (logits are up"
+            f" to {size:.2g}): not exported"
+        )
+    return difference

@@ -1,0 +1,196 @@
+"""
+Exporting an extended model: written beside its place, reread, compared, and only then put there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from longrope.errors import UserError, unknown_name
+from longrope.export.engines import Engine
+from longrope.export.lost import losses, pairs, read_measured
+from longrope.export.tables import Tables, choose, left_out
+from longrope.extended import read_tiers
+from longrope.factors import RescaleFactors, write_factors
+from longrope.files import read_json, replacing, write_json
+from longrope.models import ModelRecord, read_record, stored_dtype
+from longrope.windows import window_label
+
+FORMS = ("native", "full", "gguf")
+NOTE = "longrope_export.json"  # what was exported from what, for tools and for people
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What is exported, and how."""
+
+    form: str  # native, full or gguf
+    engine: Engine
+    window: int | None = None  # whose factors serve every length; None: the longest
+    two: bool = False  # two tables instead of one
+    dtype: str | None = None  # in which weights are stored; None: as they are
+    licence: str | None = None  # of the base model, where nothing tells it
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a form wrote, for the card."""
+
+    tables: Tables
+    in_weights: bool  # whether an attention factor went into the weights
+    difference: float | None  # the largest of a logit, to this project's own; None: not run
+    said: list[str]  # what the form cannot express
+    lost: list[str] = field(default_factory=list)  # what that costs, as measured
+
+
+def export_model(
+    asked: Export,
+    model: Path,
+    tiers: Path,
+    out: Path,
+    records: Sequence[Path] = (),
+    trainings: Sequence[Path] = (),
+) -> Written:
+    """Export the weights in `model` with the factors in `tiers` as the folder `out`.
+
+    `records` are evaluations, `trainings` metrics of tunings, both for the card. Raises UserError
+    if the form or the engine cannot carry the model, or if what was written reads back otherwise.
+    """
+    if asked.form not in FORMS:
+        raise unknown_name("form", asked.form, FORMS)
+    if (asked.form == "gguf") != (asked.engine.file == "gguf"):
+        raise UserError(
+            f"--form {asked.form} is not what {asked.engine.name} loads: llama.cpp takes the form"
+            " gguf, every other engine native or full"
+        )
+    record = read_record(model)
+    _check_plain(model, record)
+    extended = read_tiers(tiers, record.rope)
+    tables = choose(extended, asked.window, two=asked.two)
+    if asked.two:
+        asked.engine.check_two_tables((tables.short.attention_factor, tables.long.attention_factor))
+    from longrope.export.card import write_card
+    from longrope.export.serve import write_serving
+
+    with replacing(out) as draft:
+        draft.mkdir()
+        if asked.form == "gguf":
+            from longrope.export.gguf_file import write_gguf
+
+            written = write_gguf(draft, model, record, tables, asked.dtype)
+        else:
+            written = _write_folder(draft, asked, model, record, tables)
+        rows = pairs(read_measured(records, record), tables)
+        written = replace(written, lost=list(losses(rows, tables)))
+        write_factors(draft / "factors.json", tables.long)
+        _write_note(draft, asked, record, written)
+        write_serving(draft, asked, record, written)
+        write_card(draft, asked, record, written, rows, trainings)
+    return written
+
+
+def _write_folder(
+    draft: Path, asked: Export, model: Path, record: ModelRecord, tables: Tables
+) -> Written:
+    from longrope.export.full import full_keys, write_module
+    from longrope.export.native import NOT_IN_4, goes_to_weights, native_config
+    from longrope.export.reread import own_logits, reread_full, reread_native
+    from longrope.export.weights import carry, check_foldable, rewrite, tidy_tokenizer
+
+    config = read_json(model / "config.json")
+    in_weights = goes_to_weights(config, asked.engine, tables)
+    if in_weights:
+        check_foldable(config)
+    folded = tables.long.attention_factor if in_weights else 1.0
+    carry(model, draft)
+    tidy_tokenizer(draft)
+    stored = asked.dtype or stored_dtype(model)
+    exported = native_config(config, tables, in_weights=in_weights, dtype=stored)
+    if in_weights or asked.dtype:
+        rewrite(draft, config, record.rope, factor=folded, dtype=asked.dtype)
+    if asked.form == "full":
+        exported |= full_keys(tables.tiers, folded)
+        write_module(draft, config)
+    write_json(draft / "config.json", exported)
+    meant = _as_transformers_reads(tables)
+    every = list(tables.tiers.factors) if asked.form == "full" else []
+    logits = own_logits(model, record, meant + every)
+    exact = stored == "float32" or not (in_weights or asked.dtype)
+    plain, tiers = logits[: len(meant)], logits[len(meant) :]
+    difference = reread_native(draft, meant, tables, plain, in_weights=in_weights, exact=exact)
+    said = list(left_out(tables))
+    if meant[0].attention_factor != tables.short.attention_factor:
+        said.append(
+            f"transformers itself scales short texts by {meant[0].attention_factor:g}, too; only"
+            f" {asked.engine.name} reads the {tables.short.attention_factor:g} meant for them."
+        )
+    if (kind := config.get("model_type")) in NOT_IN_4:
+        said.append(f"transformers 4.57 refuses to load {kind} models with longrope: 5 does.")
+    if asked.form == "full":
+        difference = reread_full(draft, tables.tiers, tiers, exact=exact)
+        said = [f"Without trust_remote_code: {each}" for each in said]
+    return Written(tables, in_weights, difference, said)
+
+
+def _as_transformers_reads(tables: Tables) -> list[RescaleFactors]:
+    """The short and the long table, or the one, with the attention factor that it has for both."""
+    if tables.one:
+        return [tables.long]
+    return [replace(tables.short, attention_factor=tables.long.attention_factor), tables.long]
+
+
+def _check_plain(model: Path, record: ModelRecord) -> None:
+    """Raise UserError for a checkpoint that comes with a rescaled RoPE."""
+    from longrope.architectures import PLAIN, rope_type_of
+
+    if (type_ := rope_type_of(read_json(model / "config.json"))) != PLAIN:
+        raise UserError(
+            f"model {record.rope.model!r} comes with a RoPE of its own ({type_}): only models that"
+            " were extended here are exported"
+        )
+
+
+def _write_note(draft: Path, asked: Export, record: ModelRecord, written: Written) -> None:
+    from longrope import __version__
+    from longrope.versions import VERSIONS
+
+    tables = written.tables
+    write_json(
+        draft / NOTE,
+        {
+            "schema": 1,
+            "form": asked.form,
+            "engine": asked.engine.name,
+            "model": record.rope.model,
+            "weights": record.weights,
+            "weights_fingerprint": record.fingerprint,
+            "base_fingerprint": record.rope.fingerprint,
+            "original_window": record.rope.original_window,
+            "window": tables.window,
+            "tables": 1 if tables.one else 2,
+            "attention_factor_in_weights": written.in_weights,
+            "largest_difference_of_a_logit": written.difference,
+            "cannot_express": written.said,
+            "measured": written.lost,
+            "longrope": __version__,
+            "version": VERSIONS["export"],
+        },
+    )
+
+
+def summary(asked: Export, written: Written, out: Path) -> list[str]:
+    """What the command says when it is done."""
+    tables = written.tables
+    count = "all tiers" if asked.form == "full" else "one table" if tables.one else "two tables"
+    lines = [f"{out}: {asked.form} for {asked.engine.name}, {count}, {window_label(tables.window)}"]
+    if written.difference is None:
+        lines.append("reread by the package gguf: every tensor and key is as meant; not run here")
+    else:
+        lines.append(
+            f"reread by transformers: the largest difference of a logit is {written.difference:.1g}"
+        )
+    if written.in_weights:
+        lines.append(
+            f"the attention factor {tables.long.attention_factor:g} is in the query weights"
+        )
+    return [*lines, *[f"not in this form: {each}" for each in written.said], *written.lost]

@@ -1,0 +1,152 @@
+"""
+Where a process stands among those that run a stage together.
+
+Processes are ranks 0, 1, ...; as many in a row as `per_sequence` hold one sequence together, each a
+slice of it. Such a group takes its share of what can be done side by side: the sequences of a
+training step, the candidates of a search, the documents of an evaluation. Every rank runs the same
+code. Rank 0 alone writes files and leads a search.
+
+One process is a place like any other, where nothing is sent. Torch is imported where there are
+several.
+"""
+
+import datetime
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from longrope.errors import UserError
+
+PATIENCE = 1800.0  # seconds that a rank waits for another before it gives up
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A rank, and the groups that it is in."""
+
+    rank: int = 0
+    world: int = 1  # ranks in all
+    local_rank: int = 0  # on its machine
+    per_sequence: int = 1  # ranks that hold one sequence together
+    peers: Any = None  # process group of those that hold a sequence with this one
+    talk: Any = None  # process group of all, for Python objects
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the rank that writes."""
+        return self.rank == 0
+
+    @property
+    def teams(self) -> int:
+        """How many sequences, candidates or documents are worked on side by side."""
+        return self.world // self.per_sequence
+
+    @property
+    def team(self) -> int:
+        """Which of the teams this rank is in."""
+        return self.rank // self.per_sequence
+
+    @property
+    def slice(self) -> int:
+        """Which slice of its team's sequence it holds."""
+        return self.rank % self.per_sequence
+
+    def gather(self, value: Any) -> list:
+        """What every rank has, in their order; all must call it."""
+        if self.world == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found = [None] * self.world
+        dist.all_gather_object(found, value, group=self.talk)
+        return found
+
+    def share(self, value: Any = None) -> Any:
+        """What rank 0 has; all must call it."""
+        if self.world == 1:
+            return value
+        import torch.distributed as dist
+
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.talk)
+        return box[0]
+
+    def once(self, run: Callable[[], Any]) -> Any:
+        """What `run()` returns on rank 0, on all; UserError there is raised on all."""
+        if self.world == 1:
+            return run()
+        answer: tuple[Any, str | None] = None, None
+        if self.leads:
+            try:
+                answer = run(), None
+            except UserError as error:
+                answer = None, str(error)
+        value, said = self.share(answer)
+        if said is not None:
+            raise UserError(said)
+        return value
+
+    def deal(self, items: Sequence, run: Callable[[Any], Any]) -> list:
+        """`run(item)` of every item, in their order, each worked on by one team; on all ranks."""
+        mine = {at: run(items[at]) for at in range(self.team, len(items), self.teams)}
+        made = {at: value for part in self.gather(mine) for at, value in part.items()}
+        return [made[at] for at in range(len(items))]
+
+
+_here = Place()
+
+
+def here() -> Place:
+    """The place of this process."""
+    return _here
+
+
+def is_rank() -> bool:
+    """Whether this process was started as one of several, by `launch` or by torchrun itself."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def join(per_sequence: int = 1, patience: float = PATIENCE) -> Place:
+    """Meet the other ranks and take one's place among them; UserError if they cannot be grouped.
+
+    A collective that takes longer than `patience` seconds fails, so a rank that stopped answering
+    ends the stage and does not hang it.
+    """
+    global _here
+    import torch
+    import torch.distributed as dist
+
+    rank, world, local = (int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    check_groups(world, per_sequence)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    limit = datetime.timedelta(seconds=patience)
+    dist.init_process_group(backend, timeout=limit)
+    peers = None
+    for first in range(0, world, per_sequence):  # all ranks make all groups
+        group = dist.new_group(list(range(first, first + per_sequence)), timeout=limit)
+        peers = group if first <= rank < first + per_sequence else peers
+    talk = dist.new_group(backend="gloo", timeout=limit)
+    _here = Place(rank, world, local, per_sequence, peers, talk)
+    return _here
+
+
+def leave() -> None:
+    """Take leave of the other ranks."""
+    global _here
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    _here = Place()
+
+
+def check_groups(world: int, per_sequence: int) -> None:
+    """Raise UserError unless ranks can be grouped so."""
+    if world % per_sequence:
+        raise UserError(
+            f"{world} processes cannot be grouped by {per_sequence}, the ranks that hold one"
+            " sequence together: choose a divisor of the number of processes"
+        )

@@ -1,0 +1,144 @@
+"""
+Weights, gradients and optimiser states dealt to all ranks (FSDP2, Zhao et al. 2023, arXiv
+2304.11277), and checkpoints of a training that any number of ranks can go on from.
+
+A layer is put together just before it runs and taken apart after; a rank keeps 1 of so many parts
+of everything. Each rank's loss is a part of the whole one, so gradients are to be summed; FSDP2
+takes their mean, which is why the loss is multiplied by the number of ranks.
+
+A checkpoint is a folder in torch's distributed format, written beside the last one, which is
+removed once the new one is whole: a kill at any time leaves one of them. One process writes and
+reads the same format.
+"""
+
+import os
+import re
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from longrope.architectures import body_of
+from longrope.errors import UserError
+from longrope.files import flush_folder
+from longrope.parallel.place import here
+
+STEP = re.compile(r"step-(\d+)")
+
+
+def shard(wrapped: nn.Module, model) -> None:
+    """Deal the weights of `model`, whose loss `wrapped` is, to all ranks; nothing on one rank."""
+    if here().world == 1:
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(next(model.parameters()).device.type, (here().world,))
+    for layer in layers_of(model):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(wrapped, mesh=mesh, reshard_after_forward=False)
+
+
+def layers_of(model) -> list[nn.Module]:
+    """The layers of a model, all alike: what is put together at a time."""
+    lists = [each for each in body_of(model).children() if isinstance(each, nn.ModuleList)]
+    if len(lists) != 1:
+        raise UserError(
+            f"{type(model).__name__} does not keep its layers in one list: it can be tuned in one"
+            " process only"
+        )
+    return list(lists[0])
+
+
+def save(folder: Path, step: int, wrapped: nn.Module, optimisers: list) -> None:
+    """Keep what trains, after so many steps; all ranks must call it.
+
+    Raises UserError where it cannot be written; the last checkpoint is then still there.
+    """
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    place, draft = here(), folder / f"step-{step}.part"
+    place.once(lambda: _clear(draft))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one process, that it is one
+        try:
+            dcp.save(
+                _state(wrapped, optimisers), checkpoint_id=str(draft), no_dist=place.world == 1
+            )
+        except CheckpointException as error:
+            causes = {str(cause) for cause, _ in error.failures.values()}
+            raise UserError(
+                f"{folder}: the checkpoint of step {step} cannot be written"
+                f" ({'; '.join(sorted(causes))}); the one before is kept: make room, and run the"
+                " stage again"
+            ) from error
+    place.once(lambda: _keep(draft, folder / f"step-{step}"))
+
+
+def load(folder: Path, wrapped: nn.Module, optimisers: list) -> int:
+    """Take up the last checkpoint; returns its step, 0 if there is none. For all ranks."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import (
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    place = here()
+    step = place.once(lambda: last_step(folder))
+    if not step:
+        return 0
+    state = _state(wrapped, optimisers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp.load(state, checkpoint_id=str(folder / f"step-{step}"), no_dist=place.world == 1)
+    options = _options()
+    set_model_state_dict(wrapped, state["model"], options=options)
+    set_optimizer_state_dict(wrapped, optimisers, state["optimisers"], options=options)
+    return step
+
+
+def last_step(folder: Path) -> int:
+    """The step of the newest whole checkpoint in a folder, 0 if there is none."""
+    found = [STEP.fullmatch(path.name) for path in folder.glob("step-*")]
+    return max((int(each[1]) for each in found if each), default=0)
+
+
+def whole_weights(model) -> dict[str, torch.Tensor]:
+    """All weights, put together on the CPU of rank 0; all ranks must call it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    return get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+
+
+def _options():
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(ignore_frozen_params=True, strict=False)
+
+
+def _state(wrapped: nn.Module, optimisers: list) -> dict:
+    from torch.distributed.checkpoint.state_dict import get_state_dict
+
+    model, states = get_state_dict(wrapped, optimisers, options=_options())
+    return {"model": model, "optimisers": states}
+
+
+def _clear(draft: Path) -> None:
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _keep(draft: Path, path: Path) -> None:
+    """Give a whole checkpoint its name, then remove those before it."""
+    flush_folder(draft)
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(draft, path)
+    flush_folder(path.parent)
+    for other in path.parent.glob("step-*"):
+        if other != path:
+            shutil.rmtree(other)
