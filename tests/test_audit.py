@@ -74,7 +74,9 @@ FAULTS = {  # name -> config.json, codes of what is wrong
         llama({"short_factor": None, "long_factor": None}), {"table-missing"},
     ),
     # windows
-    "JIA-Lab-research/LongLoRA#113": (llama(max_position_embeddings=4096), {"window-not-raised"}),
+    "JIA-Lab-research/LongLoRA#113": (
+        llama({"short_factor": [1.0] * 64}, max_position_embeddings=4096), {"window-not-raised"},
+    ),
     "JIA-Lab-research/LongLoRA#81": (
         LLAMA2
         | {"max_position_embeddings": 32768, "rope_scaling": {"type": "linear", "factor": 8.0}},
