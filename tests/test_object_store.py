@@ -1,8 +1,8 @@
 """
 The workflow with its files in an object store and no shared file system, as on Kubernetes.
 
-What a stage reads by its settings (texts, a model's folder) it reads where the configuration says, so
-that must be on every machine, too; what jobs hand to each other goes through the store.
+What a stage reads by its settings (texts, a model's folder) it reads where the configuration says,
+so that must be on every machine, too; what jobs hand to each other goes through the store.
 Skipped unless `pip install "moto[server]" -e ".[kubernetes]"` was done: an S3 in this process.
 """
 

@@ -1,8 +1,8 @@
 """
 How a job is submitted, looked at and cancelled on each batch system that profiles/generic knows.
 
-Snakemake runs submit.py, status.py and cancel.py, which ask here. Only `Local` is tested: the others
-follow the manuals of PBS Pro, Grid Engine and LSF. Standard library alone, for any Python from 3.9.
+Snakemake runs submit.py, status.py and cancel.py, which ask here. Only `Local` is tested: the
+others follow the manuals of PBS Pro, Grid Engine and LSF. It needs the standard library alone.
 """
 
 import json

@@ -192,6 +192,7 @@ class Trial:
     def __init__(self, name: str, claim: str, folder: Path, cluster: Cluster) -> None:
         self.name, self.folder, self.cluster = name, folder, cluster
         self.began = time.monotonic()
+        claim = claim.replace("\n", "\n# ")
         self.lines = [f"# {claim}", f"# python tests/slurm/trial_{name}.py", ""]
 
     def note(self, text: str) -> None:
@@ -262,7 +263,7 @@ def trial(name: str, claim: str):
     with tempfile.TemporaryDirectory(prefix=f"longrope-{name}-") as folder:
         folder = Path(folder)
         with cluster_in(folder / "slurm") as cluster:
-            this = Trial(name, claim.strip(), folder, cluster)
+            this = Trial(name, claim.strip().partition("\n\n")[0], folder, cluster)
             try:
                 yield this
             finally:

@@ -18,6 +18,7 @@ CIRCUMSTANCES = {
     "version",
     "versions",
     "longrope",
+    "ran_in",
     "threads",
     "peak_memory",
     "arithmetic",
