@@ -257,6 +257,10 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--flops", type=float, help="FLOP/s of one, if not what is known")
     stage.add_argument("--utilisation", type=float, help="share of them (0.4)")
     stage.add_argument("--target", default="all", help="all, or study (with the ablations)")
+    stage.add_argument(
+        "--simulate", type=_count, nargs="+", default=[], metavar="GPUS",
+        help="when all would be done with so many GPUs, such as 1 8 64",
+    )  # fmt: skip
     stage.add_argument("--check", action="store_true", help="fail if a job does not fit")
     stage.add_argument("--out", type=Path, help="also write the plan to this file")
 

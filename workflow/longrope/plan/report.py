@@ -3,7 +3,7 @@ A plan as text: one line a group of like jobs, the totals, what does not fit, an
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from longrope.config import Config
 from longrope.errors import UserError
@@ -11,6 +11,8 @@ from longrope.plan.estimate import Estimate, estimate_study
 from longrope.plan.jobs import longest_chain
 from longrope.plan.machine import GIB, Machine, find_machine
 from longrope.plan.paper import Beside, beside_paper, disagreements
+from longrope.plan.simulation import simulation
+from longrope.plan.text import aligned, hours_text
 from longrope.study import corpus_of
 from longrope.windows import window_label
 
@@ -18,7 +20,6 @@ HEADER = (
     "job", "model, weights", "of", "at", "jobs", "tokens", "FLOPs", "GiB", "GPUs", "time",
     "GPU-hours", "GiB of disk",
 )  # fmt: skip
-LEFT = 4  # columns that are aligned to the left
 NAMED = 3  # methods that a line names
 ORDER = ("import", "pretrain", "tokenize", "derive", "search", "finetune", "assemble", "evaluate")
 
@@ -52,23 +53,28 @@ class Line:
             _short(sum(each.work.flops for each in all_), power=True),
             _gib(max(each.work.memory for each in all_)),
             str(first.gpus),
-            _time(hours),
+            hours_text(hours),
             _hours(hours * first.gpus),
             _gib(sum(each.work.disk for each in all_)),
         ]
 
 
-def plan(config: Config, machine: Machine, target: str = "all") -> tuple[str, list[Estimate]]:
-    """The plan of a study as text, and what it is made of."""
+def plan(
+    config: Config, machine: Machine, target: str = "all", simulated: Sequence[int] = ()
+) -> tuple[str, list[Estimate]]:
+    """The plan of a study as text, and what it is made of; `simulated` are numbers of GPUs whose
+    schedules are simulated."""
     estimates = estimate_study(config, machine, target)
     parts = [
         f"The jobs of the target `{target}` on {machine.name}: {machine.memory / GIB:.0f} GiB,"
         f" {machine.flops / 1e12:.4g} TFLOP/s at best, {machine.utilisation:.0%} of it reached.",
-        _aligned([list(HEADER), *(line.cells for line in _lines(estimates))]),
+        aligned([list(HEADER), *(line.cells for line in _lines(estimates))]),
         _totals(config, estimates),
     ]
     if notes := _notes(config, estimates, machine):
         parts.append("\n".join(notes))
+    if simulated:
+        parts.append(simulation(config, estimates, simulated))
     if found := beside_paper(config, estimates, machine):
         parts.append(_paper(found))
     return "\n\n".join(parts) + "\n", estimates
@@ -139,8 +145,8 @@ def _totals(config: Config, estimates: list[Estimate]) -> str:
     return (
         f"In all {len(estimates)} jobs: {_short(tokens)} tokens, {_short(flops, power=True)} FLOPs,"
         f" {_hours(gpu_hours)} GPU-hours, {_gib(disk)} GiB of disk.\n"
-        f"One after the other they take {_time(sum(hours.values()))}; side by side where they can,"
-        f" {_time(chain)}: the longest chain.\n"
+        f"One after the other they take {hours_text(sum(hours.values()))}; side by side where they"
+        f" can, {hours_text(chain)}: the longest chain.\n"
         f"At most {_gib(max(each.work.memory for each in estimates))} GiB and"
         f" {max(each.gpus for each in estimates)} GPUs at a time in one job."
     )
@@ -196,22 +202,11 @@ def _paper(found: list[Beside]) -> str:
         ]
         for each in found
     ]
-    text = _aligned(rows, left=2)
+    text = aligned(rows, left=2)
     text += "\n(It implies that share of the peak of its A100s, 312 TFLOP/s each.)"
     if problems := disagreements(found):
         text += "\n\nWhat does not fit together:\n" + "\n".join(f"- {each}" for each in problems)
     return text
-
-
-def _aligned(rows: list[list[str]], left: int = LEFT) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
 
 
 def _short(value: float, power: bool = False) -> str:
@@ -233,11 +228,3 @@ def _gib(value: float) -> str:
 
 def _hours(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.01 else f"{value:.1g}"
-
-
-def _time(hours: float) -> str:
-    if hours >= 48:
-        return f"{hours / 24:,.1f} days"
-    if hours >= 1:
-        return f"{hours:.1f} h"
-    return f"{hours * 60:.1f} min" if hours >= 1 / 60 else f"{hours * 3600:.0f} s"
