@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import export_runners
+import export_runners
 from helpers import excerpt
 from longrope.baselines import closed_form
 from longrope.export.engines import find_engine
@@ -20,7 +20,7 @@ from longrope.extended import ExtendedModel, Tiers, read_tiers, write_extended
 from longrope.factors import RescaleFactors, Rope
 from longrope.models import load_model, load_tokenizer, read_record
 
-RUNNERS = Path(__file__).parent / "benchmarks" / "export_runners.py"
+RUNNERS = Path(__file__).parent / "export_runners.py"
 OTHERS = {  # a Python whose environment has what this one has not
     "transformers 4.57": "LONGROPE_TRANSFORMERS4",
     "xllamacpp": "LONGROPE_ENGINES",

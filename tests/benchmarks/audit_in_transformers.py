@@ -8,6 +8,7 @@ against theta 10000 and no scaling, and what multiplies cos and sin; or how load
 an environment of transformers 4, too, to see what that does.
 """
 
+import argparse
 import logging
 import sys
 import warnings
@@ -49,6 +50,7 @@ def turned(config: dict) -> str:
 
 def main() -> None:
     """Print the table."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[1]).parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     print(f"transformers {transformers.__version__}\n")

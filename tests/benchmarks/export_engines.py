@@ -243,7 +243,7 @@ def python_of(name: str) -> str | None:
 
 def ran(row: Row, file: Path, prompts: list, place: Path, options, python: str) -> tuple:
     """The log-probabilities that a process of its own gives, and what it said where it failed."""
-    runner = Path(__file__).parent / "export_runners.py"
+    runner = Path(__file__).parents[1] / "export_runners.py"
     (place / "prompts.json").write_text(json.dumps(prompts))
     command = [python, "-I", runner, row.runner, file, place / "prompts.json", place / "out.npz"]
     environment = dict(os.environ)

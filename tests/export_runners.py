@@ -1,7 +1,7 @@
 """
 One engine, run on its own: the log-probabilities of the next token after each of some prompts.
 
-    python -I tests/benchmarks/export_runners.py ENGINE MODEL PROMPTS.json OUT.npz
+    python -I tests/export_runners.py ENGINE MODEL PROMPTS.json OUT.npz
 
 longrope cannot be imported here: it runs with the Python of an environment that holds the engine
 and numpy. PROMPTS.json holds lists of tokens. Each runner returns one row over the whole vocabulary
