@@ -261,6 +261,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--simulate", type=_count, nargs="+", default=[], metavar="GPUS",
         help="when all would be done with so many GPUs, such as 1 8 64",
     )  # fmt: skip
+    stage.add_argument("--efficiency", type=float, default=0.8,
+        help="share of a perfect speed-up of a job that is spread over GPUs (0.8)")  # fmt: skip
     stage.add_argument("--check", action="store_true", help="fail if a job does not fit")
     stage.add_argument("--out", type=Path, help="also write the plan to this file")
 

@@ -292,7 +292,7 @@ def plan(options: argparse.Namespace) -> Outcome:
         utilisation=options.utilisation,
         gpus=options.gpus,
     )
-    text, estimates = plan(config, machine, options.target, options.simulate)
+    text, estimates = plan(config, machine, options.target, options.simulate, options.efficiency)
     print(text, end="")
     if options.out:
         write_text(options.out, text)

@@ -11,7 +11,7 @@ from longrope.plan.estimate import Estimate, estimate_study
 from longrope.plan.jobs import longest_chain
 from longrope.plan.machine import GIB, Machine, find_machine
 from longrope.plan.paper import Beside, beside_paper, disagreements
-from longrope.plan.simulation import simulation
+from longrope.plan.simulation import EFFICIENCY, simulation
 from longrope.plan.text import aligned, hours_text
 from longrope.study import corpus_of
 from longrope.windows import window_label
@@ -60,10 +60,14 @@ class Line:
 
 
 def plan(
-    config: Config, machine: Machine, target: str = "all", simulated: Sequence[int] = ()
+    config: Config,
+    machine: Machine,
+    target: str = "all",
+    simulated: Sequence[int] = (),
+    efficiency: float = EFFICIENCY,
 ) -> tuple[str, list[Estimate]]:
     """The plan of a study as text, and what it is made of; `simulated` are numbers of GPUs whose
-    schedules are simulated."""
+    schedules are simulated, `efficiency` that of jobs which are spread."""
     estimates = estimate_study(config, machine, target)
     parts = [
         f"The jobs of the target `{target}` on {machine.name}: {machine.memory / GIB:.0f} GiB,"
@@ -74,7 +78,7 @@ def plan(
     if notes := _notes(config, estimates, machine):
         parts.append("\n".join(notes))
     if simulated:
-        parts.append(simulation(config, estimates, simulated))
+        parts.append(simulation(config, estimates, simulated, efficiency))
     if found := beside_paper(config, estimates, machine):
         parts.append(_paper(found))
     return "\n\n".join(parts) + "\n", estimates
@@ -170,8 +174,8 @@ def _notes(config: Config, estimates: list[Estimate], machine: Machine) -> list[
     if any(each.gpus > 1 for each in estimates):
         notes.append(
             "Memory is that of a job on all its GPUs. Where that is more than one, weights,"
-            " activations and\ntime are taken to be parted evenly; this version runs a job on one"
-            " GPU: such a job would run out of memory."
+            " activations and\ntime are taken to be parted evenly: run it with `processes` and"
+            " `per_sequence` in a profile\n(docs/parallel.md); not tried on GPUs."
         )
     if any(each.work.recompute for each in estimates):
         notes.append(

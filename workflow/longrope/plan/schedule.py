@@ -6,8 +6,11 @@ inputs are there the one with the longest chain of jobs behind it begins, if its
 the next one. A job holds its GPUs from its beginning to its end; nothing waits for files, queues or
 other people. Jobs that need no GPU count one all the same, as the plan does.
 
-Spreading: a rule's jobs may run on `spread[rule]` times as many GPUs, and then take that many times
-less long, divided by an efficiency.
+As with any such scheduler more GPUs, or shorter jobs, can by chance end later. No schedule ends
+before its longest chain or before all work is shared by all GPUs.
+
+Spreading: the jobs of some rules run on so many times as many GPUs, and take that many times less
+long, divided by an efficiency.
 """
 
 import heapq
@@ -105,6 +108,16 @@ def chains(tasks: Sequence[Task]) -> dict[str, float]:
         after = [longest[each.name] for each in followed[task.name]]
         longest[task.name] = task.hours + max(after, default=0.0)
     return longest
+
+
+def longest(tasks: Sequence[Task]) -> list[Task]:
+    """The longest chain of tasks, first to last: they alone say how soon all can be done."""
+    behind, chain = chains(tasks), []
+    following = list(tasks)
+    while following:
+        chain.append(max(following, key=lambda each: behind[each.name]))
+        following = [each for each in tasks if chain[-1].name in each.after]
+    return chain
 
 
 def spread(

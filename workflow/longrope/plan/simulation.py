@@ -1,45 +1,82 @@
 """
 What a study takes on so many GPUs, as text: `longrope plan --simulate 1 8 64`.
+
+Three schedules are compared: every job on the GPUs that hold it; one kind of job spread over 2, 4
+or 8 times as many; all that can be spread. Of the last two the best is shown, which may be none: on
+few GPUs spreading costs its inefficiency, and a wide job waits for its GPUs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from longrope.config import Config
+from longrope.errors import UserError
 from longrope.plan.estimate import Estimate
 from longrope.plan.jobs import job_that_makes
 from longrope.plan.schedule import Schedule, Task, simulate, spread, tasks_of
 from longrope.plan.text import aligned, hours_text
 
-EFFICIENCY = 0.8  # of a job that is spread over several GPUs, assumed
-SPREAD = {  # what `longrope --processes` can spread, and over how many times its GPUs
-    "search_factors": 8,
-    "finetune_model": 8,
-    "evaluate_perplexity": 8,
-    "evaluate_passkey": 8,
+EFFICIENCY = 0.8  # share of a perfect speed-up that a job keeps when it is spread; assumed
+TIMES = (2, 4, 8)  # as many GPUs as hold a job
+SPREADABLE = {  # what `longrope --processes` can spread -> how it is called here
+    "finetune_model": "tunings",
+    "search_factors": "searches",
+    "evaluate_perplexity": "perplexities",
+    "evaluate_passkey": "passkeys",
 }
+WORTH = 0.99  # of the makespan: what shortens it by less is no gain
 
 
-def simulation(config: Config, estimates: Sequence[Estimate], counts: Sequence[int]) -> str:
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A schedule with the jobs of some rules on so many times as many GPUs."""
+
+    rules: tuple[str, ...]
+    times: int  # 1 where no spreading shortens it
+    schedule: Schedule
+
+    @property
+    def text(self) -> str:
+        """What it takes, and how often over."""
+        if self.times == 1:
+            return "no gain"
+        return f"x{self.times}: {hours_text(self.schedule.makespan)}"
+
+
+def simulation(
+    config: Config,
+    estimates: Sequence[Estimate],
+    counts: Sequence[int],
+    efficiency: float = EFFICIENCY,
+) -> str:
     """A table of schedules, and which kind of job is best spread first."""
-    rows = [["GPUs", "jobs as planned", "idle", "spread", "idle", "GPU-hours", "first to spread"]]
+    if not 0 < efficiency <= 1:
+        raise UserError(f"efficiency {efficiency:g}: it is a share, above 0 and at most 1")
+    rows = [["GPUs", "too large", "as planned", "idle", "first to spread", "all spread", "idle"]]
     for gpus in counts:
         tasks = study_tasks(config, estimates, gpus)
-        plain, wide = simulate(tasks, gpus), simulate(spread(tasks, SPREAD, EFFICIENCY, gpus), gpus)
+        plain = simulate(tasks, gpus)
+        one, every = (
+            first_spread(tasks, plain, efficiency),
+            best_spread(tasks, plain, SPREADABLE, efficiency),
+        )
+        name = "" if one.times == 1 else f"{SPREADABLE[one.rules[0]]} "
         rows.append(
             [
                 str(gpus),
+                str(sum(each.gpus > gpus for each in estimates)),
                 hours_text(plain.makespan),
                 f"{plain.idle:.0%}",
-                hours_text(wide.makespan),
-                f"{wide.idle:.0%}",
-                f"{plain.gpu_hours:.3g}",
-                _first(tasks, gpus, plain),
+                name + one.text,
+                every.text,
+                f"{every.schedule.idle:.0%}",
             ]
         )
     return (
-        f"Simulated: a job begins when its inputs and GPUs are there. Spread: searches, tunings and"
-        f" evaluations over\nup to {max(SPREAD.values())} times the GPUs that hold them, at"
-        f" {EFFICIENCY:.0%} of a perfect speed-up (assumed).\n\n" + aligned(rows, left=0)
+        "Simulated: a job begins when its inputs and GPUs are there. Spread: on 2, 4 or 8 times the"
+        f" GPUs that hold\nit, at {efficiency:.0%} of a perfect speed-up (assumed); one kind of job"
+        " alone, then all kinds. Jobs that are too large\nfor so many GPUs are counted as if they"
+        " fitted.\n\n" + aligned(rows, left=0)
     )
 
 
@@ -50,13 +87,25 @@ def study_tasks(config: Config, estimates: Sequence[Estimate], gpus: int) -> lis
     return tasks_of(estimates, producers, gpus)
 
 
-def _first(tasks: Sequence[Task], gpus: int, plain: Schedule) -> str:
-    """The kind of job whose spreading alone shortens the whole the most, with what then remains."""
-    ends = {
-        rule: simulate(spread(tasks, {rule: times}, EFFICIENCY, gpus), gpus).makespan
-        for rule, times in SPREAD.items()
-    }
-    best = min(ends, key=ends.get)
-    if ends[best] >= 0.99 * plain.makespan:
-        return "none: all GPUs are busy"
-    return f"{best}: {hours_text(ends[best])}"
+def best_spread(
+    tasks: Sequence[Task], plain: Schedule, rules: Iterable[str], efficiency: float = EFFICIENCY
+) -> Spread:
+    """These rules spread so far that all is done the soonest; as planned if nothing is gained."""
+    rules, gpus = tuple(rules), plain.gpus
+    found = [
+        Spread(
+            rules,
+            times,
+            simulate(spread(tasks, dict.fromkeys(rules, times), efficiency, gpus), gpus),
+        )
+        for times in TIMES
+    ]
+    best = min(found, key=lambda each: each.schedule.makespan)
+    gains = best.schedule.makespan < WORTH * plain.makespan
+    return best if gains else Spread(rules, 1, plain)
+
+
+def first_spread(tasks: Sequence[Task], plain: Schedule, efficiency: float = EFFICIENCY) -> Spread:
+    """The one kind of job whose spreading shortens the whole the most."""
+    each_alone = [best_spread(tasks, plain, [rule], efficiency) for rule in SPREADABLE]
+    return min(each_alone, key=lambda each: each.schedule.makespan)
