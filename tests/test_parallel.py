@@ -20,11 +20,12 @@ from longrope import training
 from longrope.cli import main
 from longrope.errors import UserError
 from longrope.mixture import Batch
+from longrope.parallel import launch
 from longrope.parallel.place import Place
 from longrope.parallel.sequence import match_heads
 
 HERE = Path(__file__).parent
-LAYOUTS = {"data": 1, "sequence": 2}  # ranks a sequence, of two
+LAYOUTS = {"data": (2, 1), "sequence": (2, 2), "both": (4, 2)}  # ranks, and ranks a sequence
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +48,17 @@ def one(inputs, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def two(request, one, inputs, tmp_path_factory) -> Path:
-    """What two make, each with half of the sequences, or with half of every sequence."""
+    """What several make: each with some sequences, with half of every one, or both."""
     folder = tmp_path_factory.mktemp(request.param)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [HERE / "ranks.py", folder, inputs, LAYOUTS[request.param]]
+    processes, per_sequence = LAYOUTS[request.param]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [f"--nproc-per-node={processes}", HERE / "ranks.py", folder, inputs, per_sequence]
     done = subprocess.run(
-        [*torchrun, *map(str, command)], env=environment(), capture_output=True, text=True
+        [*torchrun, *map(str, command)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -254,6 +260,7 @@ def test_a_full_disk_is_said_once_and_leaves_the_last_checkpoint(inputs, one, tm
             "derive runs in one process",
         ),
         ("--processes 3 --per-sequence 2", "search", "3 processes cannot be grouped by 2"),
+        ("--per-sequence 8", "search", "1 processes cannot be grouped by 8"),
         ("--nodes 2", "search", "start the same command on every node with --rendezvous"),
     ],
 )
@@ -272,3 +279,20 @@ def test_sequences_that_the_teams_cannot_share_are_refused(monkeypatch):
     monkeypatch.setattr(training, "here", lambda: Place(world=2))
     with pytest.raises(UserError, match=r"3 sequences of 7 tokens, which 2 teams .* cannot"):
         training._share([batch])
+
+
+def test_a_stage_for_one_process_is_refused_as_a_rank_of_several(monkeypatch, capsys):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert main("derive pi --window 1k --model m --out o".split()) == 1
+    assert "derive runs in one process" in capsys.readouterr().err
+
+
+def test_the_gpus_that_are_leased_keep_the_names_that_they_are_visible_by(monkeypatch):
+    monkeypatch.setattr(launch, "lease_several", lambda count: [1, 0][:count])
+    monkeypatch.setattr(launch, "leasing", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-3")
+    monkeypatch.setenv("LONGROPE_LEASES", "/tmp")
+    launch._lease(2)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-3,2"

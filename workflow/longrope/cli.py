@@ -15,7 +15,7 @@ from longrope import __version__, stages, use_stages
 from longrope.errors import UserError
 from longrope.job import logging_to, run_rank, run_stage
 from longrope.parallel.launch import launch, wants_several
-from longrope.parallel.place import PATIENCE, is_rank
+from longrope.parallel.place import PATIENCE, check_groups, is_rank
 
 HELP = {  # of the files that several stages take
     "--model": "a checkpoint of the workflow: a folder with longrope.json",
@@ -46,6 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if is_rank():
             return run_rank(options)
+        check_groups(options.processes * options.nodes, options.per_sequence)
         with logging_to(options.log):
             if wants_several(options):
                 return launch(options, arguments)

@@ -22,7 +22,7 @@ from pathlib import Path
 from longrope import __version__
 from longrope.errors import UserError
 from longrope.memory import is_out_of_memory
-from longrope.parallel.launch import leave_report
+from longrope.parallel.launch import check_spreads, leave_report
 from longrope.parallel.place import here, join, leave
 
 OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
@@ -57,6 +57,7 @@ def run_rank(options: argparse.Namespace) -> int:
     """The same as one of several processes: rank 0 alone prints and keeps the log, and the process
     that watches over them says why one failed."""
     try:
+        check_spreads(options.stage)
         place = join(options.per_sequence, options.patience)
         with logging_to(options.log) if place.leads else _silent():
             _recorded(options)

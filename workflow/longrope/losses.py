@@ -68,9 +68,8 @@ def predictions(model, tokens_BT: torch.Tensor, count: int) -> torch.Tensor:
     found_BN = within_memory(model, run, tokens_BT.shape)
     if here().per_sequence == 1:
         return found_BN
-    parts = here().gather((here().team, found_BN.cpu()))
-    mine = [part for team, part in parts if team == here().team]
-    return torch.cat(mine, dim=1).to(tokens_BT.device)
+    parts = here().gather_team(found_BN.cpu())
+    return torch.cat(parts, dim=1).to(tokens_BT.device)
 
 
 def _run_body(model, tokens_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

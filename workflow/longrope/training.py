@@ -153,7 +153,9 @@ def train(
         try:
             loss_sum, by_kind = within_memory(model, run, shape, training=True)
         except UserError:
-            if step > start:  # to go on from with other settings
+            # To go on from with other settings. Of several ranks one may fail alone: it cannot wait
+            # for the others to save with it.
+            if step > start and place.world == 1:
                 sharding.save(state, step, wrapped, optimisers)
             raise
         if not math.isfinite(loss_sum):

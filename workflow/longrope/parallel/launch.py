@@ -23,7 +23,6 @@ from pathlib import Path
 
 from longrope.devices import HELD, SETTING, lease_several, leasing
 from longrope.errors import UserError
-from longrope.parallel.place import check_groups
 
 SPREAD = ("finetune", "search", "evaluate-perplexity", "evaluate-passkey")  # stages that can be
 REPORT = "TORCHELASTIC_ERROR_FILE"  # where a rank says why it failed; set by torch
@@ -46,15 +45,19 @@ def wants_several(options: argparse.Namespace) -> bool:
 
 def launch(options: argparse.Namespace, arguments: list[str]) -> int:
     """Run `longrope ARGUMENTS` in so many processes; returns the exit code, as `run_stage` does."""
-    if options.stage not in SPREAD:
-        raise UserError(
-            f"{options.stage} runs in one process: leave --processes and --nodes out"
-            f" (several can run {', '.join(SPREAD)})"
-        )
-    check_groups(options.processes * options.nodes, options.per_sequence)
+    check_spreads(options.stage)
     if options.nodes > 1 and not options.rendezvous:
         return _through_slurm(options, arguments)
     return _watch(options, arguments)
+
+
+def check_spreads(stage: str) -> None:
+    """Raise UserError unless a stage can run in several processes."""
+    if stage not in SPREAD:
+        raise UserError(
+            f"{stage} runs in one process: leave --processes and --nodes out, and torchrun"
+            f" (several can run {', '.join(SPREAD)})"
+        )
 
 
 def _through_slurm(options: argparse.Namespace, arguments: list[str]) -> int:
@@ -117,7 +120,11 @@ def _lease(processes: int) -> None:
     import torch
 
     if torch.cuda.is_available() and leasing():
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, lease_several(processes)))
+        # Those that are visible are counted from 0, whatever they are called.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
+        leased = [names[index] for index in lease_several(processes)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(leased)
         os.environ[SETTING] = HELD
 
 
@@ -142,6 +149,8 @@ def leave_report(stage: str, error: BaseException, said: str | None) -> None:
     }
     if path := os.environ.get(REPORT):
         Path(path).write_text(json.dumps(report), encoding="utf-8")
+    else:  # nobody watches over this rank
+        print(text.rstrip(), file=sys.stderr)
 
 
 def lost_another(error: BaseException) -> bool:
@@ -169,8 +178,10 @@ def _say(options: argparse.Namespace, failures: dict) -> int:
     died = [(number, rank) for number, rank in died if number != signal.SIGTERM]
     if silent or not died:
         what = f"a rank {ranks} " + (
-            f"did not answer for {options.patience:g} s" if silent else "died on another machine"
+            f"did not answer for {options.patience:g} s" if silent else "was lost"
         )
+        for report in list(reports.values())[:1]:  # torch's own words
+            what += f" ({report['message']['message'].splitlines()[-1][:300]})"
     else:
         number, rank = min(died)
         what = f"rank {rank} {ranks} was killed by {signal.Signals(number).name}"

@@ -29,7 +29,8 @@ class Place:
     world: int = 1  # ranks in all
     local_rank: int = 0  # on its machine
     per_sequence: int = 1  # ranks that hold one sequence together
-    peers: Any = None  # process group of those that hold a sequence with this one
+    peers: Any = None  # process group of those that hold a sequence with this one: its team
+    team_talk: Any = None  # the same, for Python objects
     talk: Any = None  # process group of all, for Python objects
 
     @property
@@ -62,6 +63,16 @@ class Place:
         dist.all_gather_object(found, value, group=self.talk)
         return found
 
+    def gather_team(self, value: Any) -> list:
+        """What every rank of this team has, in their order; all of the team must call it."""
+        if self.per_sequence == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found = [None] * self.per_sequence
+        dist.all_gather_object(found, value, group=self.team_talk)
+        return found
+
     def share(self, value: Any = None) -> Any:
         """What rank 0 has; all must call it."""
         if self.world == 1:
@@ -88,7 +99,10 @@ class Place:
         return value
 
     def deal(self, items: Sequence, run: Callable[[Any], Any]) -> list:
-        """`run(item)` of every item, in their order, each worked on by one team; on all ranks."""
+        """`run(item)` of every item, in their order, each worked on by one team; on all ranks.
+
+        Teams may have unequal shares, so `run` must not call what all ranks must call.
+        """
         mine = {at: run(items[at]) for at in range(self.team, len(items), self.teams)}
         made = {at: value for part in self.gather(mine) for at, value in part.items()}
         return [made[at] for at in range(len(items))]
@@ -124,12 +138,14 @@ def join(per_sequence: int = 1, patience: float = PATIENCE) -> Place:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     limit = datetime.timedelta(seconds=patience)
     dist.init_process_group(backend, timeout=limit)
-    peers = None
+    peers = team_talk = None
     for first in range(0, world, per_sequence):  # all ranks make all groups
-        group = dist.new_group(list(range(first, first + per_sequence)), timeout=limit)
-        peers = group if first <= rank < first + per_sequence else peers
+        members = list(range(first, first + per_sequence))
+        groups = [dist.new_group(members, timeout=limit, backend=each) for each in (None, "gloo")]
+        if rank in members:
+            peers, team_talk = groups
     talk = dist.new_group(backend="gloo", timeout=limit)
-    _here = Place(rank, world, local, per_sequence, peers, talk)
+    _here = Place(rank, world, local, per_sequence, peers, team_talk, talk)
     return _here
 
 

@@ -43,6 +43,8 @@ def spread_attention(model) -> None:
     if here().per_sequence == 1:
         return
     config, kernel = model.config, model.config._attn_implementation
+    if kernel == NAME:
+        return
     layers = getattr(config, "layer_types", None) or ()
     if getattr(config, "sliding_window", None) or "sliding_attention" in layers:
         raise UserError(

@@ -61,6 +61,8 @@ def save(folder: Path, step: int, wrapped: nn.Module, optimisers: list) -> None:
     from torch.distributed.checkpoint.api import CheckpointException
 
     place, draft = here(), folder / f"step-{step}.part"
+    if place.once(lambda: last_step(folder)) == step:
+        return  # it is there
     place.once(lambda: _clear(draft))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of one process, that it is one
@@ -102,7 +104,7 @@ def load(folder: Path, wrapped: nn.Module, optimisers: list) -> int:
 
 def last_step(folder: Path) -> int:
     """The step of the newest whole checkpoint in a folder, 0 if there is none."""
-    found = [STEP.fullmatch(path.name) for path in folder.glob("step-*")]
+    found = [STEP.fullmatch(path.parent.name) for path in folder.glob("step-*/.metadata")]
     return max((int(each[1]) for each in found if each), default=0)
 
 
