@@ -14,7 +14,7 @@ from pathlib import Path
 from longrope import __version__, stages, use_stages
 from longrope.errors import UserError
 from longrope.job import logging_to, run_rank, run_stage
-from longrope.parallel.launch import launch, wants_several
+from longrope.parallel.launch import SPREAD, launch, wants_several
 from longrope.parallel.place import PATIENCE, check_groups, is_rank
 
 HELP = {  # of the files that several stages take
@@ -63,9 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"longrope {__version__}")
     parser.add_argument("--log", type=Path, help="also write what is printed to this file")
-    several = parser.add_argument_group(
-        "several processes", "for finetune, search, evaluate-perplexity, evaluate-passkey"
-    )
+    several = parser.add_argument_group("several processes", f"for {', '.join(SPREAD)}")
     several.add_argument("--processes", type=_count, default=1, help="on each, one a GPU (1)")
     several.add_argument("--nodes", type=_count, default=1, help="machines, of a Slurm job (1)")
     several.add_argument(

@@ -120,13 +120,14 @@ def train(
     if accelerator.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(accelerator.device)
 
-    def gradients(batches: Sequence[Batch]) -> tuple[float, LossesByKind]:
-        """Leave those of a whole step; returns its loss, and that of each kind of sequence."""
+    def gradients(batches: Sequence[Batch], mine: Sequence[Batch]) -> tuple[float, LossesByKind]:
+        """Leave those of a whole step, of which `mine` are this team's; returns its loss, and that
+        of each kind of sequence."""
         for optimiser in optimisers:
             optimiser.zero_grad()  # what a try left that ran out of memory
         total = sum(float(batch.weights[:, 1:].sum()) for batch in batches)
         loss_sum, by_kind = 0.0, LossesByKind()
-        for part in _parts(_share(batches), micro_batch):
+        for part in _parts(mine, micro_batch):
             tokens_BT, weights_BT = (
                 torch.from_numpy(array).to(accelerator.device)
                 for array in (part.tokens, part.weights)
@@ -148,8 +149,9 @@ def train(
             for group, value in zip(optimiser.param_groups, rates, strict=True):
                 group["lr"] = value * multiplier
         batches = batches_at(step)
-        shape = next(_parts(_share(batches), micro_batch)).tokens.shape  # no other is larger
-        run = partial(gradients, batches)
+        mine = _share(batches)
+        shape = next(_parts(mine, micro_batch)).tokens.shape  # no other part is larger
+        run = partial(gradients, batches, mine)
         try:
             loss_sum, by_kind = within_memory(model, run, shape, training=True)
         except UserError:
@@ -230,14 +232,16 @@ class LossesByKind:
         """Count the summed loss of every sequence; those with the original RoPE stand apart."""
         for kind, loss, weights in zip(part.kinds, sums, slice_targets(part.weights), strict=True):
             name = f"loss_{'short_' if part.original else ''}{kind}"
-            self._loss[name] = self._loss.get(name, 0.0) + loss
-            self._weight[name] = self._weight.get(name, 0.0) + float(weights.sum())
+            self._count(name, loss, float(weights.sum()))
 
     def merge(self, other: "LossesByKind") -> None:
         """Count those of another rank."""
         for name, weight in other._weight.items():
-            self._loss[name] = self._loss.get(name, 0.0) + other._loss[name]
-            self._weight[name] = self._weight.get(name, 0.0) + weight
+            self._count(name, other._loss[name], weight)
+
+    def _count(self, name: str, loss: float, weight: float) -> None:
+        self._loss[name] = self._loss.get(name, 0.0) + loss
+        self._weight[name] = self._weight.get(name, 0.0) + weight
 
     def means(self) -> dict[str, float]:
         """`loss_KIND`, or `loss_short_KIND`, of every kind that has targets."""

@@ -27,7 +27,6 @@ class Place:
 
     rank: int = 0
     world: int = 1  # ranks in all
-    local_rank: int = 0  # on its machine
     per_sequence: int = 1  # ranks that hold one sequence together
     peers: Any = None  # process group of those that hold a sequence with this one: its team
     team_talk: Any = None  # the same, for Python objects
@@ -55,23 +54,11 @@ class Place:
 
     def gather(self, value: Any) -> list:
         """What every rank has, in their order; all must call it."""
-        if self.world == 1:
-            return [value]
-        import torch.distributed as dist
-
-        found = [None] * self.world
-        dist.all_gather_object(found, value, group=self.talk)
-        return found
+        return _gather(value, self.world, self.talk)
 
     def gather_team(self, value: Any) -> list:
         """What every rank of this team has, in their order; all of the team must call it."""
-        if self.per_sequence == 1:
-            return [value]
-        import torch.distributed as dist
-
-        found = [None] * self.per_sequence
-        dist.all_gather_object(found, value, group=self.team_talk)
-        return found
+        return _gather(value, self.per_sequence, self.team_talk)
 
     def share(self, value: Any = None) -> Any:
         """What rank 0 has; all must call it."""
@@ -106,6 +93,16 @@ class Place:
         mine = {at: run(items[at]) for at in range(self.team, len(items), self.teams)}
         made = {at: value for part in self.gather(mine) for at, value in part.items()}
         return [made[at] for at in range(len(items))]
+
+
+def _gather(value: Any, size: int, group) -> list:
+    if size == 1:
+        return [value]
+    import torch.distributed as dist
+
+    found = [None] * size
+    dist.all_gather_object(found, value, group=group)
+    return found
 
 
 _here = Place()
@@ -145,7 +142,7 @@ def join(per_sequence: int = 1, patience: float = PATIENCE) -> Place:
         if rank in members:
             peers, team_talk = groups
     talk = dist.new_group(backend="gloo", timeout=limit)
-    _here = Place(rank, world, local, per_sequence, peers, team_talk, talk)
+    _here = Place(rank, world, per_sequence, peers, team_talk, talk)
     return _here
 
 

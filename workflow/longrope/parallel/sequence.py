@@ -25,10 +25,10 @@ from longrope.parallel.place import Place, here
 NAME = "longrope_sequence"  # of the attention, as transformers registers it
 
 
-def part_of(length: int, place: Place | None = None) -> tuple[int, int]:
+def part_of(length: int) -> tuple[int, int]:
     """First and last place, exclusive, of this rank's slice of a sequence; all are as long, so the
     last ones may reach beyond its end."""
-    place = place or here()
+    place = here()
     each = math.ceil(length / place.per_sequence)
     return place.slice * each, (place.slice + 1) * each
 

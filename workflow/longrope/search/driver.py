@@ -109,7 +109,6 @@ def run_search(
             place = {"step": board.count, "generation": generation, "start": starts.get(candidate)}
             spent = {"tokens": tokens, "seconds": seconds}
             append_line(trace, place | _line(candidate, sample, score, board) | spent)
-            lines.append({})  # it is in the trace now
             progress.update(board.count, _note(board, starts, generation, tokens))
 
     while board.count < budget and stale < STALE:
