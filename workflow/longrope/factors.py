@@ -108,21 +108,31 @@ def factors_of_record(record: dict) -> RescaleFactors:
     """Factors from what `factors.json` holds."""
     if record["schema"] != SCHEMA:
         raise UserError(f"schema {record['schema']!r}: this version reads schema {SCHEMA}")
-    own = Rope(
-        model=record["model"],
-        theta=record["rope_theta"],
-        rotary_dim=record["rotary_dim"],
-        original_window=record["original_window"],
-        fingerprint=record["base_fingerprint"],
-    )
     return RescaleFactors(
-        rope=own,
+        rope=rope_of_record(record),
         window=record["window"],
         method=record["method"],
         lambda_=tuple(math.inf if value == "inf" else value for value in record["lambda"]),
         n_hat=record["n_hat"],
         attention_factor=record["attention_factor"],
         provenance=record.get("provenance", {}),
+    )
+
+
+def su_factor(ratio: float, original: int) -> float:
+    """sqrt(1 + ln s / ln L) for a window s times the original L: the attention scaling of the
+    authors' released code, of transformers' longrope and of most engines; 1 up to L."""
+    return math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 else 1.0
+
+
+def rope_of_record(record: dict) -> Rope:
+    """The RoPE that `factors.json` and a checkpoint's `longrope.json` describe alike."""
+    return Rope(
+        model=record["model"],
+        theta=record["rope_theta"],
+        rotary_dim=record["rotary_dim"],
+        original_window=record["original_window"],
+        fingerprint=record["base_fingerprint"],
     )
 
 

@@ -7,13 +7,12 @@ neither n_hat nor attention factor, so the caller does. Weights are never opened
 """
 
 import contextlib
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from longrope.errors import UserError, unknown_name
-from longrope.factors import RescaleFactors, Rope
+from longrope.factors import RescaleFactors, Rope, su_factor
 from longrope.files import read_json, sha256_of
 
 LONGROPE_TYPES = ("longrope", "su")  # the first Phi-3 checkpoints say "su"
@@ -180,8 +179,7 @@ def _attention_factor(block: dict, config: dict, rope: Rope, which: str) -> floa
     for name in ("attention_factor", f"{which}_mscale"):
         if block.get(name) is not None:
             return _number(name, block)
-    ratio = _ratio(block, config, rope)
-    return 1.0 if ratio <= 1 else math.sqrt(1 + math.log(ratio) / math.log(rope.original_window))
+    return su_factor(_ratio(block, config, rope), rope.original_window)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from longrope.architectures import body_of, check_kernel
 from longrope.config.base import BASE
 from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
-from longrope.factors import RescaleFactors, Rope, read_factors, write_factors
+from longrope.factors import RescaleFactors, Rope, read_factors, rope_of_record, write_factors
 from longrope.files import read_json, replacing, sha256_of, write_json
 
 METADATA = "longrope.json"
@@ -59,15 +59,12 @@ def read_record(folder: Path) -> ModelRecord:
     try:
         if record["schema"] != SCHEMA:
             raise UserError(f"schema {record['schema']!r}, this version reads {SCHEMA}")
-        rope = Rope(
-            model=record["model"],
-            theta=record["rope_theta"],
-            rotary_dim=record["rotary_dim"],
-            original_window=record["original_window"],
-            fingerprint=record["base_fingerprint"],
-        )
         return ModelRecord(
-            rope, record["weights"], record["fingerprint"], record["source"], record["changes"]
+            rope_of_record(record),
+            record["weights"],
+            record["fingerprint"],
+            record["source"],
+            record["changes"],
         )
     except KeyError as error:
         raise UserError(f"{path}: the key {error} is missing") from None

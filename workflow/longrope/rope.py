@@ -17,7 +17,7 @@ from torch import nn
 
 from longrope.architectures import BY_LENGTH, PLAIN, body_of, rope_type_of
 from longrope.errors import UserError
-from longrope.factors import RescaleFactors, Rope, check_same_model
+from longrope.factors import RescaleFactors, Rope, check_same_model, su_factor
 from longrope.parallel.place import here
 
 ANGLES = 1 << 13  # positions whose angles are held in float64 at a time
@@ -184,10 +184,9 @@ def attention_factor(
     if not isinstance(setting, str):
         return float(setting)
     origin = tuned.window if tuned else rope.original_window
-    log_ratio = math.log(max(window / origin, 1))
     own = {
         "none": 1.0,
-        "su": math.sqrt(1 + log_ratio / math.log(origin)),
-        "yarn": 0.1 * log_ratio + 1,
+        "su": su_factor(window / origin, origin),
+        "yarn": 0.1 * math.log(max(window / origin, 1)) + 1,
     }[setting]
     return own * (tuned.attention_factor if tuned else 1.0)

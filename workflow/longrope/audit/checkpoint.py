@@ -22,6 +22,17 @@ ORIGINAL = "original_max_position_embeddings"
 WINDOW = "max_position_embeddings"
 PLAIN = ("default", "mrope", "none")  # rope_types that rescale nothing
 LONGROPE = ("longrope", "su")
+CLOSE = 1e-3  # attention factors that differ by less are the same
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a JSON file is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole one."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +55,7 @@ class Block:
     def number(self, key: str) -> float | None:
         """A number of it; None if there is none of that name, or no number."""
         value = self.values.get(key)
-        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+        return value if is_number(value) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +103,7 @@ class Checkpoint:
     def window(self) -> int | None:
         """The window that it says to have."""
         value = self.config.get(WINDOW, self.config.get("n_positions"))
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        return value if is_whole(value) else None
 
     @property
     def long_window(self) -> int | None:
@@ -132,7 +143,7 @@ class Checkpoint:
     def original(self, block: Block) -> int | None:
         """The window before rescaling, from wherever it is stated."""
         for value in (self.config.get(ORIGINAL), block.values.get(ORIGINAL)):
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            if is_whole(value) and value > 0:
                 return value
         return ORIGINAL_OF.get(self.kind)
 

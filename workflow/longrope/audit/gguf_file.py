@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from longrope.audit.checkpoint import THETA
 from longrope.audit.finding import LLAMA_CPP, Finding, Report, among
 from longrope.audit.surroundings import OLLAMA
-from longrope.audit.windows import TURNS
+from longrope.audit.windows import TURNS, turns_of
 from longrope.errors import UserError
 
 FREQS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
@@ -39,7 +40,7 @@ def check_gguf(path: Path) -> Report:
     facts = {
         "model": kind,
         "window": values.get("context_length"),
-        "theta": f"{values.get('rope.freq_base', 10_000.0):g}",
+        "theta": f"{values.get('rope.freq_base', THETA):g}",
         "pairs": _pairs(values),
         "scaling": values.get("rope.scaling.type", "none"),
         "tables": ", ".join(sorted(tables)) or "none",
@@ -144,12 +145,12 @@ def _metadata(file: str, values: dict, tables: dict) -> Iterator[Finding]:
             "theta-missing", file, "rope.freq_base", "theta is not stated.", "takes 10000",
             "the theta of the pre-training", "warning",
         )  # fmt: skip
-    turns = (window or 0) / (2 * math.pi * math.sqrt(theta or 10_000.0))
+    turns = turns_of(window or 0, theta or THETA)
     sliding = values.get("attention.sliding_window")
     if scaling in ("none", "longrope") and not tables and not sliding and turns > TURNS:
         yield _finding(
             "scaling-lost", file, "rope.scaling.type",
-            f"a window of {window} at theta {theta or 10_000.0:g} without any scaling: the"
+            f"a window of {window} at theta {theta or THETA:g} without any scaling: the"
             f" middle pair turns {turns:.0f} times in it, at most 21 where models were trained so.",
             "runs with the RoPE of the pre-training, silently",
             "the scaling of the checkpoint that was converted",

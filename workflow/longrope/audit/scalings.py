@@ -5,7 +5,7 @@ The numbers of a scaling by formula: linear, dynamic, yarn, llama3.
 import math
 from collections.abc import Iterator
 
-from longrope.audit.checkpoint import CONFIG, ORIGINAL, Block, Checkpoint
+from longrope.audit.checkpoint import CLOSE, CONFIG, ORIGINAL, Block, Checkpoint
 from longrope.audit.finding import (
     LLAMA_CPP,
     MLX,
@@ -19,7 +19,6 @@ from longrope.audit.finding import (
 )
 
 BY_FACTOR = ("linear", "dynamic", "yarn", "llama3")
-CLOSE = 1e-3  # attention factors that differ by less are the same
 
 
 def check_scaling(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:

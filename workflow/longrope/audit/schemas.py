@@ -12,6 +12,7 @@ from longrope.audit.checkpoint import (
     PLAIN,
     Block,
     Checkpoint,
+    is_number,
 )
 from longrope.audit.finding import (
     LLAMA_CPP,
@@ -68,7 +69,7 @@ def _theta(checkpoint: Checkpoint) -> Iterator[Finding]:
         if block and "rope_theta" in block.values
     }
     for key, value in {"rope_theta": top, **inside}.items():
-        if value is not None and not (_number(value) and value > 1):
+        if value is not None and not (is_number(value) and value > 1):
             yield Finding(
                 "theta-not-a-base", "error", CONFIG, key, f"theta is {value!r}.",
                 everywhere("cannot be loaded, or turns by meaningless angles"),
@@ -182,7 +183,3 @@ def _spelling(block: Block) -> Iterator[Finding]:
                 everywhere("takes its default for what was meant, silently"),
                 near[0],
             )  # fmt: skip
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -5,7 +5,7 @@ The factor tables of longrope: lengths, values, and the attention scaling beside
 import math
 from collections.abc import Iterator
 
-from longrope.audit.checkpoint import CONFIG, LONGROPE, Block, Checkpoint
+from longrope.audit.checkpoint import CLOSE, CONFIG, LONGROPE, Block, Checkpoint, is_number
 from longrope.audit.finding import (
     LLAMA_CPP,
     MLX,
@@ -17,8 +17,8 @@ from longrope.audit.finding import (
     among,
     everywhere,
 )
+from longrope.factors import su_factor
 
-CLOSE = 1e-3  # attention factors that differ by less are the same
 OWN_SCALING = ("phimoe",)  # model_types whose code reads short_mscale and long_mscale
 
 
@@ -41,7 +41,7 @@ def check_tables(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
 
 def _table(checkpoint: Checkpoint, block: Block, key: str) -> Iterator[Finding]:
     values, place = block.values.get(key), f"{block.key}.{key}"
-    if not isinstance(values, list) or not all(map(_number, values)):
+    if not isinstance(values, list) or not all(map(is_number, values)):
         found = "is missing" if values is None else "is no list of numbers"
         yield Finding(
             "table-missing", "error", CONFIG, place, f"{key} {found}.",
@@ -140,12 +140,3 @@ def _attention(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
             if stated is not None
             else f"factor {window / original:g}, or attention_factor, short_mscale and long_mscale",
         )  # fmt: skip
-
-
-def su_factor(ratio: float, original: int) -> float:
-    """sqrt(1 + ln s / ln L): the attention scaling of the authors' code and of most engines."""
-    return math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 else 1.0
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

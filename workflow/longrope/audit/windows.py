@@ -27,9 +27,7 @@ from longrope.audit.finding import (
 )
 
 FROM_ORIGINAL = (*LONGROPE, "yarn", "llama3")  # whose frequencies depend on the window before
-TURNS = (
-    25  # of the middle pair in a window: above all of those that bases were trained for; `turns_of`
-)
+TURNS = 25  # of the middle pair: more than in any window that a base was trained for; `turns_of`
 
 
 def check_windows(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
@@ -162,7 +160,7 @@ def _counted(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
         )  # fmt: skip
         return
     known = original and window == round(original * factor) > original
-    if known or (original is None and turns_of(checkpoint, window) > TURNS):
+    if known or (original is None and turns_of(window, checkpoint.theta) > TURNS):
         yield Finding(
             "window-counted-twice", "warning", CONFIG, WINDOW,
             f"{WINDOW} ({window}) is the window after rescaling, as it seems.",
@@ -171,13 +169,13 @@ def _counted(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def turns_of(checkpoint: Checkpoint, window: int) -> float:
+def turns_of(window: int, theta: float) -> float:
     """How often the middle pair turns in a window without scaling: window / (2 pi sqrt(theta)).
 
     6.5 in LLaMA-2, 5 in Mixtral, 13 in Gemma, 21 in Qwen2-7B at 131072: what tells a window that a
     theta was trained for from one that it was not.
     """
-    return window / (2 * math.pi * math.sqrt(checkpoint.theta))
+    return window / (2 * math.pi * math.sqrt(theta))
 
 
 def _claimed(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -188,7 +186,7 @@ def _claimed(checkpoint: Checkpoint) -> Iterator[Finding]:
     config, theta = checkpoint.config, checkpoint.theta
     sliding = config.get("sliding_window") if config.get("use_sliding_window", True) else None
     window = min(checkpoint.window, sliding or checkpoint.window)
-    turns = turns_of(checkpoint, window)
+    turns = turns_of(window, theta)
     chunked = config.get("dual_chunk_attention_config")  # no distance exceeds a chunk: Qwen2.5-1M
     if checkpoint.pairs is None or chunked or turns <= TURNS:
         return

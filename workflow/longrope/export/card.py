@@ -97,7 +97,7 @@ def _front_matter(licence, base, asked: Export, record: ModelRecord) -> list[str
     lines += [f"library_name: {library}", "pipeline_tag: text-generation", "tags:"]
     return [
         *lines,
-        *[f"- {tag}" for tag in ("longrope", "long-context", "rope-scaling")],
+        *[f"- {tag}" for tag in TAGS],
         "---",
         "",
     ]
@@ -144,7 +144,8 @@ def _factors(asked: Export, written: Written) -> list[str]:
         head = f"Two tables: up to {window_label(tables.original)}, and beyond."
         shown = [tables.short, tables.long]
     lists = [f"`{[float(f'{value:.6g}') for value in as_list(each)]}`" for each in shown]
-    return [head, "", *[f"- {describe(each)}: {text}" for each, text in zip(shown, lists)], ""]  # noqa: B905
+    rows = [f"- {describe(each)}: {text}" for each, text in zip(shown, lists, strict=True)]
+    return [head, "", *rows, ""]
 
 
 def _training(record: ModelRecord, trainings: Sequence[Path]) -> list[str]:

@@ -11,6 +11,7 @@ dimensions, so queries and keys are reordered; that changes nothing that a model
 from collections.abc import Iterator
 from pathlib import Path
 
+from longrope.audit.gguf_file import FREQS, LONG, SHORT
 from longrope.errors import UserError
 from longrope.export.gguf_tokenizer import write_tokenizer
 from longrope.export.serve import GGUF
@@ -21,7 +22,6 @@ from longrope.models import ModelRecord, stored_dtype
 
 ARCHITECTURE = "llama"
 FAMILIES = ("llama", "mistral", "qwen2")
-ONE, SHORT, LONG = "rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"
 
 
 def write_gguf(
@@ -123,7 +123,7 @@ def _tensors(model: Path, config: dict, tables: Tables, dtype: str) -> Iterator[
                 array = opened.get_tensor(name).to(torch.float32).numpy()
                 array = _reorder(name, array, config)
                 yield own, array, full if array.ndim == 1 else gguf.GGMLQuantizationType[short]
-    lists = {ONE: tables.long} if tables.one else {SHORT: tables.short, LONG: tables.long}
+    lists = {FREQS: tables.long} if tables.one else {SHORT: tables.short, LONG: tables.long}
     for name, factors in lists.items():
         yield name, np.array(as_list(factors), np.float32), full
 

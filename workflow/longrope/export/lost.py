@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrope.evaluate.records import identity_of
+from longrope.evaluate.records import factors_at, identity_of
 from longrope.export.tables import Tables
-from longrope.extended import Tiers
 from longrope.factors import RescaleFactors
 from longrope.files import read_json
 from longrope.models import ModelRecord
@@ -90,7 +89,7 @@ def pairs(measured: Sequence[Measured], tables: Tables) -> list[Pair]:
             task,
             evaluation,
             length,
-            _with(here, _of_tier(tables.tiers, length)),
+            _with(here, factors_at(tables.tiers, length)),
             _with(here, used) if length <= tables.window else None,
         )
         if row.tiers or row.export:
@@ -113,10 +112,6 @@ def losses(rows: Sequence[Pair], tables: Tables) -> Iterator[str]:
             "no evaluation of these weights with the exported factors was given: what they cost at"
             " short windows is not measured (give --records)"
         )
-
-
-def _of_tier(tiers: Tiers, length: int) -> RescaleFactors:
-    return tiers.longest if length > tiers.longest.window else tiers.for_length(length)
 
 
 def _with(here: Sequence[Measured], factors: RescaleFactors) -> Measured | None:

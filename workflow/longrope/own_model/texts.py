@@ -15,17 +15,14 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
-from longrope.errors import UserError
+import yaml
 
-PER_BIT = 0.27  # characters a token and bit of the vocabulary, as `plan` counts
+from longrope.errors import UserError
+from longrope.plan.estimate import PER_BIT
+
 SURE = 1.15  # so many times a window's tokens, by this estimate, a document must have
 MOST = {"test": 6, "validation": 5}  # documents of a split
 OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-CARRIED = {  # of resources/books: the split of the default study
-    "validation": ["northanger-abbey", "henry-v", "king-lear", "much-ado-about-nothing", "othello"],
-    "test": ["persuasion", "a-winters-tale", "antony-and-cleopatra", "cymbeline", "hamlet",
-             "richard-iii"],
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ def find_texts(patterns: Iterable[str], vocabulary: int, window: int) -> Corpus:
     for path in paths:
         if (id_ := document_id(path)) in lengths:
             raise UserError(f"--text: two files are called {id_}; rename one")
-        lengths[id_] = round(_characters(Path(path)) / (PER_BIT * math.log2(vocabulary)))
+        lengths[id_] = _tokens(Path(path), vocabulary)
     return split_texts(patterns, lengths, window)
 
 
@@ -106,15 +103,21 @@ def carried(project: Path, vocabulary: int, window: int) -> Corpus:
     paths = sorted(folder.glob("*.txt.xz"))
     if not paths:
         raise UserError(f"{folder}: no books there; name your own texts with --text")
-    per_token = PER_BIT * math.log2(vocabulary)
-    lengths = {document_id(path): round(_characters(path) / per_token) for path in paths}
+    lengths = {document_id(path): _tokens(path, vocabulary) for path in paths}
+    default = yaml.safe_load((project / "config/config.yaml").read_text(encoding="utf-8"))
+    splits = default["corpora"]["books"]["splits"]
     # Their plays have a quarter more tokens than their characters say.
-    return split_texts([f"{folder}/*.txt.xz"], lengths, window, CARRIED, sure=1.0)
+    return split_texts([f"{folder}/*.txt.xz"], lengths, window, splits, sure=1.0)
 
 
 def document_id(path: str | Path) -> str:
     """What the corpus calls a file's document: its name up to the first dot."""
     return Path(path).name.split(".")[0]
+
+
+def _tokens(path: Path, vocabulary: int) -> int:
+    """About how many tokens of such a vocabulary a file has, as the plan counts them."""
+    return round(_characters(path) / (PER_BIT * math.log2(vocabulary)))
 
 
 def _characters(path: Path) -> int:
