@@ -1,11 +1,13 @@
 """Corpora: every source, splits that share no document, tokens, manifests, and mistakes in them."""
 
+import bz2
 import gzip
 import hashlib
 import itertools
 import json
 import lzma
 import socket
+import sys
 from pathlib import Path
 
 import datasets
@@ -81,6 +83,21 @@ def test_compressed_text_files_are_read_as_their_text(tmp_path):
     (tmp_path / "b.txt.xz").write_bytes(lzma.compress(TEXTS["plain"].encode()))
     found = read({"kind": "text", "files": [f"{tmp_path}/*"]})
     assert [(id_, text) for id_, text, _ in found] == [("a", TEXTS["long"]), ("b", TEXTS["plain"])]
+
+
+def test_text_files_are_read_as_datasets_reads_them(tmp_path):
+    text = "\ufeffOne\r\ntwo\rthree\n\n café 's no end".encode()
+    for number, pack in enumerate((bytes, gzip.compress, lzma.compress, bz2.compress)):
+        (tmp_path / f"{number}.txt{('', '.gz', '.xz', '.bz2')[number]}").write_bytes(pack(text))
+    files = [str(path) for path in sorted(tmp_path.iterdir())]
+    for path, (_, found, _) in zip(files, read({"kind": "text", "files": files}), strict=True):
+        load = {"data_files": [path], "sample_by": "document", "split": "train"}
+        assert found == next(iter(datasets.load_dataset("text", streaming=True, **load)))["text"]
+
+
+def test_text_files_are_read_without_datasets(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)  # what an import of a missing one finds
+    assert len(read(text_files(tmp_path, TEXTS))) == len(TEXTS)
 
 
 def test_zstandard_files_are_read_or_their_reader_is_named(tmp_path):

@@ -2,9 +2,10 @@
 Documents as a model's tokens, split into train, validation and test, with a manifest.
 
 Text comes from one of five sources (a hub data set, text files, JSON lines, parquet, or files
-that an installed Python package ships), always through `datasets`, always streamed. A document is
-never in two splits. Long documents stay documents: where short ones are joined to reach a length,
-the manifest names the parts. The stages that read tokens need numpy alone.
+that an installed Python package ships), one document at a time. Text files need nothing but Python,
+all else is streamed through `datasets`. A document is never in two splits. Long documents stay
+documents: where short ones are joined to reach a length, the manifest names the parts. The stages
+that read tokens need numpy alone.
 """
 
 import contextlib
@@ -18,10 +19,11 @@ import numpy as np
 
 from longrope.config.corpus import CorpusSettings, Need, TokenizeSettings
 from longrope.errors import UserError
-from longrope.files import fingerprint, read_json, replacing, sha256_of, write_json
+from longrope.files import fingerprint, read_json, read_text, replacing, sha256_of, write_json
 
 SCHEMA = 1  # of manifest.json
 SPLITS = ("train", "validation", "test")
+OF_DATASETS = (".zst", ".lz4", ".zip")  # text files that `datasets` unpacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +87,11 @@ def read_documents(settings: CorpusSettings) -> Iterator[Document]:
 
 def _rows(settings: CorpusSettings, split: str) -> Iterator[tuple[str, object]]:
     """(id, text) of every row of one split of the source."""
-    import datasets
-
     source = settings.source
-    datasets.disable_progress_bars()  # they hide what the stage says
-    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else even local files ask the network
     if source.kind in ("text", "package"):
         paths = _package_files(source) if source.kind == "package" else _files(source.files)
-        # One file at a time: the text builder does not tell which file a row came from.
         for path in paths:
-            for row in _stream(str(path), "text", data_files=[str(path)], sample_by="document"):
-                yield path.name.split(".")[0], row["text"]
+            yield document_id(path), _text_of(path)
         return
     if source.kind == "hub":
         where = f"the hub data set {source.name!r} (split {split!r})"
@@ -115,10 +111,25 @@ def _rows(settings: CorpusSettings, split: str) -> Iterator[tuple[str, object]]:
         yield id_, row[source.text_column]
 
 
+def _text_of(path: Path) -> str:
+    """The text of a file, which may be compressed."""
+    if path.suffix in OF_DATASETS:
+        rows = _stream(str(path), "text", data_files=[str(path)], sample_by="document")
+        return "".join(row["text"] for row in rows)
+    return read_text(path)
+
+
+def document_id(path: str | Path) -> str:
+    """What a corpus calls a text file's document: its name up to the first dot."""
+    return Path(path).name.split(".")[0]
+
+
 def _stream(where: str, *arguments, split: str = "train", **options) -> Iterator[dict]:
     """The rows of `datasets.load_dataset`, streamed; UserError, naming the source, if they fail."""
     import datasets
 
+    datasets.disable_progress_bars()  # they hide what the stage says
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else even local files ask the network
     try:
         yield from datasets.load_dataset(*arguments, split=split, streaming=True, **options)
     except UserError:

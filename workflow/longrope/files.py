@@ -6,15 +6,21 @@ to disk and renamed, so a killed process never leaves half of one. Logs of recor
 appended to line by line; a last line that a kill cut short is dropped when they are read again.
 """
 
+import bz2
 import contextlib
+import gzip
 import hashlib
 import json
+import lzma
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from longrope.errors import UserError
+
+COMPRESSED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
 @contextlib.contextmanager
@@ -42,6 +48,15 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`, whole or not at all."""
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a file, which may be compressed; UserError if it cannot be read."""
+    try:
+        with COMPRESSED.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(f"{path}: not a readable UTF-8 text ({error})") from None
 
 
 def write_json(path: Path, value: object) -> None:

@@ -6,9 +6,6 @@ work. The longest works are dealt to test and validation in turn, as windows nee
 everything else is to train on.
 """
 
-import bz2
-import gzip
-import lzma
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,12 +14,13 @@ from pathlib import Path
 
 import yaml
 
+from longrope.corpus import document_id
 from longrope.errors import UserError
+from longrope.files import read_text
 from longrope.plan.estimate import PER_BIT
 
 SURE = 1.15  # so many times a window's tokens, by this estimate, a document must have
 MOST = {"test": 6, "validation": 5}  # documents of a split
-OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +108,6 @@ def carried(project: Path, vocabulary: int, window: int) -> Corpus:
     return split_texts([f"{folder}/*.txt.xz"], lengths, window, splits, sure=1.0)
 
 
-def document_id(path: str | Path) -> str:
-    """What the corpus calls a file's document: its name up to the first dot."""
-    return Path(path).name.split(".")[0]
-
-
 def _tokens(path: Path, vocabulary: int) -> int:
     """About how many tokens of such a vocabulary a file has, as the plan counts them."""
-    return round(_characters(path) / (PER_BIT * math.log2(vocabulary)))
-
-
-def _characters(path: Path) -> int:
-    opener = OPENERS.get(path.suffix, open)
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            return sum(map(len, iter(lambda: file.read(1 << 20), "")))
-    except (OSError, UnicodeDecodeError, EOFError, lzma.LZMAError) as error:
-        raise UserError(f"{path}: not a readable UTF-8 text ({error})") from None
+    return round(len(read_text(path)) / (PER_BIT * math.log2(vocabulary)))
