@@ -1,15 +1,14 @@
 """A micro study through every stage, from text to figures, as a user runs it."""
 
 import json
-import lzma
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from micro import CONFIG, ROOT, make_place, snakemake
+
 FIGURES = ("figure1", "figure2", "figure4", "depths", "figure5", "figure6")
 TABLES = (
     *("table01", "table02", "table03", "table05", "table06", "table07", "table09", "table10"),
@@ -18,25 +17,15 @@ TABLES = (
 
 
 def run(place: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    config = ROOT / "tests/data/micro.yaml"
-    return subprocess.run(
-        [*command, "--directory", str(place), "--configfile", str(config), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
+    command = snakemake(place, CONFIG, *arguments)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """The working directory of a finished micro study."""
     place = tmp_path_factory.mktemp("micro")
-    (place / "excerpts").mkdir()
-    for book in ("macbeth", "the-tempest", "emma", "hamlet"):
-        text = lzma.decompress((ROOT / f"resources/books/{book}.txt.xz").read_bytes()).decode()
-        (place / f"excerpts/{book}.txt").write_text(text[:30_000])
-    (place / "resources").symlink_to(ROOT / "resources")
+    make_place(place)
     result = run(place, "--cores", "2", "study")
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-8000:]
     return place

@@ -1,5 +1,6 @@
 """What reaches MLflow, how often, and what happens when MLflow is in trouble."""
 
+import gc
 import json
 import os
 import socket
@@ -350,6 +351,7 @@ def test_a_live_run_with_a_dead_server_never_waits_to_log_and_five_seconds_to_le
     silent_server, monkeypatch
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", silent_server)
+    gc.collect()  # of what hundreds of tests left it takes a second, and none follows at once
     with LiveRun("1" * 32, "tiny/base/finetune/1k", say=lambda line: None) as live:
         began = time.monotonic()
         for step in range(2 * tracking.LIVE_QUEUE):

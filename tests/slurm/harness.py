@@ -9,7 +9,6 @@ taken out of it. A check that fails ends the trial with 1.
 """
 
 import json
-import lzma
 import re
 import shutil
 import signal
@@ -24,10 +23,11 @@ from pathlib import Path
 import yaml
 from cluster import Cluster, configured, processes, run, wait
 
-ROOT = Path(__file__).parents[2]
+sys.path.append(str(Path(__file__).parents[1]))
+from micro import ROOT, configuration, make_place, snakemake
+
 LOGS = ROOT / "docs/results/slurm"
 PROFILES = ("--profile", str(ROOT / "profiles/slurm"), "--profile", str(ROOT / "tests/slurm/site"))
-BOOKS = ("macbeth", "the-tempest", "emma", "hamlet")  # of tests/data/micro.yaml
 TUNED = "results/micro/yarn-256/model"
 METRICS = "results/micro/yarn-256/training/metrics.jsonl"
 STATE = "results/state/micro/yarn-256/finetune"
@@ -42,12 +42,8 @@ DULL = re.compile(r"Complete log|Cleaning up SLURM log|run ID|account")
 def micro_study(place: Path, tuning: dict, cores: int = 2) -> Path:
     """A folder with the micro study, whose tuning `yarn-256` is changed; model and tokens are made
     here, without Slurm. Returns its configuration."""
-    (place / "excerpts").mkdir(parents=True)
-    for book in BOOKS:
-        text = lzma.decompress((ROOT / f"resources/books/{book}.txt.xz").read_bytes()).decode()
-        (place / f"excerpts/{book}.txt").write_text(text[:30_000])
-    (place / "resources").symlink_to(ROOT / "resources")
-    config = yaml.safe_load((ROOT / "tests/data/micro.yaml").read_text())
+    make_place(place)
+    config = configuration()
     config["models"]["micro"]["tunings"]["yarn-256"] |= tuning
     path = place / "micro.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -63,15 +59,9 @@ def copy_of(study: Path, place: Path) -> Path:
     return place / "micro.yaml"
 
 
-def snakemake(place: Path, config: Path, *arguments: str) -> list[str]:
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    where = ["--directory", str(place), "--configfile", str(config), "--nocolor"]
-    return [*command, *where, *arguments]
-
-
 def local(place: Path, config: Path, *targets: str, cores: int = 1) -> subprocess.CompletedProcess:
     """Run Snakemake without Slurm."""
-    command = snakemake(place, config, *targets, "--cores", str(cores))
+    command = snakemake(place, config, *targets, "--cores", str(cores), "--nocolor")
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
@@ -91,7 +81,7 @@ class OnSlurm:
 
     def __init__(self, place: Path, config: Path, *arguments: str) -> None:
         self.place, self.output = place, place / "snakemake.out"
-        command = snakemake(place, config, *PROFILES, *arguments)
+        command = snakemake(place, config, *PROFILES, *arguments, "--nocolor")
         with self.output.open("w") as file:
             self.process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT

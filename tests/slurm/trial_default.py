@@ -4,41 +4,15 @@ The default study, all its jobs on Slurm: to its end, with the numbers of a run 
     python tests/slurm/trial_default.py RESULTS     # of an undisturbed `snakemake --cores all`
 """
 
-import json
 import re
 import sys
 from pathlib import Path
 
 from harness import ROOT, OnSlurm, trial
 
+from same import RECORDS, records
+
 HOURS = 2  # at the most
-# What says how, and how fast, and no result.
-CIRCUMSTANCES = {
-    "seconds",
-    "version",
-    "versions",
-    "longrope",
-    "ran_in",
-    "threads",
-    "peak_memory",
-    "arithmetic",
-}
-
-
-def without(value, keys: set[str]):
-    """A value of JSON without some keys, however deep."""
-    if isinstance(value, dict):
-        return {key: without(each, keys) for key, each in value.items() if key not in keys}
-    return [without(each, keys) for each in value] if isinstance(value, list) else value
-
-
-def numbers(results: Path, pattern: str) -> dict[str, object]:
-    """The files of a kind, by path: all that they say but the circumstances."""
-    return {
-        str(path.relative_to(results)): without(json.loads(path.read_text()), CIRCUMSTANCES)
-        for path in sorted(results.glob(pattern))
-    }
-
 
 with trial("default", __doc__) as this:
     undisturbed, place = Path(sys.argv[1]).resolve(), this.folder / "study"
@@ -52,13 +26,8 @@ with trial("default", __doc__) as this:
         this.check("Snakemake ended with 0", code == 0)
     submitted = len(re.findall(r"has been submitted with SLURM jobid", said))
     this.note(f"{submitted} jobs were submitted")
-    for pattern in (
-        "tiny/**/factors.json",
-        "tiny/**/evaluation/**/*.json",
-        "tiny/**/extended.json",
-    ):
-        ours = numbers(place / "results", pattern)
-        theirs = numbers(undisturbed, pattern)
+    for pattern in RECORDS:
+        ours, theirs = records(place / "results", pattern), records(undisturbed, pattern)
         different = [path for path in ours if ours[path] != theirs.get(path)]
         this.keep(f"different: {pattern}", "\n".join(different))
         this.check(f"{len(ours)} files {pattern} are equal", ours and not different)
