@@ -30,7 +30,6 @@ from pathlib import Path
 import yaml
 
 sys.path.append(str(Path(__file__).parents[1]))
-from longrope.versions import VERSIONS
 from micro import ROOT, configuration, make_place, snakemake
 from same import everything
 
@@ -139,9 +138,13 @@ def stages_of(session: int) -> dict[int, tuple[str, str]]:
             continue
         if "--log" not in words or not any(word.endswith("longrope") for word in words[:2]):
             continue
-        stage = next((word for word in words if word in VERSIONS), None)
-        if stage:
-            found[pid] = stage, words[words.index("--log") + 1]
+        options = iter(words[words.index("--log") :])  # pairs of them, then the stage
+        values = {}
+        for word in options:
+            if not word.startswith("--"):
+                found[pid] = word, values["--log"]
+                break
+            values[word] = next(options)
     return found
 
 
@@ -213,8 +216,7 @@ def table(killer: Killer, rounds: list[tuple[int, int, list[str]]], files: int) 
         "| stage | jobs hit | process alone | with Snakemake | seconds into it |",
         "|:--|--:|--:|--:|:--|",
     ]
-    stages = sorted({each.stage for each in killer.kills}, key=list(VERSIONS).index)
-    for stage in stages:
+    for stage in dict.fromkeys(each.stage for each in killer.kills):
         of_it = [each for each in killer.kills if each.stage == stage]
         seconds = ", ".join(f"{each.after:.1f}" for each in sorted(of_it, key=lambda k: k.after))
         whole = sum(each.whole for each in of_it)
