@@ -4,7 +4,6 @@ two layers as a checkpoint on disk, and the excerpts as its tokens. And a search
 """
 
 import functools
-import json
 import lzma
 import math
 from pathlib import Path
@@ -21,6 +20,7 @@ from longrope.config.search import PaperSpace
 from longrope.config.training import TuningStage
 from longrope.corpus import SPLITS, tokenize_corpus
 from longrope.factors import RescaleFactors, Rope, write_factors
+from longrope.files import read_lines
 from longrope.finetune import finetune
 from longrope.import_model import import_model
 from longrope.models import load_model, load_tokenizer, read_record, save_model
@@ -195,6 +195,13 @@ def toy_search(settings, trace, scores=360, toy=None, *, seed=1, **options):
     return run_search(optimiser, space, starts, toy, scores, trace, "toy", say)
 
 
+def flip_a_bit(path: Path) -> None:
+    """What a bad disk does to a file: one bit, half-way."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 def lines_of(trace: Path) -> list[dict]:
     """A trace but for how long each score took."""
-    return [json.loads(line) | {"seconds": 0} for line in trace.read_text().splitlines()]
+    return [line | {"seconds": 0} for line in read_lines(trace)]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import excerpt, make_tokenizer
+from helpers import excerpt, flip_a_bit, make_tokenizer
 from longrope.config.corpus import CorpusSettings, Splits, TokenizeSettings
 from longrope.corpus import SPLITS, TokenSplit, read_documents, tokenize_corpus
 from longrope.errors import UserError
@@ -328,6 +328,13 @@ def test_tokens_that_were_cut_short_are_noticed(tmp_path):
         TokenSplit(tmp_path / "out/train")
     tokens.unlink()
     with pytest.raises(UserError, match=r"tokens\.bin: missing or cut short"):
+        TokenSplit(tmp_path / "out/train")
+
+
+def test_a_token_that_the_disk_changed_is_noticed(tmp_path):
+    tokenised(text_files(tmp_path, TEXTS), tmp_path / "out")
+    flip_a_bit(tmp_path / "out/train/tokens.bin")
+    with pytest.raises(UserError, match=r"tokens\.bin: damaged, .* tokenise the corpus again"):
         TokenSplit(tmp_path / "out/train")
 
 

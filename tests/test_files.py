@@ -137,6 +137,19 @@ def test_a_last_line_cut_off_anywhere_is_dropped_and_the_next_is_whole(tmp_path,
     assert [each["number"] for each in resume_lines(path)] == [0, 1, 3]
 
 
+@pytest.mark.parametrize(
+    "changed", [("0.125", "0.135"), ("loss", "lost"), ('"crc32": "', '"crc32": "0')]
+)
+def test_a_digit_that_the_disk_changed_is_found(tmp_path, changed):
+    path = tmp_path / "log.jsonl"
+    for step in range(3):
+        append_line(path, {"step": step, "loss": 0.125 + step, "parts": {"a": [1, None]}})
+    assert resume_lines(path)[1] == {"step": 1, "loss": 1.125, "parts": {"a": [1, None]}}
+    path.write_text(path.read_text().replace(*changed, 1))
+    with pytest.raises(UserError, match=r"line 1 is damaged; delete .* and run its stage again"):
+        resume_lines(path)
+
+
 def test_a_letter_cut_in_half_is_dropped_too(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"a": 1}\n' + '{"a": "é'.encode()[:-1])

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from helpers import PAIRS, WINDOW, make_tokenizer, make_tuned, save_llama
+from helpers import PAIRS, WINDOW, flip_a_bit, make_tokenizer, make_tuned, save_llama
 from longrope.architectures import check_kernel, complete_config, rope_of_config
 from longrope.config import FolderModel, GgufModel, HubModel
 from longrope.errors import UserError
@@ -479,6 +479,18 @@ def test_what_is_no_gguf_file_is_refused(content, tmp_path):
 
 
 # --- records and fingerprints ---------------------------------------------------------------
+
+
+def test_weights_of_which_the_disk_changed_a_bit_are_not_used(source, tmp_path):
+    record = bring_in(source, tmp_path / "m")
+    path = tmp_path / "m/model.safetensors"
+    whole = path.read_bytes()
+    path.unlink()  # it may be a link to the source
+    path.write_bytes(whole)
+    flip_a_bit(path)
+    says = rf"damaged weights: .*, not with {record.fingerprint}.* run the workflow again"
+    with pytest.raises(UserError, match=says):
+        load_model(tmp_path / "m")
 
 
 def test_a_fingerprint_is_that_of_the_weights_alone(source, tmp_path):

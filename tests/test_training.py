@@ -24,6 +24,7 @@ from longrope.config.corpus import CorpusSettings
 from longrope.config.training import LoopSettings
 from longrope.errors import UserError
 from longrope.factors import Rope, read_factors
+from longrope.files import read_lines
 from longrope.losses import token_losses
 from longrope.mixture import Batch, SequenceMaker
 from longrope.models import load_model, load_tokenizer, read_record
@@ -96,7 +97,7 @@ def test_a_training_killed_at_any_step_ends_with_the_very_same_weights(step, who
     weights, metrics = run(tmp_path)
     assert same(weights, whole[0])
     assert metrics == whole[1]
-    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    logged = read_lines(tmp_path / "metrics.jsonl")
     assert [record | UNSTEADY for record in logged] == whole[1]
 
 

@@ -295,6 +295,8 @@ class TokenSplit:
         dtype = np.dtype(self.manifest["dtype"])
         if not path.exists() or path.stat().st_size != self.manifest["tokens"] * dtype.itemsize:
             raise UserError(f"{path}: missing or cut short; tokenise the corpus again")
+        if sha256_of(path) != self.manifest["sha256"]:
+            raise UserError(f"{path}: damaged, its sha256 is another; tokenise the corpus again")
         empty = self.manifest["tokens"] == 0
         self.tokenizer: str = self.manifest["tokenizer"]
         self._tokens = np.empty(0, dtype) if empty else np.memmap(path, dtype, mode="r")

@@ -3,7 +3,8 @@ Files that are whole or absent, and fingerprints of what they were made from.
 
 Everything that the project writes goes through here: a file is written beside its place, flushed
 to disk and renamed, so a killed process never leaves half of one. Logs of records (`.jsonl`) are
-appended to line by line; a last line that a kill cut short is dropped when they are read again.
+appended to line by line, each with a checksum; a last line that a kill cut short is dropped when
+they are read again, and one that the disk changed is an error.
 """
 
 import bz2
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from longrope.errors import UserError
 
+SUM = ', "crc32": "'  # before the checksum of a line that was appended
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
@@ -78,10 +80,10 @@ def read_json(path: Path) -> dict:
 
 
 def append_line(path: Path, record: dict) -> None:
-    """Append one record to a `.jsonl` file and flush it to disk."""
+    """Append one record, and its checksum, to a `.jsonl` file and flush it to disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, allow_nan=False) + "\n")
+        file.write(_with_checksum(json.dumps(record, allow_nan=False)) + "\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -92,18 +94,22 @@ def write_lines(path: Path, records: list[dict]) -> None:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The records of a finished `.jsonl` file; UserError if it is missing or damaged."""
+    """The records of a `.jsonl` file, without their checksums; UserError if it is missing or
+    damaged."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
     records = []
     for number, line in enumerate(lines, 1):
+        text, _, summed = line.partition(SUM)
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            if summed and _with_checksum(text + "}") != line:
+                raise ValueError("another checksum")
+            records.append(json.loads(text + "}" if summed else line))
+        except ValueError:
             raise UserError(
-                f"{path}: line {number} is damaged; delete the file and run its stage again"
+                f"{path}: line {number} is damaged; delete {path.parent} and run its stage again"
             ) from None
     return records
 
@@ -120,6 +126,11 @@ def resume_lines(path: Path) -> list[dict]:
     if good < len(whole):
         os.truncate(path, good)
     return read_lines(path)
+
+
+def _with_checksum(text: str) -> str:
+    """A JSON object as text, with a checksum of that text as its last value."""
+    return f'{text[:-1]}{SUM}{zlib.crc32(text.encode()):08x}"}}'
 
 
 def fingerprint(value: object) -> str:

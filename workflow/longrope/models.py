@@ -108,6 +108,16 @@ def fingerprint_of(folder: Path) -> str:
     return sha256_of(*sorted(Path(folder).glob("*.safetensors")))[:16]
 
 
+def check_weights(folder: Path, record: ModelRecord) -> None:
+    """Raise UserError unless the weights in a folder are, to the bit, those that were saved."""
+    if (found := fingerprint_of(folder)) != record.fingerprint:
+        raise UserError(
+            f"{folder}: damaged weights: their sha256 begins with {found}, not with"
+            f" {record.fingerprint}, as when they were saved; delete the folder and run the"
+            " workflow again"
+        )
+
+
 def load_tokenizer(folder: Path):
     """The tokenizer of a checkpoint."""
     from transformers import AutoTokenizer
@@ -140,7 +150,8 @@ def load_model(folder: Path, *, for_training: bool = False):
     """The causal language model of a checkpoint, on the device, in evaluation mode.
 
     In the precision that the configuration gave it: by itself float32 on a CPU, bfloat16 on a GPU.
-    For training always float32 (autocast lowers the activations).
+    For training always float32 (autocast lowers the activations). UserError if the weights are not
+    those that its record tells of.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -149,6 +160,7 @@ def load_model(folder: Path, *, for_training: bool = False):
 
     quiet()
     where, record = device(), read_record(folder)
+    check_weights(folder, record)
     precision = "float32" if for_training else precision_of(record)
     check_kernel(record.attention, where.type, None if for_training else precision)
     model = AutoModelForCausalLM.from_pretrained(
