@@ -11,6 +11,7 @@ from longrope.errors import UserError
 from longrope.losses import slice_losses, token_losses
 from longrope.memory import is_out_of_memory, within_memory
 from longrope.models import load_model, read_record
+from longrope.parallel.place import Place
 from longrope.pieces import HALVINGS
 from test_training import STEPS, batch_at, run, same, tiny_model, tune
 
@@ -56,6 +57,26 @@ def test_a_score_that_runs_out_of_memory_is_made_in_shorter_pieces(base, capsys)
         f"out of memory at 1 x 40 tokens; again in pieces of 1/{part} of the usual length"
         for part in (2, 4)
     ]
+
+
+@pytest.mark.parametrize(
+    ("place", "training", "again"),
+    [
+        (Place(), False, True),
+        (Place(world=2), False, True),  # a team of one rank waits for nobody within a score
+        (Place(world=2, per_sequence=2), False, False),
+        (Place(world=2), True, False),  # whose weights lie on all
+    ],
+)
+def test_only_a_rank_that_works_alone_tries_again(place, training, again, monkeypatch, base):
+    monkeypatch.setattr("longrope.parallel.place._here", place)
+    model, run = load_model(base), Failing(lambda: 7, lambda call: call == 0)
+    if again:
+        assert within_memory(model, run, (1, 64), training=training) == 7
+    else:
+        with pytest.raises(UserError, match=r"^out of memory at 1 x 64 tokens \(CUDA.*lower"):
+            within_memory(model, run, (1, 64), training=training)
+    assert run.calls == 1 + again
 
 
 def test_where_shorter_pieces_do_not_help_one_message_says_what_to_lower(base):

@@ -4,8 +4,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,15 +15,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed import PrefixStore, TCPStore
 
 import ranks
 from helpers import make_checkpoint, make_tokens
-from longrope import training
+from longrope import job, training
 from longrope.cli import main
+from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
 from longrope.mixture import Batch
 from longrope.parallel import launch
+from longrope.parallel.launch import Ended, cause_of
 from longrope.parallel.place import Place
+from longrope.parallel.pulse import Pulse, Silence
 from longrope.parallel.sequence import match_heads
 
 HERE = Path(__file__).parent
@@ -145,6 +151,7 @@ def test_filled_up_heads_attend_as_before_and_can_be_dealt(heads, ranks_):
 
 # --- an end with one message, from which the next run goes on ----------------------------------
 
+LIMIT = 120  # seconds, after which a run hangs
 LONG = {"steps": 60, "checkpoint_every": 2}
 
 
@@ -152,7 +159,7 @@ LONG = {"steps": 60, "checkpoint_every": 2}
 def undisturbed(inputs, one, tmp_path_factory) -> list[float]:
     """The losses of the long tuning, in one process."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert start(inputs, folder, processes=1).wait() == 0
+    assert start(inputs, folder, processes=1).wait(LIMIT) == 0
     return losses_of(folder)
 
 
@@ -205,7 +212,7 @@ def test_a_killed_rank_ends_all_and_one_process_goes_on(inputs, undisturbed, tmp
     assert "rank 1 of 2 was killed by SIGKILL; run the stage again" in said
     assert "Traceback" not in said and "Error" not in said
     done = start(inputs, tmp_path, processes=1)
-    assert "going on from" in done.communicate()[1]
+    assert "going on from" in done.communicate(timeout=LIMIT)[1]
     np.testing.assert_allclose(losses_of(tmp_path), undisturbed, atol=1e-4)
 
 
@@ -213,9 +220,9 @@ def test_two_processes_go_on_from_what_one_has_done(inputs, undisturbed, tmp_pat
     running = start(inputs, tmp_path, processes=1)
     wait_for_checkpoint(tmp_path, running)
     running.kill()
-    running.wait()
+    running.wait(LIMIT)
     done = start(inputs, tmp_path, processes=2)
-    assert "going on from" in done.communicate()[1]
+    assert "going on from" in done.communicate(timeout=LIMIT)[1]
     np.testing.assert_allclose(losses_of(tmp_path), undisturbed, atol=1e-4)
 
 
@@ -246,6 +253,99 @@ def test_a_full_disk_is_said_once_and_leaves_the_last_checkpoint(inputs, one, tm
         assert [path for path in small.glob("state/step-*") if (path / ".metadata").exists()]
     finally:
         subprocess.run(["umount", str(small)], check=True)
+
+
+# --- why it ended -----------------------------------------------------------------------------
+
+
+def report(message: str, lost: bool = False, code: int = 1) -> Ended:
+    return Ended(code, {"message": {"message": message}, "code": code, "lost": lost})
+
+
+TORCH_ENDED = Ended(-signal.SIGTERM)
+WAITED = report("RuntimeError: Timed out waiting 5000ms for recv", lost=True)
+CAUSES = {  # name -> how each rank of four ended, what is said, exit code
+    "bad input on all": ({rank: report("no such file") for rank in range(4)}, "no such file", 1),
+    "bad input on one": ({0: TORCH_ENDED, 2: report("bad")}, "bad (rank 2 of 4)", 1),
+    "a bug": ({1: report("Traceback\nKeyError", code=70), 3: WAITED}, "(rank 1 of 4)", 70),
+    "killed": ({0: TORCH_ENDED, 3: Ended(-9)}, "rank 3 of 4 was killed by SIGKILL", 1),
+    "killed, others lost it": (
+        {1: report("gloo: Connection closed by peer", lost=True), 3: Ended(-9)},
+        "rank 3 of 4 was killed by SIGKILL",
+        1,
+    ),
+    "crashed, another aborted": (
+        {0: Ended(-6), 2: Ended(-11)},
+        "rank 2 of 4 was killed by SIGSEGV",
+        1,
+    ),
+    "aborted": ({2: Ended(-6), 3: TORCH_ENDED}, "rank 2 of 4 ended by SIGABRT", 1),
+    "silent": ({0: WAITED, 1: Ended(-9)}, "a rank of 4 did not answer for 5 s", 1),
+    "no sign of life": (
+        {
+            0: report("longrope search: rank 1 showed no sign of life for 5 s", lost=True),
+            1: Ended(-9),
+        },
+        "did not answer for 5 s (longrope search: rank 1 showed no sign of life for 5 s)",
+        1,
+    ),
+    "on another machine": ({0: TORCH_ENDED, 1: TORCH_ENDED}, "a rank of 4 was lost;", 1),
+}
+
+
+@pytest.mark.parametrize(("ended", "said", "code"), CAUSES.values(), ids=CAUSES)
+def test_one_message_says_why_it_ended(ended, said, code):
+    message, found = cause_of(ended, 4, "search", 5)
+    assert said in message and found == code
+    assert code == 70 or message.count("\n") == 0
+
+
+def test_a_machine_that_the_first_one_cannot_be_reached_from_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(launch, "MEETING", 1)
+    with socket.socket() as nobody:  # a port that is taken, and nobody answers
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        flags = f"--nodes 2 --rendezvous {address} --patience 2".split()
+        stage = "search --model m --tokens t --out o --trace t --state s --settings {}".split()
+        assert main([*flags, *stage]) == 1
+    said = capsys.readouterr().err
+    assert f"2 machines did not meet at {address}" in said and "Traceback" not in said
+
+
+def test_a_failure_of_another_rank_than_the_first_leaves_a_record(monkeypatch, tmp_path):
+    monkeypatch.setattr(job, "launch", lambda options, arguments: 1)
+    log = tmp_path / "logs/search.log"
+    stage = "search --model m --tokens t --out o --trace t --state s --settings {}".split()
+    assert main(["--log", str(log), "--processes", "2", *stage]) == 1
+    record = json.loads(log.with_suffix(".run.json").read_text())
+    assert (record["status"], record["stage"]) == ("failed", "search")
+
+
+# --- signs of life ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pulses():
+    store = TCPStore("127.0.0.1", 0, 1, is_master=True)
+    found = [Pulse(PrefixStore("pulse", store), rank, 2, patience=0.6) for rank in range(2)]
+    yield found
+    for each in found:
+        each.end()
+
+
+def test_a_busy_rank_is_waited_for_beyond_patience(pulses):
+    began = time.monotonic()
+    late = threading.Timer(2.0, pulses[1].meet)
+    late.start()
+    pulses[0].meet()
+    assert time.monotonic() - began > 1.5
+    late.join()
+
+
+def test_a_rank_without_signs_of_life_is_not(pulses):
+    pulses[1].end()
+    with pytest.raises(Silence, match=r"rank 1 showed no sign of life for 0\.6 s"):
+        pulses[0].meet()
 
 
 # --- what is refused --------------------------------------------------------------------------
@@ -292,7 +392,26 @@ def test_the_gpus_that_are_leased_keep_the_names_that_they_are_visible_by(monkey
     monkeypatch.setattr(launch, "lease_several", lambda count: [1, 0][:count])
     monkeypatch.setattr(launch, "leasing", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-3")
     monkeypatch.setenv("LONGROPE_LEASES", "/tmp")
     launch._lease(2)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-3,2"
+
+
+@pytest.mark.parametrize("leases", ["/tmp", "none"])
+def test_more_processes_than_gpus_are_refused(leases, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LONGROPE_LEASES", leases)
+    with pytest.raises(UserError, match="--processes 2: this machine has 1 GPUs, one for each"):
+        launch._lease(2)
+
+
+def test_a_rank_takes_the_gpu_of_its_number_and_leases_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("LONGROPE_LEASES", str(tmp_path / "leases"))
+    for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    assert gpu_of_this_process() == 1
+    assert not (tmp_path / "leases").exists()

@@ -13,6 +13,7 @@ from helpers import (
     WINDOW,
     Killed,
     dying,
+    flip_a_bit,
     make_checkpoint,
     make_tokens,
     tune,
@@ -88,6 +89,20 @@ def whole(tmp_path_factory):
 
 
 # --- the loop -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "sha256.json"])
+def test_a_damaged_checkpoint_is_named_and_not_taken_up(name, whole, tmp_path, capsys):
+    with pytest.raises(Killed):
+        run(tmp_path, dying(7, batch_at))
+    (checkpoint,) = tmp_path.glob("step-*")
+    if name == "sha256.json":
+        (checkpoint / name).unlink()
+    else:
+        flip_a_bit(checkpoint / name)
+    weights, metrics = run(tmp_path)
+    assert f"is damaged ({name}), starting from the beginning" in capsys.readouterr().err
+    assert same(weights, whole[0]) and metrics == whole[1]
 
 
 @pytest.mark.parametrize("step", [0, 1, 3, 5, 7, 10])

@@ -18,7 +18,7 @@ from longrope.checks import load_config
 from longrope.plan.estimate import estimate_study
 from longrope.plan.machine import find_machine
 from longrope.plan.schedule import chains, longest, simulate
-from longrope.plan.simulation import SPREADABLE, best_spread, first_spread, study_tasks
+from longrope.plan.simulation import SPREAD_AS, best_spread, first_spread, study_tasks
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DAYS = (5, 10, 20, 50, 100, 200, 500, 1000)
@@ -38,12 +38,12 @@ def main() -> None:
     for gpus in COUNTS:
         tasks = study_tasks(config, estimates, gpus)
         plain = simulate(tasks, gpus)
-        first, all_ = first_spread(tasks, plain), best_spread(tasks, plain, SPREADABLE)
+        first, all_ = first_spread(tasks, plain), best_spread(tasks, plain, SPREAD_AS)
         planned.append(plain.makespan / 24)
         one.append(first.schedule.makespan / 24)
         every.append(all_.schedule.makespan / 24)
         work.append(plain.gpu_hours / gpus / 24)
-        name = SPREADABLE[first.rules[0]] if first.times > 1 else "nothing alone"
+        name = SPREAD_AS[first.rules[0]] if first.times > 1 else "nothing alone"
         print(f"{gpus:4} GPUs: {planned[-1]:7.1f} days; {name} {first.text}; all {all_.text}")
     whole = study_tasks(config, estimates, max(each.gpus for each in estimates))
     print("The longest chain:")

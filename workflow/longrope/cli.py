@@ -13,9 +13,10 @@ from pathlib import Path
 
 from longrope import __version__, stages, use_stages
 from longrope.errors import UserError
-from longrope.job import logging_to, run_rank, run_stage
-from longrope.parallel.launch import SPREAD, launch, wants_several
+from longrope.job import logging_to, run_rank, run_several, run_stage
+from longrope.parallel.launch import SPREAD, wants_several
 from longrope.parallel.place import PATIENCE, check_groups, is_rank
+from longrope.plan.schedule import EFFICIENCY
 
 HELP = {  # of the files that several stages take
     "--model": "a checkpoint of the workflow: a folder with longrope.json",
@@ -48,9 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             return run_rank(options)
         check_groups(options.processes * options.nodes, options.per_sequence)
         with logging_to(options.log):
-            if wants_several(options):
-                return launch(options, arguments)
-            return run_stage(options)
+            return run_several(options, arguments) if wants_several(options) else run_stage(options)
     except UserError as error:
         print(f"longrope: {error}", file=sys.stderr)
         return 1
@@ -260,8 +259,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--simulate", type=_count, nargs="+", default=[], metavar="GPUS",
         help="when all would be done with so many GPUs, such as 1 8 64",
     )  # fmt: skip
-    stage.add_argument("--efficiency", type=float, default=0.8,
-        help="share of a perfect speed-up of a job that is spread over GPUs (0.8)")  # fmt: skip
+    stage.add_argument("--efficiency", type=float, default=EFFICIENCY,
+        help=f"share of a perfect speed-up that several GPUs reach ({EFFICIENCY:g})")  # fmt: skip
     stage.add_argument("--check", action="store_true", help="fail if a job does not fit")
     stage.add_argument("--out", type=Path, help="also write the plan to this file")
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from longrope.errors import UserError
+from longrope.parallel.place import is_rank
 
 LOCKS = Path("/tmp/longrope-gpus")  # the same for all users, whatever their TMPDIR is
 SETTING = "LONGROPE_LEASES"
-HELD = "none"  # the value of it where nothing is leased
+UNLEASED = "none"  # the value of it where nothing is leased
 POLL = 2.0  # seconds between two looks for a free one
 
 _held: list[tuple[int, FileLock]] = []  # of this process, until it ends
@@ -31,7 +32,7 @@ def gpu_of_this_process() -> int:
     """The index of the GPU that this process may use, leased at the first call."""
     import torch
 
-    if not leasing():
+    if is_rank() or not leasing():
         return int(os.environ.get("LOCAL_RANK", torch.cuda.current_device()))
     if not _held:
         _held.append(lease(_names()))
@@ -42,11 +43,9 @@ def lease_several(count: int, folder: Path | None = None, names: Sequence[str] =
     """Lease so many GPUs of this machine until this process ends; their indices.
 
     Whoever wants several waits in a line of its own, so that no two hold what the other lacks.
-    Raises UserError if the machine has fewer.
+    The machine must have so many.
     """
     names = names or _names()
-    if len(names) < count:
-        raise UserError(f"--processes {count}: this machine has {len(names)} GPUs, one for each")
     folder = folder or Path(os.environ.get(SETTING, LOCKS))
     with FileLock(_writable(folder) / "several.lock", mode=0o666):
         while len(_held) < count:
@@ -67,7 +66,7 @@ def _names() -> list[str]:
 
 def leasing() -> bool:
     """Whether GPUs are leased here."""
-    return os.environ.get(SETTING) != HELD and "SLURM_JOB_ID" not in os.environ
+    return os.environ.get(SETTING) != UNLEASED and "SLURM_JOB_ID" not in os.environ
 
 
 def lease(names: Sequence[str], folder: Path | None = None) -> tuple[int, FileLock]:

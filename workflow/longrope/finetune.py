@@ -122,20 +122,20 @@ def finetune(
     }
 
 
-def _to_train(stage: TuningStage, folder: Path):
+def _to_train(stage: TuningStage, folder: Path, *, on_cpu: bool = False):
     """The model with what trains of it, and what merges the changes of low rank into it."""
-    model = load_model(folder, for_training=True)
+    model = load_model(folder, for_training=True, on_cpu=on_cpu)
     if stage.tuning.lora:
         return model, add_lora(model, stage.tuning.lora, stage.seed)
     return model, lambda: None
 
 
 def _together(model, stage: TuningStage, folder: Path):
-    """The tuned model whole, on rank 0; on others nothing."""
+    """The tuned model whole, on the CPU of rank 0; on others nothing."""
     weights = whole_weights(model)
     if not here().leads:
         return None, None
-    whole, merge = _to_train(stage, folder)
+    whole, merge = _to_train(stage, folder, on_cpu=True)
     whole.load_state_dict(weights)
     return whole, merge
 

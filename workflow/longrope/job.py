@@ -22,7 +22,7 @@ from pathlib import Path
 from longrope import __version__
 from longrope.errors import UserError
 from longrope.memory import is_out_of_memory
-from longrope.parallel.launch import check_spreads, leave_report
+from longrope.parallel.launch import check_spreads, launch, leave_report
 from longrope.parallel.place import here, join, leave
 
 OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
@@ -51,6 +51,18 @@ def run_stage(options: argparse.Namespace) -> int:
         print(f"longrope {options.stage}: {said}", file=sys.stderr)
         return 1
     return 0
+
+
+def run_several(options: argparse.Namespace, arguments: list[str]) -> int:
+    """The same in several processes, over which this one watches. Rank 0 leaves the record; where
+    another one failed and took it along, it is left here."""
+    path, began = _record_path(options), _Began()
+    before = _content_of(path)
+    code = launch(options, arguments)
+    if code and path and _content_of(path) == before:
+        tags = {"error": f"exit code {code}; the log says why"}
+        _leave_record(options, path, began, "failed", Outcome(), tags)
+    return code
 
 
 def run_rank(options: argparse.Namespace) -> int:
@@ -91,14 +103,11 @@ def what_to_mend(error: Exception) -> str | None:
 
 def _recorded(options: argparse.Namespace) -> None:
     """Run the stage; with --log, leave a record of the run beside the log, also if it fails."""
-    if options.log is None or not options.tracked or not here().leads:
+    path = _record_path(options)
+    if path is None or not here().leads:
         options.run(options)
         return
-    from longrope.tracking import RunRecord, write_record
-
-    began = time.monotonic()
-    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    outcome, tags, status = Outcome(), _tags(options), "failed"
+    began, outcome, tags, status = _Began(), Outcome(), {}, "failed"
     try:
         outcome = options.run(options) or outcome
         status = "finished"
@@ -106,23 +115,57 @@ def _recorded(options: argparse.Namespace) -> None:
         tags["error"] = f"{type(error).__name__}: {error}"[:500]
         raise
     finally:
-        record = RunRecord(
-            run_id=options.run_id,
-            stage=options.stage,
-            name=str(options.log.with_suffix("")),
-            status=status,
-            started=started,
-            seconds=round(time.monotonic() - began, 3),
-            params=_params(options),
-            metrics=outcome.metrics,
-            curves=[str(path) for path in outcome.curves],
-            artifacts=[str(path) for path in outcome.artifacts],
-            tags=tags,
-        )
-        try:
-            write_record(options.log.with_suffix(".run.json"), record)
-        except OSError as error:  # tracking never fails a job
-            print(f"no run record: {error}", file=sys.stderr)
+        _leave_record(options, path, began, status, outcome, tags)
+
+
+class _Began:
+    """When a run began."""
+
+    def __init__(self) -> None:
+        self.at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self._at = time.monotonic()
+
+    def seconds_ago(self) -> float:
+        return round(time.monotonic() - self._at, 3)
+
+
+def _record_path(options: argparse.Namespace) -> Path | None:
+    """Where the record of a run goes, if it has one."""
+    tracked = options.log is not None and options.tracked
+    return options.log.with_suffix(".run.json") if tracked else None
+
+
+def _content_of(path: Path | None) -> bytes:
+    return path.read_bytes() if path and path.exists() else b""
+
+
+def _leave_record(
+    options: argparse.Namespace,
+    path: Path,
+    began: _Began,
+    status: str,
+    outcome: Outcome,
+    tags: dict[str, str],
+) -> None:
+    from longrope.tracking import RunRecord, write_record
+
+    record = RunRecord(
+        run_id=options.run_id,
+        stage=options.stage,
+        name=str(options.log.with_suffix("")),
+        status=status,
+        started=began.at,
+        seconds=began.seconds_ago(),
+        params=_params(options),
+        metrics=outcome.metrics,
+        curves=[str(path) for path in outcome.curves],
+        artifacts=[str(path) for path in outcome.artifacts],
+        tags=_tags(options) | tags,
+    )
+    try:
+        write_record(path, record)
+    except OSError as error:  # tracking never fails a job
+        print(f"no run record: {error}", file=sys.stderr)
 
 
 def _params(options: argparse.Namespace) -> dict:

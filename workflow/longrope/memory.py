@@ -59,8 +59,9 @@ def within_memory(model, run: Callable, shape: tuple[int, int], *, training: boo
                 raise
             said = " ".join(str(error).split()) or type(error).__name__
         _let_go()  # here, where the error no longer holds the frames and their tensors
-        # Ranks that run together cannot each try again.
-        if here().world > 1 or not pieces.halve():
+        # Ranks that run together, in a training all of them, cannot each try again.
+        alone = (here().world if training else here().per_sequence) == 1
+        if not alone or not pieces.halve():
             raise UserError(_advice(model, pieces, shape, training, said))
         print(
             f"out of memory at {shape[0]} x {shape[1]:,} tokens; again in pieces of 1/"
@@ -90,10 +91,10 @@ def _advice(model, pieces, shape: tuple[int, int], training: bool, said: str) ->
         ways = [f"lower the window or length of what is run (now {tokens:,} tokens)"]
         ways += ["set source.precision to bfloat16"] if model.dtype.itemsize == 4 else []
     ways.append("take a device with more memory")
+    least = 2 ** max(0, pieces.halved - 1)
+    tried = f", in pieces of 1/{least} of the usual length, too" if least > 1 else ""
     return (
-        f"out of memory at {rows} x {tokens:,} tokens, in pieces of"
-        f" 1/{2 ** max(0, pieces.halved - 1)} of the usual length, too ({said[:200]}):"
-        f" {', or '.join(ways)}."
+        f"out of memory at {rows} x {tokens:,} tokens{tried} ({said[:200]}): {', or '.join(ways)}."
         f"{_planned(model, rows * tokens, training, recompute)} `longrope plan` says what every"
         " job needs"
     )

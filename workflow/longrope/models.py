@@ -146,8 +146,8 @@ def precision_of(record: ModelRecord) -> str:
     return "float32" if device().type == "cpu" else "bfloat16"
 
 
-def load_model(folder: Path, *, for_training: bool = False):
-    """The causal language model of a checkpoint, on the device, in evaluation mode.
+def load_model(folder: Path, *, for_training: bool = False, on_cpu: bool = False):
+    """The causal language model of a checkpoint, on the device or the CPU, in evaluation mode.
 
     In the precision that the configuration gave it: by itself float32 on a CPU, bfloat16 on a GPU.
     For training always float32 (autocast lowers the activations). UserError if the weights are not
@@ -159,7 +159,8 @@ def load_model(folder: Path, *, for_training: bool = False):
     from longrope.pieces import prepare
 
     quiet()
-    where, record = device(), read_record(folder)
+    where = torch.device("cpu") if on_cpu else device()
+    record = read_record(folder)
     check_weights(folder, record)
     precision = "float32" if for_training else precision_of(record)
     check_kernel(record.attention, where.type, None if for_training else precision)

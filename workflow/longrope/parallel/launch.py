@@ -10,6 +10,7 @@ submitted the stage tries again, and it goes on from its state.
 
 import argparse
 import json
+import math
 import os
 import re
 import signal
@@ -18,11 +19,12 @@ import sys
 import tempfile
 import time
 import traceback
-import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from longrope.devices import HELD, SETTING, lease_several, leasing
+from longrope.devices import SETTING, UNLEASED, lease_several, leasing
 from longrope.errors import UserError
+from longrope.parallel.pulse import Silence
 
 SPREAD = ("finetune", "search", "evaluate-perplexity", "evaluate-passkey")  # stages that can be
 REPORT = "TORCHELASTIC_ERROR_FILE"  # where a rank says why it failed; set by torch
@@ -35,7 +37,9 @@ LOST = (  # what a rank that lost another one says
     "DistBackendError",
     "DistNetworkError",
 )
-TIMED_OUT = re.compile("tim(ed|e) ?out", re.IGNORECASE)
+TIMED_OUT = re.compile("tim(ed|e) ?out|no sign of life", re.IGNORECASE)
+MEETING = 300  # seconds that a machine looks for the first one
+LAST_WORDS = 10  # seconds that ranks have to end after SIGTERM, before SIGKILL
 
 
 def wants_several(options: argparse.Namespace) -> bool:
@@ -62,35 +66,48 @@ def check_spreads(stage: str) -> None:
 
 def _through_slurm(options: argparse.Namespace, arguments: list[str]) -> int:
     """Start one watching process on every node of this Slurm job."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
+    if "SLURM_JOB_ID" not in os.environ:
         raise UserError(
             f"--nodes {options.nodes}: outside a Slurm job, start the same command on every node"
             " with --rendezvous HOST:PORT, of the first one"
         )
-    port = 20000 + zlib.crc32(job.encode()) % 20000
+    # Since Slurm 22.05 a step does not take over how many cores a task of the job has.
+    asked = os.environ.get("SLURM_CPUS_PER_TASK")
+    threads = [f"--cpus-per-task={asked}"] if asked else []
     command = [
         "srun",
         f"--nodes={options.nodes}",
         f"--ntasks={options.nodes}",
         "--ntasks-per-node=1",
         "--kill-on-bad-exit=1",
+        *threads,
         sys.executable,
         "-m",
         "longrope.cli",
         "--rendezvous",
-        f"{socket.gethostname()}:{port}",
+        f"{socket.gethostname()}:{free_port()}",
         *arguments,
     ]
     os.execvp(command[0], command)
 
 
+def free_port() -> int:
+    """A port that nobody on this machine uses just now, so that two stages of a job do not meet."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        return taken.getsockname()[1]
+
+
 def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
+    from torch.distributed import DistNetworkError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     _lease(options.processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // options.processes)))
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(LAST_WORDS))
     with tempfile.TemporaryDirectory(prefix="longrope-ranks-") as folder:
         config = LaunchConfig(
             min_nodes=options.nodes,
@@ -99,7 +116,8 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
             run_id=(options.rendezvous or "longrope").replace("/", "-"),
             rdzv_backend="c10d",
             rdzv_endpoint=options.rendezvous or "127.0.0.1:0",
-            rdzv_configs={"timeout": options.patience},
+            rdzv_configs={"join_timeout": math.ceil(options.patience), "read_timeout": MEETING},
+            local_addr=None if options.rendezvous else "127.0.0.1",
             max_restarts=0,
             monitor_interval=0.5,
             logs_specs=DefaultLogsSpecs(log_dir=folder),
@@ -108,24 +126,47 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
         try:
             elastic_launch(config, sys.executable)("-m", "longrope.cli", *arguments)
         except ChildFailedError as error:
-            return _say(options, error.failures)
+            ended = {
+                # `error_file_data` is torch's own where a rank left no report
+                rank: Ended(each.exitcode, report if "code" in report else {})
+                for rank, each in error.failures.items()
+                for report in [each.error_file_data]
+            }
+            ranks = options.processes * options.nodes
+            said, code = cause_of(ended, ranks, options.stage, options.patience)
+            print(said, file=sys.stderr)
+            return code
+        except (RendezvousError, DistNetworkError) as error:
+            raise UserError(
+                f"{options.nodes} machines did not meet at {options.rendezvous}: {error}; is the"
+                " command running on each of them, and can they reach that address?"
+            ) from error
         except SignalException as error:
             print(f"longrope {options.stage}: ended by {error.sigval.name}", file=sys.stderr)
             return 128 + error.sigval.value
     return 0
 
 
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _lease(processes: int) -> None:
-    """The GPUs of this machine that the ranks use, where they are leased."""
+    """The GPUs of this machine that the ranks use, leased where they are; UserError if too few."""
     import torch
 
-    if torch.cuda.is_available() and leasing():
+    if not torch.cuda.is_available():
+        return
+    if (found := torch.cuda.device_count()) < processes:
+        raise UserError(f"--processes {processes}: this machine has {found} GPUs, one for each")
+    if leasing():
         # Those that are visible are counted from 0, whatever they are called.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        names = visible.split(",") if visible else list(map(str, range(torch.cuda.device_count())))
+        names = visible.split(",") if visible else list(map(str, range(found)))
         leased = [names[index] for index in lease_several(processes)]
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(leased)
-        os.environ[SETTING] = HELD
+        os.environ[SETTING] = UNLEASED
 
 
 def _quiet() -> None:
@@ -155,38 +196,47 @@ def leave_report(stage: str, error: BaseException, said: str | None) -> None:
 
 def lost_another(error: BaseException) -> bool:
     """Whether a failure is only that of another rank, as it is seen from this one."""
+    if isinstance(error, Silence):
+        return True
     return isinstance(error, RuntimeError) and any(each in str(error) for each in LOST)
 
 
-def _say(options: argparse.Namespace, failures: dict) -> int:
-    """One message about the ranks that failed on this machine; returns the exit code."""
-    ranks = f"of {options.processes * options.nodes}"
-    reports = {
-        rank: each.error_file_data
-        for rank, each in sorted(failures.items())
-        if "code" in each.error_file_data  # others ended without a word
-    }
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a rank of this machine ended that did not end well."""
+
+    exitcode: int  # below 0: the signal that killed it
+    report: dict = field(default_factory=dict)  # as `leave_report` wrote it; empty: not a word
+
+
+def cause_of(ended: dict[int, Ended], ranks: int, stage: str, patience: float) -> tuple[str, int]:
+    """What to say of the ranks that failed, and the exit code.
+
+    A rank's own error comes first, then a rank that was killed, then what those saw who waited for
+    another in vain. Those that are left torch ends by SIGTERM, or SIGKILL; and one that waited too
+    long for another on a GPU by SIGABRT.
+    """
+    reports = {rank: each.report for rank, each in sorted(ended.items()) if each.report}
     own = {rank: each for rank, each in reports.items() if not each["lost"]}
     if own:
         rank, report = next(iter(own.items()))
-        where = f" (rank {rank} {ranks})" if len(own) < len(failures) else ""
-        print(f"{report['message']['message']}{where}", file=sys.stderr)
-        return report["code"]
-    # Those that are left torch ends: by SIGTERM, and by SIGKILL where that does nothing.
-    silent = any(TIMED_OUT.search(each["message"]["message"]) for each in reports.values())
-    died = [(-each.exitcode, rank) for rank, each in failures.items() if each.exitcode < 0]
-    died = [(number, rank) for number, rank in died if number != signal.SIGTERM]
-    if silent or not died:
-        what = f"a rank {ranks} " + (
-            f"did not answer for {options.patience:g} s" if silent else "was lost"
+        where = f" (rank {rank} of {ranks})" if len(own) < len(ended) else ""
+        return f"{report['message']['message']}{where}", report["code"]
+    words = [each["message"]["message"].splitlines()[-1][:300] for each in reports.values()]
+    silent = [each for each in words if TIMED_OUT.search(each)]
+    killed = {rank: -each.exitcode for rank, each in ended.items() if each.exitcode < 0}
+    killed = {rank: number for rank, number in killed.items() if number != signal.SIGTERM}
+    aborted = {rank for rank, number in killed.items() if number == signal.SIGABRT}
+    if silent:
+        what = f"a rank of {ranks} did not answer for {patience:g} s ({silent[0]})"
+    elif others := killed.keys() - aborted:
+        rank = min(others)
+        what = f"rank {rank} of {ranks} was killed by {signal.Signals(killed[rank]).name}"
+    elif aborted:
+        what = (
+            f"rank {min(aborted)} of {ranks} ended by SIGABRT, as torch does where a rank waited"
+            f" more than {patience:g} s for another, or its GPU failed: what it printed says more"
         )
-        for report in list(reports.values())[:1]:  # torch's own words
-            what += f" ({report['message']['message'].splitlines()[-1][:300]})"
     else:
-        number, rank = min(died)
-        what = f"rank {rank} {ranks} was killed by {signal.Signals(number).name}"
-    print(
-        f"longrope {options.stage}: {what}; run the stage again, it goes on from its state",
-        file=sys.stderr,
-    )
-    return 1
+        what = f"a rank of {ranks} was lost" + (f" ({words[0]})" if words else "")
+    return f"longrope {stage}: {what}; run the stage again, it goes on from its state", 1

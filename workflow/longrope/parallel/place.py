@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from longrope.errors import UserError
+from longrope.parallel.pulse import Pulse
 
-PATIENCE = 1800.0  # seconds that a rank waits for another before it gives up
+PATIENCE = 1800.0  # seconds that a rank waits for a sign of another before it gives up
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Place:
     peers: Any = None  # process group of those that hold a sequence with this one: its team
     team_talk: Any = None  # the same, for Python objects
     talk: Any = None  # process group of all, for Python objects
+    pulse: Any = None  # signs of life of all
 
     @property
     def leads(self) -> bool:
@@ -48,12 +50,13 @@ class Place:
         return self.rank // self.per_sequence
 
     @property
-    def slice(self) -> int:
-        """Which slice of its team's sequence it holds."""
+    def part(self) -> int:
+        """Which part of its team's sequence it holds."""
         return self.rank % self.per_sequence
 
     def gather(self, value: Any) -> list:
-        """What every rank has, in their order; all must call it."""
+        """What every rank has, in their order; all must call it, some perhaps much later."""
+        self._meet()
         return _gather(value, self.world, self.talk)
 
     def gather_team(self, value: Any) -> list:
@@ -61,9 +64,10 @@ class Place:
         return _gather(value, self.per_sequence, self.team_talk)
 
     def share(self, value: Any = None) -> Any:
-        """What rank 0 has; all must call it."""
+        """What rank 0 has; all must call it, some perhaps much later."""
         if self.world == 1:
             return value
+        self._meet()
         import torch.distributed as dist
 
         box = [value]
@@ -84,6 +88,11 @@ class Place:
         if said is not None:
             raise UserError(said)
         return value
+
+    def _meet(self) -> None:
+        """Wait for all ranks, however long they work, as long as they show signs of life."""
+        if self.pulse:
+            self.pulse.meet()
 
     def deal(self, items: Sequence, run: Callable[[Any], Any]) -> list:
         """`run(item)` of every item, in their order, each worked on by one team; on all ranks.
@@ -121,8 +130,9 @@ def is_rank() -> bool:
 def join(per_sequence: int = 1, patience: float = PATIENCE) -> Place:
     """Meet the other ranks and take one's place among them; UserError if they cannot be grouped.
 
-    A collective that takes longer than `patience` seconds fails, so a rank that stopped answering
-    ends the stage and does not hang it.
+    A rank that has stopped answering ends the stage and does not hang it: where a team holds a
+    sequence together, or all train, a collective that takes longer than `patience` seconds fails;
+    where ranks have unequal shares of work, one that shows no sign of life for so long does.
     """
     global _here
     import torch
@@ -134,7 +144,8 @@ def join(per_sequence: int = 1, patience: float = PATIENCE) -> Place:
         torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     limit = datetime.timedelta(seconds=patience)
-    dist.init_process_group(backend, timeout=limit)
+    store, *_ = next(dist.rendezvous("env://", timeout=limit))
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
     peers = team_talk = None
     for first in range(0, world, per_sequence):  # all ranks make all groups
         members = list(range(first, first + per_sequence))
@@ -142,7 +153,8 @@ def join(per_sequence: int = 1, patience: float = PATIENCE) -> Place:
         if rank in members:
             peers, team_talk = groups
     talk = dist.new_group(backend="gloo", timeout=limit)
-    _here = Place(rank, world, per_sequence, peers, team_talk, talk)
+    pulse = Pulse(dist.PrefixStore("pulse", store), rank, world, patience)
+    _here = Place(rank, world, per_sequence, peers, team_talk, talk, pulse)
     return _here
 
 
@@ -151,6 +163,8 @@ def leave() -> None:
     global _here
     import torch.distributed as dist
 
+    if _here.pulse:
+        _here.pulse.end()
     if dist.is_initialized():
         dist.destroy_process_group()
     _here = Place()

@@ -30,7 +30,7 @@ def part_of(length: int) -> tuple[int, int]:
     last ones may reach beyond its end."""
     place = here()
     each = math.ceil(length / place.per_sequence)
-    return place.slice * each, (place.slice + 1) * each
+    return place.part * each, (place.part + 1) * each
 
 
 def fill_up(tokens_BT: torch.Tensor, length: int) -> torch.Tensor:

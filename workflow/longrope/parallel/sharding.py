@@ -14,6 +14,7 @@ reads the same format.
 import os
 import re
 import shutil
+import sys
 import warnings
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from torch import nn
 
 from longrope.architectures import body_of
 from longrope.errors import UserError
-from longrope.files import flush_folder
+from longrope.files import flush_folder, read_json, sha256_of, write_json
 from longrope.parallel.place import here
 
 STEP = re.compile(r"step-(\d+)")
+METADATA = ".metadata"  # of torch's format: what lies where
+SUMS = "sha256.json"  # of every file of a checkpoint
 
 
 def shard(wrapped: nn.Module, model) -> None:
@@ -77,11 +80,17 @@ def save(folder: Path, step: int, wrapped: nn.Module, optimisers: list) -> None:
                 f" ({'; '.join(sorted(causes))}); the one before is kept: make room, and run the"
                 " stage again"
             ) from error
-    place.once(lambda: _keep(draft, folder / f"step-{step}"))
+    own = [*draft.glob(f"__{place.rank}_*"), *([draft / METADATA] if place.leads else [])]
+    sums = place.gather({path.name: sha256_of(path) for path in own})
+    place.once(lambda: _keep(draft, folder / f"step-{step}", sums))
 
 
 def load(folder: Path, wrapped: nn.Module, optimisers: list) -> int:
-    """Take up the last checkpoint; returns its step, 0 if there is none. For all ranks."""
+    """Take up the last checkpoint; returns its step, 0 if there is none. For all ranks.
+
+    One that is not, to the bit, what was saved is removed, and said so. No file of it is opened
+    before, as torch keeps a part of it pickled.
+    """
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import (
         set_model_state_dict,
@@ -91,6 +100,14 @@ def load(folder: Path, wrapped: nn.Module, optimisers: list) -> int:
     place = here()
     step = place.once(lambda: last_step(folder))
     if not step:
+        return 0
+    if damaged := _damaged(folder / f"step-{step}"):
+        place.once(lambda: shutil.rmtree(folder / f"step-{step}"))
+        print(
+            f"{folder}: the checkpoint of step {step} is damaged ({', '.join(damaged)}), starting"
+            " from the beginning",
+            file=sys.stderr,
+        )
         return 0
     state = _state(wrapped, optimisers)
     with warnings.catch_warnings():
@@ -104,7 +121,7 @@ def load(folder: Path, wrapped: nn.Module, optimisers: list) -> int:
 
 def last_step(folder: Path) -> int:
     """The step of the newest whole checkpoint in a folder, 0 if there is none."""
-    found = [STEP.fullmatch(path.parent.name) for path in folder.glob("step-*/.metadata")]
+    found = [STEP.fullmatch(path.parent.name) for path in folder.glob(f"step-*/{METADATA}")]
     return max((int(each[1]) for each in found if each), default=0)
 
 
@@ -135,8 +152,23 @@ def _clear(draft: Path) -> None:
     draft.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _keep(draft: Path, path: Path) -> None:
+def _damaged(checkpoint: Path) -> list[str]:
+    """The files of a checkpoint whose contents are others than when it was saved; on all ranks."""
+    place = here()
+    if not (checkpoint / SUMS).exists():
+        return [SUMS]
+    sums = sorted(read_json(checkpoint / SUMS).items())[place.rank :: place.world]
+    wrong = [
+        name
+        for name, sum_ in sums
+        if not (checkpoint / name).exists() or sha256_of(checkpoint / name) != sum_
+    ]
+    return sorted(name for part in place.gather(wrong) for name in part)
+
+
+def _keep(draft: Path, path: Path, sums: list[dict[str, str]]) -> None:
     """Give a whole checkpoint its name, then remove those before it."""
+    write_json(draft / SUMS, {name: each for part in sums for name, each in part.items()})
     flush_folder(draft)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(draft, path)

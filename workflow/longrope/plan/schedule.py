@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 from longrope.errors import UserError
 
+EFFICIENCY = 0.8  # share of a perfect speed-up that a job keeps when it is spread; assumed
+
 
 @dataclass(frozen=True, slots=True)
 class Task:

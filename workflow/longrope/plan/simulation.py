@@ -13,12 +13,11 @@ from longrope.config import Config
 from longrope.errors import UserError
 from longrope.plan.estimate import Estimate
 from longrope.plan.jobs import job_that_makes
-from longrope.plan.schedule import Schedule, Task, simulate, spread, tasks_of
+from longrope.plan.schedule import EFFICIENCY, Schedule, Task, simulate, spread, tasks_of
 from longrope.plan.text import aligned, hours_text
 
-EFFICIENCY = 0.8  # share of a perfect speed-up that a job keeps when it is spread; assumed
 TIMES = (2, 4, 8)  # as many GPUs as hold a job
-SPREADABLE = {  # what `longrope --processes` can spread -> how it is called here
+SPREAD_AS = {  # what `longrope --processes` can spread -> how it is called here
     "finetune_model": "tunings",
     "search_factors": "searches",
     "evaluate_perplexity": "perplexities",
@@ -58,9 +57,9 @@ def simulation(
         plain = simulate(tasks, gpus)
         one, every = (
             first_spread(tasks, plain, efficiency),
-            best_spread(tasks, plain, SPREADABLE, efficiency),
+            best_spread(tasks, plain, SPREAD_AS, efficiency),
         )
-        name = "" if one.times == 1 else f"{SPREADABLE[one.rules[0]]} "
+        name = "" if one.times == 1 else f"{SPREAD_AS[one.rules[0]]} "
         rows.append(
             [
                 str(gpus),
@@ -107,5 +106,5 @@ def best_spread(
 
 def first_spread(tasks: Sequence[Task], plain: Schedule, efficiency: float = EFFICIENCY) -> Spread:
     """The one kind of job whose spreading shortens the whole the most."""
-    each_alone = [best_spread(tasks, plain, [rule], efficiency) for rule in SPREADABLE]
+    each_alone = [best_spread(tasks, plain, [rule], efficiency) for rule in SPREAD_AS]
     return min(each_alone, key=lambda each: each.schedule.makespan)

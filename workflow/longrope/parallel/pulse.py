@@ -1,0 +1,64 @@
+"""
+Signs of life: how a rank that waits tells one that is busy from one that is gone.
+
+Teams have unequal shares, and one score, document or prompt may take hours. If a collective waited
+that long, it would wait as long for a rank that has stopped answering. So each rank counts up in a
+store that all see, for as long as it lives, and before ranks exchange something they meet there:
+every one waits until all have come, or until one of them has not counted for too long.
+"""
+
+import threading
+import time
+
+BEATS = 10  # within the patience of the others
+SOON, LATER = 0.001, 0.5  # seconds between two looks: at first, and in the end
+
+
+class Silence(RuntimeError):
+    """A rank has shown no sign of life for too long."""
+
+
+class Pulse:
+    """The signs of life of this rank, and its look at those of the others."""
+
+    def __init__(self, store, rank: int, world: int, patience: float) -> None:
+        """`store` is one of torch.distributed that all ranks see; `patience` is in seconds."""
+        self._store, self._rank, self._world, self._patience = store, rank, world, patience
+        self._meetings = 0
+        self._over = threading.Event()
+        # A connection of its own: on the other one a call may wait, and all others with it.
+        self._beats = threading.Thread(target=self._beat, args=(store.clone(),), daemon=True)
+        self._beats.start()
+
+    def meet(self) -> None:
+        """Wait until all ranks are here; Silence if one shows no sign of life for too long."""
+        self._meetings += 1
+        here, seen, wait = f"here-{self._meetings}", {}, SOON
+        self._store.add(here, 1)
+        while self._store.add(here, 0) < self._world:
+            if wait == LATER:
+                self._look(seen)
+            time.sleep(wait)
+            wait = min(2 * wait, LATER)
+
+    def end(self) -> None:
+        """No more signs of life."""
+        self._over.set()
+        self._beats.join()
+
+    def _look(self, seen: dict[int, tuple[int, float]]) -> None:
+        """Note how far each rank has counted, and when it was first seen there."""
+        now = time.monotonic()
+        for rank in range(self._world):
+            count = self._store.add(f"beats-{rank}", 0)
+            if rank not in seen or seen[rank][0] != count:
+                seen[rank] = count, now
+            elif now - seen[rank][1] > self._patience:
+                raise Silence(f"rank {rank} showed no sign of life for {self._patience:g} s")
+
+    def _beat(self, store) -> None:
+        while not self._over.wait(self._patience / BEATS):
+            try:
+                store.add(f"beats-{self._rank}", 1)
+            except RuntimeError:  # the store is gone, and the others with it
+                return
