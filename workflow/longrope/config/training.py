@@ -25,7 +25,6 @@ class LoopSettings(Settings):
     clip: Positive = 1.0  # largest norm of the gradient
     precision: Literal["float32", "bfloat16"] = "float32"  # of activations; what trains is float32
     checkpoint_every: Count = 100  # steps; a killed run loses at most so many
-    compile: bool = False  # torch.compile: faster steps, needs a C++ compiler on CPU
 
 
 class Phase(Settings):
@@ -58,6 +57,7 @@ class PretrainSettings(LoopSettings):
     architecture: Architecture
     phases: list[Phase] = Field(min_length=1)
     tokens_per_step: Count
+    compile: bool = False  # torch.compile: faster steps, needs a C++ compiler on CPU
     muon_rate: Positive = 0.02  # for matrices inside the layers
     adam_rate: Positive = 0.003  # for embeddings and norms
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
