@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from conftest import BOOKS, WINDOW
+from helpers import Killed, lines_of
 from longrope.config import FolderModel
 from longrope.config.evaluation import PasskeyStage, PerplexityStage
 from longrope.corpus import TokenSplit, tokenizer_fingerprint
 from longrope.errors import UserError
-from longrope.evaluate import passkey, perplexity
+from longrope.evaluate import passkey, perplexity, records
 from longrope.evaluate.passkey import evaluate_passkey
 from longrope.evaluate.perplexity import evaluate_perplexity, plan, slide
 from longrope.factors import RescaleFactors, write_factors
@@ -352,6 +354,56 @@ def test_a_killed_evaluation_goes_on_to_the_same_file(measure, passes, tmp_path)
     assert passes == [128]
 
 
+def dying_after(calls: int, function):
+    """The function, killed at the call after so many."""
+    done = []
+
+    def until_then(*arguments):
+        if len(done) == calls:
+            raise Killed
+        done.append(1)
+        return function(*arguments)
+
+    return until_then
+
+
+@pytest.mark.parametrize("stride", [None, 20])
+def test_an_evaluation_killed_within_a_length_keeps_every_window(
+    measure, passes, monkeypatch, stride, capsys
+):
+    whole = measure({128: 3}, stride, state="whole")
+    number = len(passes)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(perplexity, "token_losses", dying_after(2, perplexity.token_losses))
+        measure({128: 3}, stride, state="killed")
+    passes.clear()
+    assert measure({128: 3}, stride, state="killed") == whole
+    assert len(passes) == number - 2 > 0
+    assert f"perplexity tiny/base pi 128: going on from 2/{number}" in capsys.readouterr().err
+
+
+def test_a_round_of_one_unit_a_team_is_kept_before_the_next_begins(monkeypatch, tmp_path):
+    rounds, path = [], tmp_path / "records.jsonl"
+
+    def deal(items, run):
+        rounds.append(len(items))
+        return [run(each) for each in items]
+
+    place = SimpleNamespace(teams=2, leads=True, once=lambda run: run(), deal=deal)
+    monkeypatch.setattr(records, "here", lambda: place)
+
+    def halves(calls: int) -> list:
+        units = records.Units(records.Progressed(path), "key", "toy")
+        return units.deal(range(6), dying_after(calls, lambda item: item / 2))
+
+    with pytest.raises(Killed):
+        halves(3)
+    assert rounds == [2, 2] and len(lines_of(path)) == 2
+    rounds.clear()
+    assert halves(4) == [0, 0.5, 1, 1.5, 2, 2.5]
+    assert rounds == [2, 2] and len(lines_of(path)) == 6
+
+
 def test_a_length_more_or_less_leaves_the_others_as_they_are(measure, passes):
     before = measure({WINDOW: 3})
     after = measure({32: 1, WINDOW: 3})
@@ -654,3 +706,16 @@ def test_a_killed_retrieval_goes_on_to_the_same_file(retrieve, rigged):
     asked.clear()
     assert retrieve({192: 2, 256: 3}, state="killed")[1] == whole
     assert {length for length, _ in asked} == {256}
+
+
+def test_a_retrieval_killed_within_a_length_keeps_every_batch(retrieve, rigged, monkeypatch):
+    monkeypatch.setattr(passkey, "BATCH_TOKENS", 400)  # two prompts
+    asked = rigged(lambda key: key if int(key) % 2 else "0")
+    _, whole = retrieve({192: 5}, state="whole")
+    batches = len(asked)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(passkey, "_answer", dying_after(2, passkey._answer))
+        retrieve({192: 5}, state="killed")
+    asked.clear()
+    assert retrieve({192: 5}, state="killed")[1] == whole
+    assert len(asked) == batches - 2 > 0

@@ -15,7 +15,7 @@ import torch
 
 from longrope.config.evaluation import PasskeyStage
 from longrope.evaluate.greedy import greedy
-from longrope.evaluate.records import Task, evaluate_lengths, tiers_of
+from longrope.evaluate.records import Task, Units, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.losses import predictions
 from longrope.memory import within_memory
@@ -45,7 +45,7 @@ def evaluate_passkey(
     spread_attention(model)
     answer = _answer if here().per_sequence == 1 else _answer_together
 
-    def measure(length: int, factors: RescaleFactors) -> list[dict]:
+    def measure(length: int, factors: RescaleFactors, units: Units) -> list[dict]:
         rotary.use([factors])
         batches = [
             batch
@@ -55,7 +55,7 @@ def evaluate_passkey(
             )
             for batch in _batches(list(group), max(1, BATCH_TOKENS // size))
         ]
-        answered = here().deal(batches, lambda batch: answer(model, tokenizer, batch))
+        answered = units.deal(batches, lambda batch: answer(model, tokenizer, batch))
         trials = list(itertools.chain.from_iterable(answered))
         found = sum(trial["found"] for trial in trials)
         return [{"length": length, "prompts": len(trials), "found": found, "trials": trials}]
