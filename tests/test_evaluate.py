@@ -28,6 +28,7 @@ from longrope.files import sha256_of
 from longrope.import_model import import_model
 from longrope.models import METADATA, load_model
 from longrope.passkey import PasskeyWriter, random_key
+from longrope.rope import install
 
 SETTINGS = BOOKS.parent / "paper" / "settings.yaml"
 TEMPLATE = yaml.safe_load(SETTINGS.read_text())["evaluation"]["passkey_template"]
@@ -661,27 +662,48 @@ def test_answers_are_the_greedy_continuation_at_the_tier_of_the_whole(
         assert trials[prompt.key] == text.strip()
 
 
-def test_a_long_prompt_goes_in_a_piece_at_a_time_to_the_same_answers(
-    retrieve, factors, monkeypatch
-):
+def test_one_pass_of_prompt_and_key_gives_the_verdicts_of_generation(model, rope, tokenizer):
+    """Asked for what the model itself says, for that with one token changed, and for other keys."""
+    install(model, rope).use([RescaleFactors(rope, 256, "pi", (4.0,) * rope.pairs)])
+    asked = prompts_of(tokenizer, 192, 4)
+    for prompt in asked[:4]:
+        ids, new = torch.from_numpy(prompt.prompt)[None], len(prompt.answer)
+        said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new)
+        for changed in (None, 0, new - 1):
+            answer = said[0, ids.shape[1] :].numpy().copy()
+            if changed is not None:
+                answer[changed] = 50 + (answer[changed] == 50)
+            text = tokenizer.decode(answer, skip_special_tokens=True).strip()
+            asked.append(replace(prompt, answer=answer, key=text))
+    generated, together = (
+        [trial["found"] for each in asked for trial in answer(model, tokenizer, [each])]
+        for answer in (passkey._answer, passkey._answer_together)
+    )
+    assert generated == together == [False] * 4 + [True, False, False] * 4
+
+
+def test_a_long_prompt_is_read_off_one_pass_without_cache_or_mask(retrieve, factors, monkeypatch):
     paths, seen, load = [factors(4, 256)], [], passkey.load_model
 
     def watched(folder):
         model = load(folder)
         model.model.register_forward_pre_hook(
-            lambda module, args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True
+            lambda module, args, given: seen.append((given["input_ids"].shape, given["use_cache"])),
+            with_kwargs=True,
         )
         return model
 
     monkeypatch.setattr(passkey, "load_model", watched)
-    _, whole = retrieve({192: 3}, paths=paths)
-    assert max(seen) > 180
+    prompts = {128: 2, 192: 3}
+    _, generated = retrieve(prompts, state="generated", paths=paths)
+    assert generated["protocol"]["decoding"] == "greedy" and {each for _, each in seen} == {True}
+    monkeypatch.setattr("longrope.memory.WHOLE", 128)
+    retrieve({128: 2}, state="long", paths=paths)
     seen.clear()
-    monkeypatch.setattr("longrope.memory.WHOLE", 100)
-    monkeypatch.setattr("longrope.memory.MASK", 50 * 192 * 3)
-    _, pieces = retrieve({192: 3}, "again", paths)
-    assert 1 < max(seen) <= 50 and sum(seen) > 180
-    assert pieces["records"] == whole["records"]
+    _, found = retrieve(prompts, state="long", paths=paths)
+    assert seen == [((1, 192), False)] * 3  # what was done of 128 stays
+    assert found["protocol"]["decoding"] == "greedy, beyond 128 after the key's own tokens"
+    assert found["results"] == generated["results"]
 
 
 def test_a_checkpoints_own_generation_settings_do_not_change_greedy_answers(

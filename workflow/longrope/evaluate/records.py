@@ -9,7 +9,7 @@ evaluation, or one that is asked for one length more, only does what is missing.
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,9 @@ class Task:
     lengths: dict[int, int]  # how much is measured at each: windows, or prompts
     protocol: dict  # what the measure at every length depends on
     version: int  # of the stage
+    # What else the record says of the protocol. It follows from the lengths, so what was done at
+    # others stays valid.
+    aside: dict = field(default_factory=dict)
 
 
 class Progressed:
@@ -158,7 +161,7 @@ def evaluate_lengths(
             "weights_fingerprint": record.fingerprint,
             "original_window": record.rope.original_window,
             "method": task.method,
-            "protocol": task.protocol,
+            "protocol": task.protocol | task.aside,
             "amounts": {window_label(length): amount for length, amount in task.lengths.items()},
             "factors": used,
             "results": results,

@@ -134,7 +134,7 @@ def _pinned(model_folder: Path, tiers, tokenizer, window: int):
 
     model = load_model(model_folder)
     model.config.max_position_embeddings = window  # else `generate` warns
-    model.generation_config = greedy(tokenizer, window, max(1, BATCH_TOKENS // window))
+    model.generation_config = greedy(tokenizer)
     rotary = install(model, tiers.rope)
     with harness.quiet():
         return PinnedModel(model, tokenizer, rotary, tiers)
