@@ -682,7 +682,7 @@ def test_one_pass_of_prompt_and_key_gives_the_verdicts_of_generation(model, rope
     assert generated == together == [False] * 4 + [True, False, False] * 4
 
 
-def test_a_long_prompt_is_read_off_one_pass_without_cache_or_mask(retrieve, factors, monkeypatch):
+def test_a_long_prompt_is_read_off_one_pass_without_a_cache(retrieve, factors, monkeypatch):
     paths, seen, load = [factors(4, 256)], [], passkey.load_model
 
     def watched(folder):

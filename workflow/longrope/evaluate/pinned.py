@@ -22,7 +22,6 @@ from longrope.rope import RescaledRotary
 
 PART = 512  # requests whose likelihoods are asked for between two lines of progress
 
-
 Once = Callable[[str, Callable[[], list]], list]  # `Units.once`
 
 
