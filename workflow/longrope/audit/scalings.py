@@ -17,8 +17,7 @@ from longrope.audit.finding import (
     among,
     everywhere,
 )
-
-BY_FACTOR = ("linear", "dynamic", "yarn", "llama3")
+from longrope.audit.values import BY_FACTOR, shown
 
 
 def check_scaling(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
@@ -41,7 +40,7 @@ def _factor(block: Block) -> Iterator[Finding]:
     if factor is None:
         yield Finding(
             "factor-missing", "error", CONFIG, key,
-            f"{block.type} has no factor" + ("." if value is None else f", but {value!r}."),
+            f"{block.type} has no factor" + ("." if value is None else f", but {shown(value)}."),
             among("refuses to load", T4, T5, SGLANG)
             | {VLLM: "refuses to load, or takes 1 for the window",
                LLAMA_CPP: "does not scale at all, silently"},

@@ -5,7 +5,7 @@ The factor tables of longrope: lengths, values, and the attention scaling beside
 import math
 from collections.abc import Iterator
 
-from longrope.audit.checkpoint import CLOSE, CONFIG, LONGROPE, Block, Checkpoint, is_number
+from longrope.audit.checkpoint import CLOSE, CONFIG, LONGROPE, Block, Checkpoint
 from longrope.audit.finding import (
     LLAMA_CPP,
     MLX,
@@ -17,6 +17,7 @@ from longrope.audit.finding import (
     among,
     everywhere,
 )
+from longrope.audit.values import is_number
 from longrope.factors import su_factor
 
 OWN_SCALING = ("phimoe",)  # model_types whose code reads short_mscale and long_mscale
