@@ -256,6 +256,22 @@ def test_a_sound_public_configuration_passes(tmp_path, name):
     assert check(write(tmp_path, SOUND[name])).findings == ()
 
 
+def test_phi_3_small_whose_own_code_reads_su_passes_with_any_tables(tmp_path):
+    block = {"type": "su", "short_factor": [1.0] * 64, "long_factor": TABLE, ORIGINAL: 8192,
+             "short_mscale": 1.0, "long_mscale": 1.1902380714238083}  # fmt: skip
+    config = {"model_type": "phi3small", "hidden_size": 4096, "num_attention_heads": 32,
+              "max_position_embeddings": 131072, "rope_embedding_base": 1000000,
+              "rope_scaling": block}  # fmt: skip
+    report = check(write(tmp_path, config))
+    assert report.findings == () and report.facts["theta"] == "1e+06"
+
+
+def test_an_architecture_without_a_rope_has_nothing_of_it_to_find(tmp_path):
+    report = check(write(tmp_path, SOUND["gpt2"] | {"rope_theta": 0, "n_positions": 10**6}))
+    assert report.findings == () and report.facts["RoPE"] == "none"
+    assert "has no RoPE" in report.remarks[0]
+
+
 def test_what_this_project_exports_in_both_schemas_passes(tmp_path):
     scaled = {"attention_factor": 1.2, "short_mscale": 1.2, "long_mscale": 1.2}
     assert check(write(tmp_path, llama(scaled))).findings == ()

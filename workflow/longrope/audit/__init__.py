@@ -11,7 +11,7 @@ imported. What engines do is told from their sources; docs/check.md says which w
 from pathlib import Path
 
 from longrope.audit.checkpoint import read_checkpoint
-from longrope.audit.finding import Report
+from longrope.audit.finding import Finding, Report
 from longrope.audit.gguf_file import check_gguf
 from longrope.audit.scalings import check_scaling
 from longrope.audit.schemas import check_schemas
@@ -31,12 +31,15 @@ def check(path: Path) -> Report:
     if not path.exists():
         raise UserError(f"{path}: no such folder or file")
     checkpoint = read_checkpoint(path)
-    findings = [*checkpoint.wrong, *check_schemas(checkpoint)]
-    if not checkpoint.wrong:  # else what is left would be judged by defaults
+    findings: list[Finding] = []
+    if checkpoint.rotary:
+        findings += [*checkpoint.wrong, *check_schemas(checkpoint)]
+    if checkpoint.rotary and not checkpoint.wrong:  # else what is left is judged by defaults
         for block in checkpoint.blocks:
             findings += check_windows(checkpoint, block)
             findings += check_scaling(checkpoint, block)
             findings += check_tables(checkpoint, block)
+    if not checkpoint.wrong:
         findings += check_surroundings(checkpoint)
     findings += check_weights(checkpoint)
     return Report(str(path), checkpoint.facts, tuple(findings), tuple(remarks(checkpoint)))

@@ -30,6 +30,11 @@ THETA_OF = {  # model_type -> what transformers takes there instead
 ORIGINAL_OF = {"phi3": 4096, "phimoe": 4096}  # model_type -> original window where none is stated
 PLAIN = ("default", "mrope", "none")  # rope_types that rescale nothing
 LONGROPE = ("longrope", "su")
+NO_ROPE = (  # model_types whose positions are learned, biases, or those of a state space
+    "gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "bloom", "mpt", "xglm", "biogpt", "ctrl",
+    "t5", "jamba", "mamba", "mamba2", "falcon_mamba", "rwkv", "rwkv6", "rwkv7", "starcoder",
+)  # fmt: skip
+NOT_ROTARY = ("nope", "alibi")  # position_embedding_type of architectures that can be either
 CLOSE = 1e-3  # attention factors that differ by less are the same
 
 
@@ -73,6 +78,12 @@ class Checkpoint:
     def kind(self) -> str:
         """Its model_type."""
         return str(self.config.get("model_type", "unknown"))
+
+    @property
+    def rotary(self) -> bool:
+        """Whether its architecture has a RoPE at all."""
+        said = self.config.get("position_embedding_type")
+        return self.kind not in NO_ROPE and not self.config.get("alibi") and said not in NOT_ROTARY
 
     @property
     def default_theta(self) -> float:
@@ -146,6 +157,8 @@ class Checkpoint:
     @property
     def facts(self) -> dict[str, object]:
         """The line that a report begins with."""
+        if not self.rotary:
+            return {"model": self.kind, "window": self.window, "RoPE": "none", "scaling": "none"}
         types = sorted({str(block.type) for block in self.blocks if block.rescales})
         facts = {
             "model": self.kind,

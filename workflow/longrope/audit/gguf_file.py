@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from longrope.audit.checkpoint import THETA
+from longrope.audit.checkpoint import NO_ROPE, THETA
 from longrope.audit.finding import LLAMA_CPP, Finding, Report, among
 from longrope.audit.surroundings import OLLAMA
 from longrope.audit.values import BASE, COUNT, NOT_BELOW, TOKENS, WORD, Rule, judge
@@ -64,6 +64,10 @@ def check_gguf(path: Path) -> Report:
         "scaling": values.get("rope.scaling.type", "none"),
         "tables": ", ".join(sorted(tables)) or "none",
     }
+    if kind in NO_ROPE:
+        facts = {"model": kind, "window": values.get("context_length"), "RoPE": "none"}
+        facts |= {"scaling": "none", "tables": "none"}
+        return Report(str(path), facts, tuple(wrong))
     findings = [*wrong, *_tables(path.name, values, tables)]
     if not wrong:  # else what was taken out would count as not said
         findings += _metadata(path.name, values, tables)
@@ -109,7 +113,7 @@ def _tables(file: str, values: dict, tables: dict[str, list[float]]) -> Iterator
                 "table-values", file, name, "factors that are not above 0.",
                 "infinite or backward angles, silently", "numbers of 1 and more",
             )  # fmt: skip
-        elif 2 * sum(each < 0.999 for each in numbers) > len(numbers):
+        elif 2 * sum(each < 0.99 for each in numbers) > len(numbers):
             yield _finding(
                 "table-below-one", file, name,
                 f"most factors are below 1 (least {min(numbers):g}): these look like reciprocals.",

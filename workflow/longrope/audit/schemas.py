@@ -29,7 +29,13 @@ from longrope.audit.values import shown
 TYPES = (  # that transformers knows
     "default", "linear", "dynamic", "yarn", "longrope", "llama3", "mrope", "proportional", "axial",
 )  # fmt: skip
-OLD_NAME = ("phi3", "phimoe", "minicpm", "minicpm3")  # model_types whose code still reads `su`
+OLD_NAME = (
+    "phi3",
+    "phi3small",
+    "phimoe",
+    "minicpm",
+    "minicpm3",
+)  # model_types whose code still reads `su`
 KNOWN = (  # keys of a block that some engine reads
     "rope_type", "type", "rope_theta", "factor", ORIGINAL, "attention_factor", "short_factor",
     "long_factor", "short_mscale", "long_mscale", "beta_fast", "beta_slow", "mscale",

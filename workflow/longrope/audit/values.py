@@ -54,7 +54,7 @@ WORD: Rule = (lambda value: isinstance(value, str), lambda value: True, "a name"
 
 OF_CONFIG: dict[str, Rule] = {
     WINDOW: TOKENS, "n_positions": TOKENS, ORIGINAL: TOKENS, "sliding_window": TOKENS,
-    "sliding_window_pattern": COUNT, "hidden_size": COUNT, "num_attention_heads": COUNT,
+    "hidden_size": COUNT, "num_attention_heads": COUNT,
     "head_dim": COUNT, "qk_rope_head_dim": COUNT, "vocab_size": COUNT, "layer_types": WORDS,
     "partial_rotary_factor": SHARE, "rotary_pct": SHARE,
 }  # fmt: skip
