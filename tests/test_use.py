@@ -16,9 +16,11 @@ from conftest import WINDOW
 from longrope.cli import main
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, make_tiers, read_tiers, write_extended
-from longrope.factors import RescaleFactors, write_factors
+from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.generate import Decoding, check_room, prompt_text, prompt_tokens, stream
 from longrope.models import load_model, load_tokenizer, read_record, save_model
+from longrope.searched_on import check_searched_on
+from longrope.use import tiers_from
 
 LONG = 4 * WINDOW
 
@@ -111,6 +113,77 @@ def test_factors_of_other_weights_are_refused_unless_it_is_meant(checkpoint, rop
     assert longrope.apply(model, other, other_weights=True).tiers.longest.window == LONG
     with pytest.raises(UserError, match="rope_theta"):
         longrope.apply(model, stretched(dataclasses.replace(rope, theta=5e5)), other_weights=True)
+
+
+def searched(rope, weights: str) -> RescaleFactors:
+    """Factors that say which weights they were searched on."""
+    return dataclasses.replace(stretched(rope), provenance={"weights_fingerprint": weights})
+
+
+def test_factors_of_a_tuning_and_of_its_base_are_not_for_each_other(results, model_folder, rope):
+    tuned = read_record(results / "model").fingerprint
+    refused = r"searched on other weights.*other_weights=True"
+    with pytest.raises(UserError, match=refused):
+        longrope.load(model_folder, searched(rope, tuned))
+    other = dataclasses.replace(searched(rope, rope.fingerprint), n_hat=3)
+    with pytest.raises(UserError, match=refused):
+        longrope.load(results / "model", other)
+    longrope.load(results / "model", other, other_weights=True)
+    # what they were tuned with was searched on the base
+    longrope.load(results / "model", searched(rope, rope.fingerprint))
+    longrope.load(model_folder, searched(rope, rope.fingerprint))
+    # a formula was searched on nothing
+    longrope.load(results / "model", dataclasses.replace(stretched(rope), n_hat=3))
+
+
+def test_tiers_put_together_for_weights_may_hold_those_of_the_base():
+    rope = Rope("m", 1e4, 8, WINDOW, "base")
+    tiers = [searched(rope, "base"), searched(rope, "tuned")]
+    check_searched_on(tiers, "tuned", "base")
+    with pytest.raises(UserError, match="searched on other weights: base"):
+        check_searched_on(tiers[:1], "tuned", "base")
+    with pytest.raises(UserError, match="searched on other weights: tuned"):
+        check_searched_on(tiers, "base", "base")
+
+
+def test_a_published_entry_of_other_weights_is_refused():
+    entry = longrope.catalogue.entry("tiny-longrope-2k")
+    with pytest.raises(UserError, match="tiny-longrope-2k is for other weights"):
+        tiers_from(entry.name, entry.tiers.rope, entry.tiers.rope.fingerprint)
+    assert tiers_from(entry.name, entry.tiers.rope, entry.weights_fingerprint) == entry.tiers
+
+
+def test_weights_in_memory_are_compared_with_their_files_or_a_warning_says_so(
+    checkpoint, rope, tmp_path
+):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.model.layers[1].self_attn.q_proj.weight[0, 0] += 1
+    with pytest.raises(UserError, match=r"not those of .*q_proj.weight differs.*other_weights"):
+        longrope.apply(model, stretched(rope))
+    for name in ("", "nobody/nothing", str(tmp_path / "gone")):
+        model = AutoModelForCausalLM.from_pretrained(checkpoint)
+        model.name_or_path = model.config._name_or_path = name
+        with pytest.warns(UserWarning, match="cannot be checked, as no files"):
+            longrope.apply(model, stretched(rope))
+
+
+def test_a_model_of_the_hub_is_checked_by_the_files_in_its_cache(
+    checkpoint, rope, tmp_path, monkeypatch
+):
+    from huggingface_hub import constants
+    from transformers import AutoModelForCausalLM
+
+    snapshot = tmp_path / "models--some--model" / "snapshots" / ("a" * 40)
+    shutil.copytree(checkpoint, snapshot)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    model.name_or_path, model.config._commit_hash = "some/model", "a" * 40
+    with pytest.raises(UserError, match="searched on other weights"):
+        longrope.apply(model, searched(rope, "0123456789abcdef"))
+    assert longrope.apply(model, searched(rope, rope.fingerprint)).tiers.rope.model
 
 
 @pytest.mark.parametrize(
