@@ -172,23 +172,69 @@ def test_the_checkout_is_found_by_name_or_by_where_the_package_is(tmp_path, monk
         extend.find_project(None)
 
 
-def test_extend_runs_every_stage_and_hands_the_model_to_the_export(
-    source, texts, tmp_path, monkeypatch, capfd
+def begin(source: Path, texts: str, out: Path, *more: str, to: str = "256") -> list[str]:
+    return ["extend", str(source), "--to", to, "--text", texts, "--trial", "--out", str(out), *more]
+
+
+def test_extend_goes_on_with_the_configuration_of_its_first_start_and_no_other(
+    source, texts, tmp_path, monkeypatch, capsys
 ):
+    out, ran = tmp_path / "mine", []
+
+    def run(project, folder, config, cores, *more):
+        ran.append((config, config.read_text()))
+        raise UserError("killed")
+
+    monkeypatch.setattr(extend, "run_workflow", run)
+    assert main(begin(source, texts, out, "--hours", "9", "--dry-run")) == 1
+    assert not (out / "config.yaml").exists()
+    assert main(begin(source, texts, out)) == 1
+    written = ran[-1][1].replace(
+        "evaluations: 3", "evaluations: 2"
+    )  # edited, or measured otherwise
+    (out / "config.yaml").write_text(written)
+    capsys.readouterr()
+    assert main(begin(source, texts, out)) == 1
+    assert ran[-1] == (out / "config.yaml", written)
+    assert "of an earlier start, is used as it is" in capsys.readouterr().out
+    count = len(ran)
+    other = save_llama(tmp_path / "Other")
+    for command, message in [
+        (begin(source, texts, out, to="512"), "is of an extension to 256, this is to 512"),
+        (begin(other, texts, out), "is of another checkpoint"),
+    ]:
+        assert main(command) == 1
+        assert message in capsys.readouterr().err
+    (out / "config.yaml").write_text("models: {}")
+    assert main(begin(source, texts, out)) == 1
+    assert "delete that file to begin anew" in capsys.readouterr().err
+    assert len(ran) == count
+
+
+def test_extend_runs_every_stage_and_exports_the_model(source, texts, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "workflow"), *sys.path[:1]]))
-    handed = []
-    monkeypatch.setattr(extend, "export", lambda places, out: handed.append((places, out)))
     out = tmp_path / "mine"
-    command = ["extend", str(source), "--to", "256", "--text", texts, "--trial", "--out", str(out)]
-    assert main([*command, "--cores", "2"]) == 0, capfd.readouterr().err
-    ((places, exported),) = handed
-    assert exported == out / "export" and places.factors.exists() and places.checkpoint.exists()
-    model, _ = longrope.load(places.checkpoint.parent)
+    assert main(begin(source, texts, out, "--cores", "2")) == 0, capfd.readouterr().err
+    shown = capfd.readouterr().out
+    weights = out / "results/my-model-v1/longrope-256"
+    assert f"from Python: longrope.load({str(weights)!r})" in shown
+    model, _ = longrope.load(weights)
     assert [each.window for each in model.tiers.factors] == [WINDOW, 256]
     assert (out / "results/tables/summary.md").exists()
-    shown = capfd.readouterr().out
     assert "instructions, before" in shown and "instructions, after, one table" in shown
-    assert check(places.checkpoint).facts["window"] == WINDOW
+    assert check(weights / "model").facts["window"] == WINDOW
+    exported = check(out / "export")
+    assert not exported.failed and exported.facts["window"] == 256
+    assert exported.facts["scaling"] == "longrope"
+
+
+def test_what_extend_says_of_a_model_that_was_not_tuned_loads_it(tmp_path):
+    folder = make_checkpoint(tmp_path / "results/mine/base")
+    rope = read_record(folder).rope
+    places = extend.Places(tmp_path, "mine", "base", 256)
+    write_factors(places.factors, RescaleFactors(rope, 256, "search", (4.0,) * rope.pairs))
+    model, _ = eval(places.call)
+    assert [each.window for each in model.tiers.factors] == [WINDOW, 256]
 
 
 # --- the instruction check ------------------------------------------------------------------
