@@ -1,5 +1,6 @@
 """Own models: what init writes passes every check, and extend runs the workflow to an extension."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -151,6 +152,44 @@ def test_init_writes_a_configuration_whose_jobs_snakemake_lists(source, texts, t
     assert "assemble_extended" in jobs and "search_factors" in jobs and "finetune_model" in jobs
 
 
+@pytest.mark.parametrize("name", ["true", "2024", "null", "no", "1e5", "y", "a.b"])
+def test_any_name_is_written_as_text(name):
+    found = dataclasses.replace(find(TINY), name=name)
+    corpus = Corpus(["/x/\x7f ü 😀.txt"], {"test": ["null"], "validation": ["2024"]},
+                    {"null": 10**7, "2024": 10**7, "c": 10**7}, None)  # fmt: skip
+    made = configure(found, 2048, corpus, CPU, 1000.0)
+    written = yaml.safe_load(made.text)
+    assert list(written["models"]) == [name] and load_config(written) == made.config
+    assert written["corpora"]["text"]["source"]["files"] == corpus.files
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf"])
+def test_hours_that_no_plan_fits_are_refused(source, tmp_path, capsys, hours):
+    out = tmp_path / "my.yaml"
+    assert main(["init", str(source), "--to", "256", "--hours", hours, "--out", str(out)]) == 1
+    assert f"--hours {hours}: must be" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "gone", "message"),
+    [
+        ({"final_logit_softcapping": 30.0}, None, "changes its logits after the head"),
+        ({"model_type": "nobody"}, None, "transformers cannot use it"),
+        ({}, "*.safetensors", "no *.safetensors"),
+        ({}, "tokenizer*", "no usable tokenizer"),
+    ],
+)
+def test_init_refuses_what_the_import_would(
+    source, texts, tmp_path, capsys, changes, gone, message
+):
+    folder = rewrite(source, tmp_path / "other", **changes)
+    for path in folder.glob(gone or "nothing"):
+        path.unlink()
+    out = tmp_path / "my.yaml"
+    assert main(["init", str(folder), "--to", "256", "--text", texts, "--out", str(out)]) == 1
+    assert message in capsys.readouterr().err and not out.exists()
+
+
 def dry_run(config: Path, folder: Path) -> str:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"),
                "--directory", str(folder), "--configfile", str(config), "--dry-run"]  # fmt: skip
@@ -214,17 +253,19 @@ def test_extend_goes_on_with_the_configuration_of_its_first_start_and_no_other(
 def test_extend_runs_every_stage_and_exports_the_model(source, texts, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "workflow"), *sys.path[:1]]))
     out = tmp_path / "mine"
-    assert main(begin(source, texts, out, "--cores", "2")) == 0, capfd.readouterr().err
+    # At twice the window there is no room for a passkey, and so for half of the evaluations.
+    command = begin(source, texts, out, "--cores", "2", to="128")
+    assert main(command) == 0, capfd.readouterr().err
     shown = capfd.readouterr().out
-    weights = out / "results/my-model-v1/longrope-256"
+    weights = out / "results/my-model-v1/longrope-128"
     assert f"from Python: longrope.load({str(weights)!r})" in shown
     model, _ = longrope.load(weights)
-    assert [each.window for each in model.tiers.factors] == [WINDOW, 256]
+    assert [each.window for each in model.tiers.factors] == [WINDOW, 128]
     assert (out / "results/tables/summary.md").exists()
     assert "instructions, before" in shown and "instructions, after, one table" in shown
     assert check(weights / "model").facts["window"] == WINDOW
     exported = check(out / "export")
-    assert not exported.failed and exported.facts["window"] == 256
+    assert not exported.failed and exported.facts["window"] == 128
     assert exported.facts["scaling"] == "longrope"
 
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import io
 import json
+import lzma
 import shutil
 import subprocess
 import sys
@@ -264,6 +265,34 @@ def test_a_question_goes_through_the_chat_template_where_there_is_one(tokenizer,
 def test_a_prompt_or_a_file_is_given_never_both_nor_none(prompt, file, question):
     with pytest.raises(UserError, match="--file"):
         prompt_text(prompt, file, question)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([""], "the prompt is empty"),
+        ([" \n"], "the prompt is empty"),
+        (["King", "--new-tokens", "0"], "--new-tokens 0: must be 1 or more"),
+        (["King", "--new-tokens", "-3"], "--new-tokens -3"),
+        (["King", "--temperature", "-1"], "--temperature -1: must be"),
+        (["King", "--temperature", "nan"], "--temperature nan: must be"),
+        (["King", "--temperature", "inf"], "--temperature inf: must be"),
+        (["King", "--temperature", "1", "--seed", "-1"], "--seed -1: must be"),
+        (["--file", "/nowhere.txt"], "/nowhere.txt: not a readable UTF-8 text"),
+    ],
+)
+def test_what_generate_cannot_do_is_one_clear_error(results, capsys, options, message):
+    assert main(["generate", str(results), *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_compressed_file_is_read_and_an_empty_one_refused(tmp_path):
+    with lzma.open(tmp_path / "book.txt.xz", "wt") as file:
+        file.write("A long book.\n")
+    assert prompt_text(None, tmp_path / "book.txt.xz", None) == "A long book.\n"
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match="holds no text"):
+        prompt_text(None, tmp_path / "empty.txt", None)
 
 
 def test_the_command_streams_an_answer_and_refuses_what_does_not_fit(results, tmp_path, capsys):

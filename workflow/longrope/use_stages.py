@@ -87,12 +87,15 @@ def _found(options: argparse.Namespace):
 
 def _own_configuration(options: argparse.Namespace, found):
     """The configuration for a checkpoint, with what is to be known of it printed."""
-    from longrope.own_model.configuration import configure
+    from longrope.own_model.configuration import check_hours, configure
     from longrope.own_model.extend import find_project
+    from longrope.own_model.importable import check_importable
     from longrope.own_model.texts import carried, find_texts
     from longrope.plan.machine import find_machine
     from longrope.windows import window_label
 
+    check_hours(options.hours)
+    check_importable(found)
     if options.text:
         corpus = find_texts(options.text, found.vocabulary, options.to)
     else:
