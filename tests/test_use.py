@@ -116,6 +116,20 @@ def test_factors_of_other_weights_are_refused_unless_it_is_meant(checkpoint, rop
         longrope.apply(model, stretched(dataclasses.replace(rope, theta=5e5)), other_weights=True)
 
 
+def test_saving_a_model_with_factors_warns_and_claims_no_long_window(checkpoint, rope, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    able = longrope.apply(model, stretched(rope))
+    able.generate(ids(WINDOW), max_new_tokens=8, do_sample=False)
+    with pytest.warns(UserWarning, match="longrope export"):
+        model.save_pretrained(tmp_path / "saved")
+    saved = longrope.check(tmp_path / "saved")
+    assert saved.facts["window"] == WINDOW and saved.facts["scaling"] == "none"
+    with pytest.warns(UserWarning, match="longrope export"):
+        copy.deepcopy(model).save_pretrained(tmp_path / "copy")
+
+
 def searched(rope, weights: str) -> RescaleFactors:
     """Factors that say which weights they were searched on."""
     return dataclasses.replace(stretched(rope), provenance={"weights_fingerprint": weights})

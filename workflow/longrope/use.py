@@ -8,6 +8,7 @@ nothing can be told: there a warning says so.
 """
 
 import dataclasses
+import types
 import warnings
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def load(path, factors=None, *, other_weights: bool = False):
     model = _load(folder)
     if weights == rope.fingerprint:
         tiers = with_original(tiers)
+    _warn_of_saving(model)
     return ExtendedModel(model, tiers), load_tokenizer(folder)
 
 
@@ -67,6 +69,7 @@ def apply(model, factors, *, other_weights: bool = False) -> ExtendedModel:
         tiers = tiers_from(factors, rope, other_weights=True)
     able = ExtendedModel(model, tiers)
     able.pin(able.tiers.longest.window)
+    _warn_of_saving(model)
     return able
 
 
@@ -142,6 +145,21 @@ def _files_of(model) -> Path | None:
             return None
         folder = Path(found).parent
     return folder if any(folder.glob("*.safetensors")) else None
+
+
+def _warn_of_saving(model) -> None:
+    """Let `save_pretrained` of one model say that the factors are not in what it writes."""
+    kept = type(model).save_pretrained
+
+    def save_pretrained(self, *arguments, **options):
+        warnings.warn(
+            "what is saved has no factors: by itself it runs with the RoPE of the pre-training, in"
+            " its window alone. `longrope export` writes a model with factors, for other tools",
+            stacklevel=2,
+        )
+        return kept(self, *arguments, **options)
+
+    model.save_pretrained = types.MethodType(save_pretrained, model)
 
 
 def _check_unchanged(model, folder: Path) -> None:
