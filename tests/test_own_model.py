@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
 import yaml
 
@@ -74,6 +75,26 @@ def test_a_rescaled_model_and_a_faulty_one_are_refused_with_what_to_write(source
     lost = {"max_position_embeddings": 100_000}
     with pytest.raises(UserError, match=r"without any scaling.*longrope check"):
         find(rewrite(source, tmp_path / "b", **lost))
+
+
+def test_what_cannot_be_extended_at_all_is_refused(source, tmp_path):
+    with pytest.raises(UserError, match="jamba has no RoPE"):
+        find(rewrite(source, tmp_path / "a", model_type="jamba"))
+    with pytest.raises(UserError, match="states no window"):
+        find(rewrite(source, tmp_path / "b", max_position_embeddings=None))
+    for name, changes in {"gpt2": {}, "llama": {"rope.dimension_count": [8, 16]}}.items():
+        writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", name)
+        values = {"context_length": 256, "embedding_length": 16} | changes
+        for key, value in values.items():
+            add = writer.add_array if isinstance(value, list) else writer.add_uint32
+            add(f"{name}.{key}", value)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+    with pytest.raises(UserError, match="gpt2 has no RoPE"):
+        find(tmp_path / "gpt2.gguf")
+    with pytest.raises(UserError, match="no one number of pairs"):
+        find(tmp_path / "llama.gguf")
 
 
 def test_the_sliding_window_is_the_window_where_there_is_one(source, tmp_path):

@@ -174,19 +174,15 @@ def _settings(
         extension["recovery"] = {found.window: budgets[found.window]}
         model["extension"] = extension
         methods[name] = ["extended"]
-    passkeys = {weights: list(names) for weights, names in methods.items()}
     model["evaluation"] = {
         "text": {
             "task": "perplexity",
             "windows": {window: _amount(corpus, level, window, target) for window in lengths},
             "methods": methods,
         },
-        "passkey": {
-            "task": "passkey",
-            "prompts": {window: level.prompts for window in lengths if window >= PASSKEY},
-            "methods": passkeys,
-        },
     }
+    if prompts := {window: level.prompts for window in lengths if window >= PASSKEY}:
+        model["evaluation"]["passkey"] = {"task": "passkey", "prompts": prompts, "methods": methods}
     splits = {split: corpus.splits[split] for split in ("validation", "test")}
     text: dict = {"source": {"kind": "text", "files": corpus.files}, "splits": splits}
     if corpus.join_to:
