@@ -29,6 +29,8 @@ from longrope.search.stage import search_factors
 from longrope.training import Rate, train
 
 HEADS = {"grouped": (4, 2), "one for all": (4, 1), "not divided": (3, 3), "three and one": (3, 1)}
+FAMILIES = ("qwen3", "phi3", "gpt_neox")
+PAIRS = {"gpt_neox": 2}  # that turn in a head, where not all do
 LENGTH = 101  # which two ranks do not divide
 WAYS = {
     "full": {},
@@ -60,6 +62,31 @@ def llama(heads: int, groups: int):
     return model
 
 
+def of_family(family: str):
+    """A random model of another architecture, whose head is its embedding, with YaRN's factors."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=50,
+        hidden_size=64,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        pad_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    rope = Rope("toy", 10000.0, PAIRS.get(family, 8) * 2, 64, "0" * 16)
+    install(model, rope).use([closed_form("yarn", rope, 128)])
+    return model
+
+
 def batches_at(step: int) -> list[Batch]:
     """Long sequences and short ones, whose targets weigh from 0 to 4."""
     rng = np.random.default_rng(step)
@@ -70,6 +97,21 @@ def batches_at(step: int) -> list[Batch]:
         return Batch(rng.integers(0, 50, (rows, length)), weights, kinds)
 
     return [batch(2, LENGTH), batch(4, 37)]
+
+
+def losses_of_training(model, state: Path) -> list[list[float]]:
+    """Losses and the norm of the gradient of six steps."""
+    lines = train(
+        model,
+        lambda: [torch.optim.AdamW(model.parameters(), lr=0.01)],
+        batches_at,
+        Rate(6, warmup=2, hold=0.5, final=0.1),
+        LoopSettings(checkpoint_every=4),
+        state,
+        micro_batch=1,
+    )
+    kinds = ("loss", "loss_text", "loss_word", "gradient_norm")
+    return [[line[kind] for kind in kinds] for line in lines]
 
 
 def measure(folder: Path, inputs: Path) -> dict:
@@ -83,18 +125,14 @@ def measure(folder: Path, inputs: Path) -> dict:
             measured[f"losses {name}"] = token_losses(model, tokens).tolist()
         measured[f"predictions {name}"] = predictions(model, tokens, 60).tolist()
 
-    model = llama(4, 2)
-    lines = train(
-        model,
-        lambda: [torch.optim.AdamW(model.parameters(), lr=0.01)],
-        batches_at,
-        Rate(6, warmup=2, hold=0.5, final=0.1),
-        LoopSettings(checkpoint_every=4),
-        folder / "loop",
-        micro_batch=1,
-    )
-    kinds = ("loss", "loss_text", "loss_word", "gradient_norm")
-    measured["loop"] = [[line[kind] for kind in kinds] for line in lines]
+    for name in FAMILIES:
+        model = of_family(name)
+        spread_attention(model)
+        with torch.no_grad():
+            measured[f"losses {name}"] = token_losses(model, tokens).tolist()
+
+    measured["loop"] = losses_of_training(llama(4, 2), folder / "loop")
+    measured["tied"] = losses_of_training(of_family("qwen3"), folder / "tied")
 
     base, text = inputs / "model", inputs / "tokens"
     rope = read_record(base).rope
@@ -127,9 +165,21 @@ def measure(folder: Path, inputs: Path) -> dict:
     )
     stage = PerplexityStage(evaluation="a", method="yarn", windows={90: 4, 128: 3})
     evaluate_perplexity(stage, base, text / "validation", [yarn], folder / "p.json", folder / "p")
+    keep_lines(folder / "p/records.jsonl", 3)  # as if it had been killed within the first length
+    again = folder / "p-again.json"
+    evaluate_perplexity(stage, base, text / "validation", [yarn], again, folder / "p")
     stage = PasskeyStage(evaluation="b", method="yarn", prompts={128: 5}, key="digits-5", seed=1)
     evaluate_passkey(stage, base, [yarn], folder / "k.json", folder / "k")
     return measured
+
+
+def keep_lines(path: Path, number: int) -> None:
+    """Cut a file of lines, before any rank goes on."""
+
+    def cut() -> None:
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:number]))
+
+    here().once(cut)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Whether two runs of a study came to the same, whatever it took them."""
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ CIRCUMSTANCES = {
     "peak_memory",
     "arithmetic",
 }
+MEASURED = {"seconds", "peak MiB"}  # columns of tables that say it, too
 RECORDS = ("*/**/factors.json", "*/**/evaluation/**/*.json", "*/**/extended.json")
 WEIGHTS = "*/*/model/*.safetensors"
 TABLES = "tables/*.csv"
@@ -37,14 +39,26 @@ def contents(results: Path, pattern: str) -> dict[str, object]:
     }
 
 
+def tables(results: Path) -> dict[str, object]:
+    """The rows of every table, by path, but for columns of what was measured."""
+    found = {}
+    for path in sorted(results.glob(TABLES)):
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        found[str(path.relative_to(results))] = [
+            {key: value for key, value in row.items() if key not in MEASURED} for row in rows
+        ]
+    return found
+
+
 def everything(results: Path) -> dict[str, object]:
     """All that a study results in: text, weights, factors, evaluations and tables, by path."""
     found: dict[str, object] = {}
     for pattern in RECORDS:
         found |= records(results, pattern)
-    for pattern in (TEXT, WEIGHTS, TABLES):
+    for pattern in (TEXT, WEIGHTS):
         found |= contents(results, pattern)
-    return found
+    return found | tables(results)
 
 
 def without(value, keys: set[str]):

@@ -1,6 +1,7 @@
 """The scripts of tests/benchmarks: that they start, and that what they say of numbers holds."""
 
 import math
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from evaluations import documents
+from helpers import make_checkpoint
 from longrope.report.trace import Spent
 
 BENCHMARKS = Path(__file__).parent / "benchmarks"
@@ -19,6 +21,15 @@ def test_a_benchmark_says_how_it_is_used(script, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(script), run_name="__main__")
     assert end.value.code == 0 and capsys.readouterr().out.startswith("usage:")
+
+
+def test_the_rate_of_scoring_is_a_share_of_the_matrix_rate(tmp_path, monkeypatch, capsys):
+    model = make_checkpoint(tmp_path)
+    options = ["--model", str(model), "--lengths", "256", "1k", "--repeats", "1"]
+    monkeypatch.setattr("sys.argv", ["scoring_rate.py", *options])
+    runpy.run_path(str(BENCHMARKS / "scoring_rate.py"), run_name="__main__")
+    shares = re.findall(r"([\d.]+)%", capsys.readouterr().out)
+    assert len(shares) == 2 and all(0 < float(each) < 100 for each in shares)
 
 
 def test_the_cost_of_a_search_is_counted_to_what_the_paper_s_ends_with_seed_by_seed():

@@ -15,7 +15,7 @@ MODEL = "results/micro/base/model"
 STEPS = 500  # of pre-training: most of the time
 
 
-def make_place(folder: Path) -> Path:
+def make_place(folder: Path, checkpoint_every: int = 20) -> Path:
     """A working directory with a micro study: pre-training, tokens and one search."""
     folder.mkdir()
     config = yaml.safe_load((ROOT / "tests/data/micro.yaml").read_text())
@@ -23,7 +23,7 @@ def make_place(folder: Path) -> Path:
     config["corpora"] = {"excerpts": config["corpora"]["excerpts"]}
     config["corpora"]["excerpts"]["splits"] = {"validation": ["macbeth"], "test": ["hamlet"]}
     micro = config["models"]["micro"]
-    micro["source"] |= {"checkpoint_every": 20}
+    micro["source"] |= {"checkpoint_every": checkpoint_every}
     micro["source"]["phases"][0]["steps"] = STEPS
     for part in ("tunings", "extension", "variants", "evaluation"):
         del micro[part]
@@ -41,7 +41,8 @@ def run(place: Path, minutes: float, *options: str) -> subprocess.CompletedProce
 
 
 def test_a_study_in_pieces_ends_with_the_factors_and_weights_of_one_run(tmp_path):
-    whole, cut = make_place(tmp_path / "whole"), make_place(tmp_path / "cut")
+    whole = make_place(tmp_path / "whole")
+    cut = make_place(tmp_path / "cut", checkpoint_every=STEPS)  # none but at the cut
     began = time.monotonic()
     result = run(whole, 20)
     assert result.returncode == 0, result.stderr

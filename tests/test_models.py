@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.integrations.flash_attention import get_target_dtype
 
 from helpers import PAIRS, WINDOW, flip_a_bit, make_tokenizer, make_tuned, save_llama
 from longrope.architectures import check_kernel, complete_config, rope_of_config
@@ -335,6 +336,21 @@ def test_an_installed_kernel_needs_a_gpu_and_short_numbers(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     with pytest.raises(UserError, match=problem) if problem else contextlib.nullcontext():
         check_kernel(kernel, device, precision)
+
+
+def test_a_kernel_without_float32_can_train_under_autocast(source, tmp_path, monkeypatch):
+    def attend(module, query, key, value, mask, **more):
+        assert get_target_dtype(query, module) == torch.bfloat16  # what flash-attention is given
+        return AttentionInterface()["sdpa"](module, query, key, value, mask, **more)
+
+    AttentionInterface.register("halves", attend)
+    monkeypatch.setattr("longrope.models.PACKAGES", {"halves": ("torch", "torch")})
+    bring_in(source, tmp_path / "m")
+    record = json.loads((tmp_path / "m/longrope.json").read_text())
+    record["source"]["attention"] = "halves"
+    (tmp_path / "m/longrope.json").write_text(json.dumps(record))
+    model = load_model(tmp_path / "m", for_training=True)
+    assert model.dtype == torch.float32 and model.config._attn_implementation == "halves"
 
 
 # --- the hub --------------------------------------------------------------------------------

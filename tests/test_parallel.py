@@ -88,8 +88,15 @@ def test_losses_of_every_number_of_heads_are_those_of_one_process(heads, one, tw
     assert measured(two)[f"predictions {heads}"] == measured(one)[f"predictions {heads}"]
 
 
-def test_losses_and_gradients_of_a_training_are_those_of_one_process(one, two):
-    expected, found = (measured(each)["loop"] for each in (one, two))
+@pytest.mark.parametrize("family", ranks.FAMILIES)
+def test_losses_of_other_architectures_are_those_of_one_process(family, one, two):
+    expected, found = (measured(each)[f"losses {family}"] for each in (one, two))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["loop", "tied"])
+def test_losses_and_gradients_of_a_training_are_those_of_one_process(model, one, two):
+    expected, found = (measured(each)[model] for each in (one, two))
     assert len(found) == 6
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
@@ -124,6 +131,7 @@ def test_perplexity_and_passkeys_are_those_of_one_process(one, two):
         assert found["results"][length]["perplexity"] == pytest.approx(
             result["perplexity"], rel=1e-5
         )
+    assert json.loads((two / "p-again.json").read_text()) == found  # killed within a length
     hashes = [[line["scored_sha256"] for line in each["records"]] for each in (expected, found)]
     assert hashes[0] == hashes[1] and len(hashes[0]) > 3  # the same tokens, in the same order
     answers = [json.loads((each / "k.json").read_text())["results"] for each in (one, two)]

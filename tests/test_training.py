@@ -1,6 +1,8 @@
 """The training loop, fine-tuning and pre-training: killed runs, micro batches, rates, results."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -89,6 +91,23 @@ def whole(tmp_path_factory):
 
 
 # --- the loop -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_is_asked_to_stop_keeps_every_step(number, whole, tmp_path):
+    def stopping(step):
+        if step == 6:
+            os.kill(os.getpid(), number)
+        return batch_at(step)
+
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stopping)
+    assert last_step(tmp_path) == 7 and signal.getsignal(number) == before
+    asked = []
+    weights, metrics = run(tmp_path, lambda step: asked.append(step) or batch_at(step))
+    assert asked[0] == 7
+    assert same(weights, whole[0]) and metrics == whole[1]
 
 
 @pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "sha256.json"])

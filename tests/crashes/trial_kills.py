@@ -1,6 +1,7 @@
 """
 A study whose stages are killed (`kill -9`) again and again, at random points: does it come to the
-same factors, weights, evaluations and tables, to the bit, as one that nobody disturbs?
+same text, factors, weights, evaluations and tables, to the bit, as one that nobody disturbs? (All
+but seconds and memory, which are measured.)
 
     python tests/crashes/trial_kills.py --kills 110 --out docs/results/kills.md
     python tests/crashes/trial_kills.py --kills 12 --default FOLDER     # of a default run

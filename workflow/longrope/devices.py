@@ -4,9 +4,9 @@ One GPU a job: which of the visible ones a process takes, so that two never shar
 Snakemake counts GPUs and does not assign them: every job of a workstation sees them all. A process
 that wants one locks a file in a folder of the machine, named after the GPU's own id, and holds it
 until it ends; the system frees it however the process ends. All workflows of all users thus take
-turns. Nothing is leased on a CPU, in a Slurm job (Slurm has assigned its GPUs), and where
-LONGROPE_LEASES is `none`; any other value is the folder. Where several processes run a stage
-together, the one that watches over them leases a GPU for each. Imports nothing heavy.
+turns; in a Slurm job, too, whose GPUs several jobs of a study may share. Nothing is leased on a
+CPU, and where LONGROPE_LEASES is `none`; any other value is the folder. Where several processes run
+a stage together, the one that watches over them leases a GPU for each. Imports nothing heavy.
 """
 
 import os
@@ -66,7 +66,7 @@ def _names() -> list[str]:
 
 def leasing() -> bool:
     """Whether GPUs are leased here."""
-    return os.environ.get(SETTING) != UNLEASED and "SLURM_JOB_ID" not in os.environ
+    return os.environ.get(SETTING) != UNLEASED
 
 
 def lease(names: Sequence[str], folder: Path | None = None) -> tuple[int, FileLock]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from longrope.architectures import check_kernel
 from longrope.baselines import closed_form
 from longrope.config.training import TuningStage
 from longrope.corpus import TokenSplit
@@ -21,7 +22,14 @@ from longrope.factors import describe, read_factors
 from longrope.files import open_state, write_lines
 from longrope.lora import add_lora, check_peft, hold_in_bfloat16
 from longrope.mixture import Batch, SequenceMaker
-from longrope.models import load_model, load_tokenizer, read_record, save_model, stored_dtype
+from longrope.models import (
+    device,
+    load_model,
+    load_tokenizer,
+    read_record,
+    save_model,
+    stored_dtype,
+)
 from longrope.parallel.place import here
 from longrope.parallel.sharding import whole_weights
 from longrope.rope import install
@@ -59,6 +67,7 @@ def finetune(
     tokenizer = load_tokenizer(model_folder)
     split.check_tokenizer(tokenizer)
     dtype = stored_dtype(model_folder)
+    check_kernel(record.attention, device().type, tuning.precision)
     model, merge = _to_train(stage, model_folder)
     if tuning.lora and tuning.precision == dtype == "bfloat16" and here().world == 1:
         hold_in_bfloat16(model)

@@ -8,10 +8,11 @@ never put on another model unnoticed. Torch and transformers are imported where 
 """
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrope.architectures import body_of, check_kernel
+from longrope.architectures import PACKAGES, body_of, check_kernel
 from longrope.config.base import BASE
 from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
@@ -169,6 +170,7 @@ def load_model(folder: Path, *, for_training: bool = False, on_cpu: bool = False
     )
     model = model.to(where).eval()
     _check_head(model, folder)
+    _warn_of_scores(model)
     prepare(model)
     return model
 
@@ -208,7 +210,9 @@ def _check_head(model, folder: Path) -> None:
     import torch
 
     tokens_BT = torch.arange(4, device=model.device)[None]
-    with torch.no_grad():
+    # Kernels without float32 get what autocast gives them in a training.
+    lower = model.config._attn_implementation in PACKAGES and model.dtype == torch.float32
+    with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=lower):
         hidden_BTD = body_of(model)(input_ids=tokens_BT, use_cache=False).last_hidden_state
         found = model.get_output_embeddings()(hidden_BTD)
         expected = model(input_ids=tokens_BT, use_cache=False).logits
@@ -216,6 +220,19 @@ def _check_head(model, folder: Path) -> None:
         raise UserError(
             f"{folder}: {type(model).__name__} changes its logits after the head, which losses"
             " here do not: not supported"
+        )
+
+
+def _warn_of_scores(model) -> None:
+    """Say where torch's attention would keep T x T numbers: its kernels that do not are for half
+    precision, or for as many key heads as query heads."""
+    heads = model.config.num_attention_heads
+    grouped = getattr(model.config, "num_key_value_heads", heads) != heads
+    if model.device.type == "cuda" and model.dtype.itemsize == 4 and grouped:
+        print(
+            "float32 with grouped key heads on a GPU: attention keeps T x T scores where it is not"
+            " lowered; set precision: bfloat16 for long windows",
+            file=sys.stderr,
         )
 
 

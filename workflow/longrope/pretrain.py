@@ -24,7 +24,7 @@ from longrope.corpus import SPLITS, TokenSplit, read_documents, tokenize_corpus
 from longrope.factors import Rope
 from longrope.files import open_state, write_json
 from longrope.mixture import Batch, SequenceMaker
-from longrope.models import ModelRecord, save_model
+from longrope.models import ModelRecord, device, save_model
 from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT, WORDS
 from longrope.training import Rate, train
 from longrope.versions import VERSIONS
@@ -64,7 +64,7 @@ def pretrain(
         return [maker.batch(phase.mixture, sequences, phase.length, seed, step)]
 
     torch.manual_seed(seed)  # the initial weights: transformers offers no generator for them
-    model = build_model(settings, window, tokenizer)
+    model = build_model(settings, window, tokenizer).to(device())
     metrics = train(
         model,
         lambda: optimisers_of(model, settings),
@@ -72,6 +72,7 @@ def pretrain(
         Rate(ends[-1], settings.warmup, settings.hold, settings.final),
         settings,
         state,
+        compiled=settings.compile,
         describe=f"pre-training {name}",
         on_metrics=on_metrics,
     )

@@ -11,6 +11,7 @@ Over several processes (`parallel`) the weights are sharded, each team of ranks 
 step's sequences, and each rank of a team a slice of them; all of what is logged is of the whole.
 """
 
+import contextlib
 import math
 import resource
 import sys
@@ -29,6 +30,7 @@ from torch.distributed.tensor import DTensor
 from longrope.config.training import LoopSettings
 from longrope.errors import UserError
 from longrope.files import append_line, resume_lines, write_lines
+from longrope.interrupts import asked_to_stop
 from longrope.losses import slice_losses
 from longrope.memory import within_memory
 from longrope.mixture import Batch
@@ -88,6 +90,7 @@ def train(
     state: Path,
     *,
     micro_batch: int | None = None,
+    compiled: bool = False,
     prepare: Callable[[Batch], None] = lambda part: None,
     describe: str = "training",
     on_metrics: Callable[[dict], None] = lambda record: None,
@@ -98,7 +101,9 @@ def train(
     those are held at a time, of shorter ones as many tokens. `prepare` is called with each such
     part before its forward pass, to tell the model what is particular about it. The optimisers are
     made once the model's parameters are those that train; their learning rates are those of `rate`
-    = 1. Metrics and checkpoints are kept in `state`, from where an interrupted run goes on.
+    = 1. Metrics and checkpoints are kept in `state`, from where an interrupted run goes on; one
+    process that is asked to stop ends after the step that it is at. `compiled` is for short
+    sequences: torch.compile gives attention a mask of T x T.
 
     All ranks must call it. Raises UserError if the teams of ranks do not divide a step's sequences.
     """
@@ -112,7 +117,7 @@ def train(
     wrapped = accelerator.prepare_model(WeightedLoss(model), evaluation_mode=True)
     sharding.shard(wrapped, model)
     optimisers = make_optimisers()
-    forward = torch.compile(wrapped) if settings.compile else wrapped
+    forward = torch.compile(wrapped) if compiled else wrapped
     peak = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
     metrics_path = state / "metrics.jsonl"
     start = sharding.load(state, wrapped, optimisers)
@@ -143,48 +148,54 @@ def train(
 
     progress = Progress(describe, rate.steps, start)
     tokens, seconds = 0, 0.0
-    for step in range(start, rate.steps):
-        began, multiplier = time.monotonic(), rate.at(step)
-        for optimiser, rates in zip(optimisers, peak, strict=True):
-            for group, value in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = value * multiplier
-        batches = batches_at(step)
-        mine = _share(batches)
-        shape = next(_parts(mine, micro_batch)).tokens.shape  # no other part is larger
-        run = partial(gradients, batches, mine)
-        try:
-            loss_sum, by_kind = within_memory(model, run, shape, training=True)
-        except UserError:
-            # To go on from with other settings. Of several ranks one may fail alone: it cannot wait
-            # for the others to save with it.
-            if step > start and place.world == 1:
+    # Several ranks would have to agree on a step: they lose what came after the last checkpoint.
+    heed = asked_to_stop() if place.world == 1 else contextlib.nullcontext(lambda: False)
+    with heed as asked:
+        for step in range(start, rate.steps):
+            if asked():
                 sharding.save(state, step, wrapped, optimisers)
-            raise
-        if not math.isfinite(loss_sum):
-            raise FloatingPointError(f"the loss of step {step + 1} is {loss_sum}")
-        norm = _clip(model.parameters(), settings.clip)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
-        record = {
-            "step": step + 1,
-            "loss": loss_sum,
-            **by_kind.means(),
-            "rate": multiplier * peak[0][0],
-            "gradient_norm": norm,
-            "tokens": sum(batch.tokens.size for batch in batches),
-            "seconds": round(time.monotonic() - began, 4),
-            "peak_memory": max(place.gather(peak_memory(accelerator.device))),
-            "trained_parameters": trained,
-        }
-        tokens, seconds = tokens + record["tokens"], seconds + record["seconds"]
-        if place.leads:
-            append_line(metrics_path, record)
-            on_metrics(record)
-        metrics.append(record)
-        progress.update(step + 1, f"loss {loss_sum:.3f}, {tokens / seconds:,.0f} tokens/s")
-        if (step + 1) % settings.checkpoint_every == 0 or step + 1 == rate.steps:
-            sharding.save(state, step + 1, wrapped, optimisers)
+                raise KeyboardInterrupt
+            began, multiplier = time.monotonic(), rate.at(step)
+            for optimiser, rates in zip(optimisers, peak, strict=True):
+                for group, value in zip(optimiser.param_groups, rates, strict=True):
+                    group["lr"] = value * multiplier
+            batches = batches_at(step)
+            mine = _share(batches)
+            shape = next(_parts(mine, micro_batch)).tokens.shape  # no other part is larger
+            run = partial(gradients, batches, mine)
+            try:
+                loss_sum, by_kind = within_memory(model, run, shape, training=True)
+            except UserError:
+                # To go on from with other settings. Of several ranks one may fail alone: it cannot
+                # wait for the others to save with it.
+                if step > start and place.world == 1:
+                    sharding.save(state, step, wrapped, optimisers)
+                raise
+            if not math.isfinite(loss_sum):
+                raise FloatingPointError(f"the loss of step {step + 1} is {loss_sum}")
+            norm = _clip(model.parameters(), settings.clip)
+            for optimiser in optimisers:
+                optimiser.step()
+                optimiser.zero_grad()
+            record = {
+                "step": step + 1,
+                "loss": loss_sum,
+                **by_kind.means(),
+                "rate": multiplier * peak[0][0],
+                "gradient_norm": norm,
+                "tokens": sum(batch.tokens.size for batch in batches),
+                "seconds": round(time.monotonic() - began, 4),
+                "peak_memory": max(place.gather(peak_memory(accelerator.device))),
+                "trained_parameters": trained,
+            }
+            tokens, seconds = tokens + record["tokens"], seconds + record["seconds"]
+            if place.leads:
+                append_line(metrics_path, record)
+                on_metrics(record)
+            metrics.append(record)
+            progress.update(step + 1, f"loss {loss_sum:.3f}, {tokens / seconds:,.0f} tokens/s")
+            if (step + 1) % settings.checkpoint_every == 0 or step + 1 == rate.steps:
+                sharding.save(state, step + 1, wrapped, optimisers)
     progress.close()
     return metrics
 

@@ -5,11 +5,13 @@ Run a study in pieces of some minutes, where a command or a job may take no long
     python workflow/scripts/in_pieces.py --minutes 9 --once --cores all      one piece a call
 
 Everything else goes to snakemake as it is. When the minutes are over, snakemake and its jobs get
-SIGINT, as from Ctrl-C: each job saves what it has under results/state, and the next piece goes on
-from there. What has not ended `--grace` seconds later is killed, which loses no more than a crash.
+SIGINT, as from Ctrl-C: each job saves what it has under results/state, a training once its step is
+done, and the next piece goes on from there. What has not ended `--grace` seconds later is killed,
+which loses no more than a crash.
 
-Exit codes: 0 the study is done; 75 it is not, call again (--once); 76 a piece left nothing new, as
-it is too short; 130 interrupted by the user; any other is snakemake's own, as when a job fails.
+Exit codes: 0 the study is done; 75 it is not, call again (--once); 76 a piece left nothing to go on
+from, as it is too short; 130 interrupted by the user; any other is snakemake's own, as when a job
+fails.
 """
 
 import argparse
@@ -18,7 +20,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 AGAIN, TOO_SHORT = 75, 76  # 75 is EX_TEMPFAIL of sysexits.h
@@ -38,15 +39,16 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     place = place_of(arguments)
     while True:
-        began = time.time()
+        before = kept(place / "results")
         code = piece(arguments, place, 60 * options.minutes, options.grace)
         if code is not CUT:
             return code
         print(f"in_pieces: {options.minutes:g} minutes are over", file=sys.stderr)
-        if not anything_since(began, place / "results"):
+        if kept(place / "results") == before:
             print(
-                "in_pieces: they left nothing new in results/: one window or one step takes longer;"
-                " give a piece more --minutes",
+                "in_pieces: they left nothing new to go on from in results/: one window, or one"
+                " step with what is before it, takes longer; give a piece more --minutes, or a"
+                " training more --grace",
                 file=sys.stderr,
             )
             return TOO_SHORT
@@ -66,7 +68,7 @@ def piece(arguments: list[str], place: Path, seconds: float, grace: float) -> in
         if running.poll() is None:
             end(running, grace)
             if any((place / ".snakemake/locks").glob("*")):  # its own, as it had begun to work
-                subprocess.run([*SNAKEMAKE, *arguments, "--unlock"], capture_output=True)
+                unlock(arguments)
 
 
 def end(running: subprocess.Popen, grace: float) -> None:
@@ -79,6 +81,13 @@ def end(running: subprocess.Popen, grace: float) -> None:
     running.wait()
 
 
+def unlock(arguments: list[str]) -> None:
+    """Take away the lock that a killed snakemake left."""
+    done = subprocess.run([*SNAKEMAKE, *arguments, "--unlock"], capture_output=True, text=True)
+    if done.returncode:
+        print(f"in_pieces: cannot unlock the folder:\n{done.stderr[-2000:]}", file=sys.stderr)
+
+
 def place_of(arguments: list[str]) -> Path:
     """Where snakemake works: its --directory."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -86,13 +95,14 @@ def place_of(arguments: list[str]) -> Path:
     return parser.parse_known_args(arguments)[0].directory
 
 
-def anything_since(moment: float, folder: Path) -> bool:
-    """Whether any file below a folder was written after a moment."""
-    return any(
-        path.stat().st_mtime >= moment
+def kept(folder: Path) -> dict[Path, int]:
+    """What another piece goes on from: results and progress, by size; no drafts, and not the log of
+    a training, which without a checkpoint begins again."""
+    return {
+        path: path.stat().st_size
         for path in folder.rglob("*")
-        if path.is_file() and not path.is_symlink()
-    )
+        if path.is_file() and ".part" not in str(path) and path.name != "metrics.jsonl"
+    }
 
 
 if __name__ == "__main__":

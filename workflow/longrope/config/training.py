@@ -33,8 +33,6 @@ class LoopSettings(Settings):
     """Of activations; weights that train are float32."""
     checkpoint_every: Count = 100
     """Steps between checkpoints: a killed run loses at most so many."""
-    compile: bool = False
-    """`torch.compile`: faster steps. On a CPU it needs a C++ compiler."""
 
 
 class Phase(Settings):
@@ -78,6 +76,9 @@ class PretrainSettings(LoopSettings):
     """Lengths and mixtures, one after the other."""
     tokens_per_step: Count
     """A step has as many sequences as make so many tokens."""
+    compile: bool = False
+    """`torch.compile`: faster steps. On a CPU it needs a C++ compiler. A tuning has no such key:
+    there attention would get a mask of length x length numbers."""
     muon_rate: Positive = 0.02
     """Learning rate of the matrices inside the layers (Muon)."""
     adam_rate: Positive = 0.003

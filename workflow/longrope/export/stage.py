@@ -10,7 +10,7 @@ from longrope.errors import UserError, unknown_name
 from longrope.export.engines import Engine
 from longrope.export.lost import losses, pairs, read_measured
 from longrope.export.tables import Tables, choose, left_out
-from longrope.extended import read_tiers
+from longrope.extended import read_tiers, with_original
 from longrope.factors import RescaleFactors, write_factors
 from longrope.files import read_json, replacing, write_json
 from longrope.models import ModelRecord, read_record, stored_dtype
@@ -65,7 +65,10 @@ def export_model(
         )
     record = read_record(model)
     _check_plain(model, record)
+    _check_out(out, model, tiers)
     extended = read_tiers(tiers, record.rope)
+    if record.fingerprint == record.rope.fingerprint:
+        extended = with_original(extended)
     tables = choose(extended, asked.window, two=asked.two)
     if asked.two:
         asked.engine.check_two_tables((tables.short.attention_factor, tables.long.attention_factor))
@@ -137,6 +140,16 @@ def _as_transformers_reads(tables: Tables) -> list[RescaleFactors]:
     if tables.one:
         return [tables.long]
     return [replace(tables.short, attention_factor=tables.long.attention_factor), tables.long]
+
+
+def _check_out(out: Path, model: Path, tiers: Path) -> None:
+    """Raise UserError where an export would take the place of anything but an older export."""
+    where = out.resolve()
+    for source in (model.resolve(), tiers.resolve()):
+        if where == source or where in source.parents or source in where.parents:
+            raise UserError(f"--out {out}: {source} is there, from which it is made: take another")
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / NOTE).exists())):
+        raise UserError(f"--out {out}: there is something that is no export: take another name")
 
 
 def _check_plain(model: Path, record: ModelRecord) -> None:
