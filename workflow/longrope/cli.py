@@ -269,7 +269,8 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--uri", help="tracking server; MLFLOW_TRACKING_URI, or ./mlflow.db")
     stage.add_argument("--experiment", default="longrope", help="in MLflow (longrope)")
 
-    _stage(parsers, "schema", "print the JSON schema of a configuration", tracked=False)
+    stage = _stage(parsers, "schema", "print the JSON schema of a configuration", tracked=False)
+    stage.add_argument("--markdown", action="store_true", help="the same as a page for people")
     return parser
 
 
