@@ -266,8 +266,8 @@ def test_a_full_disk_is_said_once_and_leaves_the_last_checkpoint(inputs, one, tm
 # --- why it ended -----------------------------------------------------------------------------
 
 
-def report(message: str, lost: bool = False, code: int = 1) -> Ended:
-    return Ended(code, {"message": {"message": message}, "code": code, "lost": lost})
+def report(message: str, lost: bool = False, code: int = 1, at: int = 0) -> Ended:
+    return Ended(code, {"message": {"message": message}, "code": code, "lost": lost}, at)
 
 
 TORCH_ENDED = Ended(-signal.SIGTERM)
@@ -275,6 +275,16 @@ WAITED = report("RuntimeError: Timed out waiting 5000ms for recv", lost=True)
 CAUSES = {  # name -> how each rank of four ended, what is said, exit code
     "bad input on all": ({rank: report("no such file") for rank in range(4)}, "no such file", 1),
     "bad input on one": ({0: TORCH_ENDED, 2: report("bad")}, "bad (rank 2 of 4)", 1),
+    "bad input, and what came of it": (
+        {0: report("a bug", code=70, at=9), 2: report("bad", at=7), 3: TORCH_ENDED},
+        "bad (rank 2 of 4)",
+        1,
+    ),
+    "killed, another did not end by SIGTERM": (
+        {0: Ended(-9, at=17), 1: TORCH_ENDED, 3: Ended(-11, at=7)},
+        "rank 3 of 4 was killed by SIGSEGV",
+        1,
+    ),
     "a bug": ({1: report("Traceback\nKeyError", code=70), 3: WAITED}, "(rank 1 of 4)", 70),
     "killed": ({0: TORCH_ENDED, 3: Ended(-9)}, "rank 3 of 4 was killed by SIGKILL", 1),
     "killed, others lost it": (
@@ -285,6 +295,11 @@ CAUSES = {  # name -> how each rank of four ended, what is said, exit code
     "crashed, another aborted": (
         {0: Ended(-6), 2: Ended(-11)},
         "rank 2 of 4 was killed by SIGSEGV",
+        1,
+    ),
+    "aborted, as another was stopped": (
+        {0: Ended(-6, at=7), 1: Ended(-9, at=17)},
+        "rank 0 of 4 ended by SIGABRT",
         1,
     ),
     "aborted": ({2: Ended(-6), 3: TORCH_ENDED}, "rank 2 of 4 ended by SIGABRT", 1),

@@ -128,7 +128,7 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
         except ChildFailedError as error:
             ended = {
                 # `error_file_data` is torch's own where a rank left no report
-                rank: Ended(each.exitcode, report if "code" in report else {})
+                rank: Ended(each.exitcode, report if "code" in report else {}, each.timestamp)
                 for rank, each in error.failures.items()
                 for report in [each.error_file_data]
             }
@@ -207,16 +207,24 @@ class Ended:
 
     exitcode: int  # below 0: the signal that killed it
     report: dict = field(default_factory=dict)  # as `leave_report` wrote it; empty: not a word
+    at: int = 0  # when, in seconds: its own word, or when it was found
+
+
+def _when(each: tuple[int, Ended]) -> tuple[int, bool, int]:
+    """In which order ranks ended; of those in the same second one that aborted did so later."""
+    rank, ended = each
+    return ended.at, ended.exitcode == -signal.SIGABRT, rank
 
 
 def cause_of(ended: dict[int, Ended], ranks: int, stage: str, patience: float) -> tuple[str, int]:
     """What to say of the ranks that failed, and the exit code.
 
-    A rank's own error comes first, then a rank that was killed, then what those saw who waited for
-    another in vain. Those that are left torch ends by SIGTERM, or SIGKILL; and one that waited too
-    long for another on a GPU by SIGABRT.
+    A rank's own error comes first, then what those saw who waited for another in vain, then a rank
+    that was killed; of several of a kind the earliest. Those that are left torch ends by SIGTERM,
+    or SIGKILL; and one that waited too long for another on a GPU by SIGABRT.
     """
-    reports = {rank: each.report for rank, each in sorted(ended.items()) if each.report}
+    ended = dict(sorted(ended.items(), key=_when))
+    reports = {rank: each.report for rank, each in ended.items() if each.report}
     own = {rank: each for rank, each in reports.items() if not each["lost"]}
     if own:
         rank, report = next(iter(own.items()))
@@ -224,19 +232,18 @@ def cause_of(ended: dict[int, Ended], ranks: int, stage: str, patience: float) -
         return f"{report['message']['message']}{where}", report["code"]
     words = [each["message"]["message"].splitlines()[-1][:300] for each in reports.values()]
     silent = [each for each in words if TIMED_OUT.search(each)]
-    killed = {rank: -each.exitcode for rank, each in ended.items() if each.exitcode < 0}
-    killed = {rank: number for rank, number in killed.items() if number != signal.SIGTERM}
-    aborted = {rank for rank, number in killed.items() if number == signal.SIGABRT}
+    killed = [rank for rank, each in ended.items() if each.exitcode < 0]
+    killed = [rank for rank in killed if ended[rank].exitcode != -signal.SIGTERM]
     if silent:
         what = f"a rank of {ranks} did not answer for {patience:g} s ({silent[0]})"
-    elif others := killed.keys() - aborted:
-        rank = min(others)
-        what = f"rank {rank} of {ranks} was killed by {signal.Signals(killed[rank]).name}"
-    elif aborted:
+    elif killed and ended[killed[0]].exitcode == -signal.SIGABRT:
         what = (
-            f"rank {min(aborted)} of {ranks} ended by SIGABRT, as torch does where a rank waited"
+            f"rank {killed[0]} of {ranks} ended by SIGABRT, as torch does where a rank waited"
             f" more than {patience:g} s for another, or its GPU failed: what it printed says more"
         )
+    elif killed:
+        name = signal.Signals(-ended[killed[0]].exitcode).name
+        what = f"rank {killed[0]} of {ranks} was killed by {name}"
     else:
         what = f"a rank of {ranks} was lost" + (f" ({words[0]})" if words else "")
     return f"longrope {stage}: {what}; run the stage again, it goes on from its state", 1
