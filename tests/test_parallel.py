@@ -24,7 +24,7 @@ from longrope.cli import main
 from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
 from longrope.mixture import Batch
-from longrope.parallel import launch
+from longrope.parallel import launch, place
 from longrope.parallel.launch import Ended, cause_of
 from longrope.parallel.place import Place
 from longrope.parallel.pulse import Pulse, Silence
@@ -333,6 +333,7 @@ def test_a_machine_that_the_first_one_cannot_be_reached_from_says_so(monkeypatch
         assert main([*flags, *stage]) == 1
     said = capsys.readouterr().err
     assert f"2 machines did not meet at {address}" in said and "Traceback" not in said
+    assert len(said.splitlines()) == 1
 
 
 def test_a_failure_of_another_rank_than_the_first_leaves_a_record(monkeypatch, tmp_path):
@@ -420,6 +421,23 @@ def test_the_gpus_that_are_leased_keep_the_names_that_they_are_visible_by(monkey
     monkeypatch.setenv("LONGROPE_LEASES", "/tmp")
     launch._lease(2)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-3,2"
+
+
+def test_threads_are_those_of_the_whole_command(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")  # as Snakemake sets it
+    assert [launch.threads_of_each(processes) for processes in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(launch, "cores", lambda: 6)
+    assert launch.threads_of_each(2) == 3
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="this machine has 1 GPUs"):
+        place.join()
 
 
 @pytest.mark.parametrize("leases", ["/tmp", "none"])

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from longrope.devices import SETTING, UNLEASED, lease_several, leasing
 from longrope.errors import UserError
+from longrope.parallel.place import check_gpus
 from longrope.parallel.pulse import Silence
 
 SPREAD = ("finetune", "search", "evaluate-perplexity", "evaluate-passkey")  # stages that can be
@@ -99,6 +100,8 @@ def free_port() -> int:
 
 
 def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
+    # Read when torch is loaded, which else warns of every try to reach a machine.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from torch.distributed import DistNetworkError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -106,7 +109,7 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     _lease(options.processes)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // options.processes)))
+    os.environ["OMP_NUM_THREADS"] = str(threads_of_each(options.processes))
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(LAST_WORDS))
     with tempfile.TemporaryDirectory(prefix="longrope-ranks-") as folder:
         config = LaunchConfig(
@@ -137,14 +140,22 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
             print(said, file=sys.stderr)
             return code
         except (RendezvousError, DistNetworkError) as error:
+            said = str(error) or f"they waited {options.patience:g} s"
             raise UserError(
-                f"{options.nodes} machines did not meet at {options.rendezvous}: {error}; is the"
+                f"{options.nodes} machines did not meet at {options.rendezvous}: {said}; is the"
                 " command running on each of them, and can they reach that address?"
             ) from error
         except SignalException as error:
             print(f"longrope {options.stage}: ended by {error.sigval.name}", file=sys.stderr)
             return 128 + error.sigval.value
     return 0
+
+
+def threads_of_each(processes: int) -> int:
+    """The threads of one rank: its share of those that Snakemake, or whoever starts the command,
+    gave all of it; else of the cores that it may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, (int(asked) if asked.isdecimal() else cores()) // processes)
 
 
 def cores() -> int:
@@ -156,11 +167,9 @@ def _lease(processes: int) -> None:
     """The GPUs of this machine that the ranks use, leased where they are; UserError if too few."""
     import torch
 
-    if not torch.cuda.is_available():
-        return
-    if (found := torch.cuda.device_count()) < processes:
-        raise UserError(f"--processes {processes}: this machine has {found} GPUs, one for each")
-    if leasing():
+    check_gpus(processes)
+    if leasing() and torch.cuda.is_available():
+        found = torch.cuda.device_count()
         # Those that are visible are counted from 0, whatever they are called.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else list(map(str, range(found)))
