@@ -345,6 +345,23 @@ def test_a_failure_of_another_rank_than_the_first_leaves_a_record(monkeypatch, t
     assert (record["status"], record["stage"]) == ("failed", "search")
 
 
+def test_a_step_of_slurm_takes_nothing_but_the_job_from_the_environment(monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execvpe", lambda *all_: started.append(all_))
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SRUN_"))]:
+        monkeypatch.delenv(name)
+    left = {"SLURM_NTASKS_PER_GPU": "1", "SLURM_CPU_BIND": "mask_cpu:0x1", "SRUN_DEBUG": "3"}
+    for name, value in ({"SLURM_JOB_ID": "7"} | left).items():
+        monkeypatch.setenv(name, value)
+    stage = "search --model m --tokens t --out o --trace t --state s --settings {}".split()
+    main(["--nodes", "2", *stage])
+    ((program, command, environment),) = started
+    assert program == "srun" and command[-len(stage) :] == stage
+    assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--overlap"} < set(command)
+    slurm = {name for name in environment if name.startswith(("SLURM_", "SRUN_"))}
+    assert slurm == {"SLURM_JOB_ID"} and environment["PATH"] == os.environ["PATH"]
+
+
 # --- signs of life ------------------------------------------------------------------------------
 
 

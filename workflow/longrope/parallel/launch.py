@@ -39,6 +39,7 @@ LOST = (  # what a rank that lost another one says
     "DistNetworkError",
 )
 TIMED_OUT = re.compile("tim(ed|e) ?out|no sign of life", re.IGNORECASE)
+THIS_JOB = ("SLURM_JOB_ID", "SLURM_CONF", "SLURM_CLUSTER_NAME")
 MEETING = 300  # seconds that a machine looks for the first one
 LAST_WORDS = 10  # seconds that ranks have to end after SIGTERM, before SIGKILL
 
@@ -72,16 +73,15 @@ def _through_slurm(options: argparse.Namespace, arguments: list[str]) -> int:
             f"--nodes {options.nodes}: outside a Slurm job, start the same command on every node"
             " with --rendezvous HOST:PORT, of the first one"
         )
-    # Since Slurm 22.05 a step does not take over how many cores a task of the job has.
-    asked = os.environ.get("SLURM_CPUS_PER_TASK")
-    threads = [f"--cpus-per-task={asked}"] if asked else []
     command = [
         "srun",
         f"--nodes={options.nodes}",
         f"--ntasks={options.nodes}",
         "--ntasks-per-node=1",
+        "--overlap",  # with the step that this may run in
+        "--cpu-bind=none",  # all cores that the job has on a node, and all of its memory
+        "--mem=0",
         "--kill-on-bad-exit=1",
-        *threads,
         sys.executable,
         "-m",
         "longrope.cli",
@@ -89,7 +89,20 @@ def _through_slurm(options: argparse.Namespace, arguments: list[str]) -> int:
         f"{socket.gethostname()}:{free_port()}",
         *arguments,
     ]
-    os.execvp(command[0], command)
+    os.execvpe(command[0], command, step_environment())
+
+
+def step_environment() -> dict[str, str]:
+    """What srun may take from the environment: which job this is.
+
+    The rest, of a job that was started otherwise or of a step that this runs in, may contradict
+    what is asked for: tasks a GPU, memory a core, cores to be bound to.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in THIS_JOB or not name.startswith(("SLURM_", "SRUN_"))
+    }
 
 
 def free_port() -> int:
