@@ -18,11 +18,12 @@ from safetensors.torch import load_file
 from torch.distributed import PrefixStore, TCPStore
 
 import ranks
-from helpers import make_checkpoint, make_tokens
+from helpers import Killed, make_checkpoint, make_tokens
 from longrope import job, training
 from longrope.cli import main
 from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
+from longrope.files import append_line
 from longrope.mixture import Batch
 from longrope.parallel import launch, place
 from longrope.parallel.launch import Ended, cause_of
@@ -31,7 +32,7 @@ from longrope.parallel.pulse import Pulse, Silence
 from longrope.parallel.sequence import match_heads
 
 HERE = Path(__file__).parent
-LAYOUTS = {"data": (2, 1), "sequence": (2, 2), "both": (4, 2)}  # ranks, and ranks a sequence
+LAYOUTS = {"data": (2, 1), "both": (4, 2)}  # ranks, and ranks a sequence
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def one(inputs, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def two(request, one, inputs, tmp_path_factory) -> Path:
-    """What several make: each with some sequences, with half of every one, or both."""
+    """What several make: each with some sequences, or with half of some."""
     folder = tmp_path_factory.mktemp(request.param)
     processes, per_sequence = LAYOUTS[request.param]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -167,7 +168,7 @@ LONG = {"steps": 60, "checkpoint_every": 2}
 def undisturbed(inputs, one, tmp_path_factory) -> list[float]:
     """The losses of the long tuning, in one process."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert start(inputs, folder, processes=1).wait(LIMIT) == 0
+    assert main(tuning(inputs, folder, processes=1)) == 0
     return losses_of(folder)
 
 
@@ -175,22 +176,26 @@ def losses_of(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics").read_text().splitlines()]
 
 
-def start(inputs: Path, folder: Path, processes: int, **changes) -> subprocess.Popen:
-    """Begin the long tuning as the workflow does; each process holds a part of every sequence."""
+def tuning(inputs: Path, folder: Path, processes: int) -> list[str]:
+    """The long tuning as the workflow asks for it; each process holds a part of every sequence."""
     settings = {"method": "yarn", "window": 128, "batch": 2, "learning_rate": 0.001}
     mixture = {"mixture": {"text": 0.5, "word": 0.5}}
-    stage = {"name": "full", "seed": 1, "tuning": settings | mixture | LONG | changes}
+    stage = {"name": "full", "seed": 1, "tuning": settings | mixture | LONG}
     several = ("--processes", processes, "--per-sequence", processes, "--patience", 5)
-    command = [
-        *(sys.executable, "-m", "longrope.cli", "--log", folder / "log", *several),
+    arguments = [
+        *("--log", folder / "log", *several),
         *("finetune", "--model", inputs / "model", "--factors", inputs / "yarn.json"),
         *("--tokens", inputs / "tokens/train", "--out", folder / "model"),
         *("--metrics", folder / "metrics", "--state", folder / "state"),
         *("--settings", json.dumps(stage)),
     ]
-    return subprocess.Popen(
-        list(map(str, command)), env=environment(), stderr=subprocess.PIPE, text=True
-    )
+    return list(map(str, arguments))
+
+
+def start(inputs: Path, folder: Path, **more: str) -> subprocess.Popen:
+    """Begin it in two processes."""
+    command = [sys.executable, "-m", "longrope.cli", *tuning(inputs, folder, processes=2)]
+    return subprocess.Popen(command, env=environment() | more, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_checkpoint(folder: Path, running: subprocess.Popen) -> None:
@@ -212,35 +217,68 @@ def process_of(rank: int, running: subprocess.Popen) -> int:
 
 
 def test_a_killed_rank_ends_all_and_one_process_goes_on(inputs, undisturbed, tmp_path):
-    running = start(inputs, tmp_path, processes=2)
+    running = start(inputs, tmp_path)
     wait_for_checkpoint(tmp_path, running)
     os.kill(process_of(1, running), signal.SIGKILL)
     said = running.communicate(timeout=30)[1]
     assert running.returncode == 1
     assert "rank 1 of 2 was killed by SIGKILL; run the stage again" in said
     assert "Traceback" not in said and "Error" not in said
-    done = start(inputs, tmp_path, processes=1)
-    assert "going on from" in done.communicate(timeout=LIMIT)[1]
+    assert main(tuning(inputs, tmp_path, processes=1)) == 0
+    assert "going on from" in (tmp_path / "log").read_text()
     np.testing.assert_allclose(losses_of(tmp_path), undisturbed, atol=1e-4)
 
 
-def test_two_processes_go_on_from_what_one_has_done(inputs, undisturbed, tmp_path):
-    running = start(inputs, tmp_path, processes=1)
-    wait_for_checkpoint(tmp_path, running)
-    running.kill()
-    running.wait(LIMIT)
-    done = start(inputs, tmp_path, processes=2)
-    assert "going on from" in done.communicate(timeout=LIMIT)[1]
+def test_two_processes_go_on_from_what_one_has_done(inputs, undisturbed, tmp_path, monkeypatch):
+    def kill(path: Path, record: dict) -> None:
+        if record["step"] == 9:
+            raise Killed
+        append_line(path, record)
+
+    monkeypatch.setattr(training, "append_line", kill)
+    assert main(tuning(inputs, tmp_path, processes=1)) == 70
+    said = start(inputs, tmp_path).communicate(timeout=LIMIT)[1]
+    assert "going on from" in said
     np.testing.assert_allclose(losses_of(tmp_path), undisturbed, atol=1e-4)
 
 
 def test_a_rank_that_stops_answering_ends_all_once_patience_is_over(inputs, one, tmp_path):
-    running = start(inputs, tmp_path, processes=2)
+    running = start(inputs, tmp_path)
     wait_for_checkpoint(tmp_path, running)
-    os.kill(process_of(1, running), signal.SIGSTOP)
-    said = running.communicate(timeout=100)[1]  # torch waits 30 s more
+    waits, stopped = process_of(0, running), process_of(1, running)
+    os.kill(stopped, signal.SIGSTOP)
+    ended = time.monotonic() + 60
+    while Path(f"/proc/{waits}/exe").exists():
+        assert time.monotonic() < ended
+        time.sleep(0.1)
+    os.kill(stopped, signal.SIGKILL)  # as torch does 30 s later
+    said = running.communicate(timeout=60)[1]
     assert running.returncode == 1 and "a rank of 2 did not answer for 5 s" in said
     assert "Traceback" not in said
+
+
+FULL = """
+import os
+if os.environ.get("RANK") == "1":
+    import torch
+    silu, calls = torch.nn.functional.silu, []
+    def full(*arguments, **more):
+        calls.append(1)
+        if len(calls) > 8:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return silu(*arguments, **more)
+    torch.nn.functional.silu = full
+"""  # what every Python runs first, if it is called sitecustomize
+
+
+def test_memory_that_ends_on_one_rank_of_a_sequence_is_said_once(inputs, one, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(FULL)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    running = start(inputs, tmp_path, PYTHONPATH=path)
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == 1 and said.count("longrope finetune: out of memory at") == 1
+    assert "lower the tuning's length" in said and said.endswith("(rank 1 of 2)\n")
+    assert "Traceback" not in said and "again in pieces" not in said
 
 
 def test_a_full_disk_is_said_once_and_leaves_the_last_checkpoint(inputs, one, tmp_path):
@@ -250,7 +288,7 @@ def test_a_full_disk_is_said_once_and_leaves_the_last_checkpoint(inputs, one, tm
     if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small disk is not allowed here")
     try:
-        running = start(inputs, small, processes=2)
+        running = start(inputs, small)
         wait_for_checkpoint(small, running)
         with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as filler:
             while True:

@@ -41,7 +41,6 @@ LOST = (  # what a rank that lost another one says
 TIMED_OUT = re.compile("tim(ed|e) ?out|no sign of life", re.IGNORECASE)
 THIS_JOB = ("SLURM_JOB_ID", "SLURM_CONF", "SLURM_CLUSTER_NAME")
 MEETING = 300  # seconds that a machine looks for the first one
-LAST_WORDS = 10  # seconds that ranks have to end after SIGTERM, before SIGKILL
 
 
 def wants_several(options: argparse.Namespace) -> bool:
@@ -123,7 +122,6 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
 
     _lease(options.processes)
     os.environ["OMP_NUM_THREADS"] = str(threads_of_each(options.processes))
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(LAST_WORDS))
     with tempfile.TemporaryDirectory(prefix="longrope-ranks-") as folder:
         config = LaunchConfig(
             min_nodes=options.nodes,
