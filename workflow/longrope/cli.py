@@ -76,7 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"that one waits for another before all give up ({PATIENCE:g})",
     )
     several.add_argument(
-        "--rendezvous", metavar="HOST:PORT", help="where machines meet; a Slurm job finds its own"
+        "--rendezvous",
+        type=_address,
+        metavar="HOST:PORT",
+        help="where machines meet; a Slurm job finds its own",
     )
     parser.set_defaults(stage=None, run_id=uuid.uuid4().hex)
     parsers = parser.add_subparsers(metavar="STAGE")
@@ -278,6 +281,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
     return int(text)
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT")
+    return text
 
 
 def _window(text: str) -> int:
