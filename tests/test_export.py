@@ -201,7 +201,7 @@ def test_what_cannot_be_carried_is_refused_with_the_reason(tiny, tiers, tmp_path
 def test_an_export_that_reads_back_otherwise_is_not_put_in_place(
     tiny, tiers, tmp_path, monkeypatch, key, value, message
 ):
-    from longrope.export import native
+    from longrope.export import native, stage
 
     whole = native.native_config
 
@@ -214,7 +214,7 @@ def test_an_export_that_reads_back_otherwise_is_not_put_in_place(
         config["rope_scaling"] |= {"short_factor": config["rope_parameters"]["long_factor"]}
         return config
 
-    monkeypatch.setattr(native, "native_config", wrong)
+    monkeypatch.setattr(stage, "native_config", wrong)
     with pytest.raises(UserError, match=message):
         export(tiny, tiers, tmp_path / "export")
     assert not list(tmp_path.iterdir())

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longrope import __version__
+from longrope.export.asked import Export, Written
 from longrope.export.lost import Measured, Pair
-from longrope.export.stage import Export, Written
 from longrope.export.tables import as_list
 from longrope.factors import describe
 from longrope.files import read_lines, write_text
