@@ -8,11 +8,13 @@ import yaml
 from evaluations import documents, write_evaluation
 from exports import export, tiers_for, write_tiers
 from helpers import make_checkpoint
+from longrope.baselines import closed_form
 from longrope.cli import main
 from longrope.evaluate.records import identity_of
 from longrope.export.card import licence_of
-from longrope.export.lost import pairs, read_measured
+from longrope.export.lost import Measured, losses, pairs, read_measured
 from longrope.export.tables import choose
+from longrope.extended import Tiers
 from longrope.files import read_json, write_json, write_lines
 from longrope.models import ModelRecord, read_record
 from test_workflow import ROOT, snakemake
@@ -95,6 +97,40 @@ def test_without_records_the_card_says_that_nothing_was_measured(place, tmp_path
     text = (tmp_path / "export" / "README.md").read_text()
     assert "No evaluation of these weights was given" in text
     assert "not known: look it up" in text and "license:" not in text
+
+
+def measured(length: int, factors, value: float) -> Measured:
+    return Measured("perplexity", "books", length, identity_of(factors), value, 100, 1, {}, "")
+
+
+def test_lengths_at_which_the_exported_table_was_not_measured_are_named(place):
+    """A record of the longest window alone says nothing of the short ones."""
+    tiers = tiers_for(read_record(place / "model").rope)
+    tables = choose(tiers, None, two=False)
+    longest, short = measured(256, tiers.longest, 3.0), measured(64, tiers.factors[0], 2.0)
+    (said,) = losses(pairs([longest], tables), tables)
+    assert "at 64 tokens (the original window) is not measured with the exported factors:" in said
+    (said,) = losses(pairs([longest, short], tables), tables)
+    assert "with those of its tier 2.00 (books)" in said and "give --records" in said
+    middle = measured(128, tiers.factors[1], 2.5)
+    said = list(losses(pairs([longest, short, middle], tables), tables))
+    assert [each.split()[2] for each in said] == ["64", "128"]
+    whole = [longest, measured(64, tiers.longest, 4.0), short]
+    assert list(losses(pairs(whole, tables), tables)) == [
+        "perplexity at 64 tokens (books): 4.00 with the exported factors, 2.00 with those of its"
+        " tier"
+    ]
+
+
+def test_without_a_short_tier_the_loss_is_to_the_rope_of_the_pre_training(place):
+    tiers = Tiers((tiers_for(read_record(place / "model").rope).longest,))
+    tables = choose(tiers, None, two=False)
+    plain = closed_form("none", tiers.rope, 64)
+    rows = [measured(64, tiers.longest, 4.0), measured(64, plain, 2.0)]
+    assert list(losses(pairs(rows, tables), tables)) == [
+        "perplexity at 64 tokens (books): 4.00 with the exported factors, 2.00 with the RoPE of the"
+        " pre-training"
+    ]
 
 
 def test_the_serving_bundle_names_the_window_everywhere(place, tmp_path):

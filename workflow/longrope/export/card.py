@@ -172,6 +172,7 @@ def _training(record: ModelRecord, trainings: Sequence[Path]) -> list[str]:
 
 
 def _measured(rows: Sequence[Pair]) -> list[str]:
+    rows = [row for row in rows if row.tiers or row.export]
     if not rows:
         return ["No evaluation of these weights was given (`--records`).", ""]
     lines = []

@@ -42,6 +42,7 @@ class Pair:
     length: int
     tiers: Measured | None
     export: Measured | None
+    best: Measured | None  # with what serves this length best: `_best`
 
 
 def read_measured(paths: Iterable[Path], record: ModelRecord) -> list[Measured]:
@@ -84,34 +85,65 @@ def pairs(measured: Sequence[Measured], tables: Tables) -> list[Pair]:
             for each in measured
             if (each.task, each.evaluation, each.length) == (task, evaluation, length)
         ]
-        used = tables.short if length <= tables.original else tables.long
         row = Pair(
             task,
             evaluation,
             length,
             _with(here, factors_at(tables.tiers, length)),
-            _with(here, used) if length <= tables.window else None,
+            _with(here, _used(tables, length)) if length <= tables.window else None,
+            _with(here, _best(tables, length)[0]),
         )
-        if row.tiers or row.export:
+        if row.tiers or row.export or row.best:
             rows.append(row)
     return rows
 
 
 def losses(rows: Sequence[Pair], tables: Tables) -> Iterator[str]:
-    """What the exported factors cost at each length, a sentence each; and what nobody measured."""
-    for row in rows:
-        if row.task != "perplexity" or not (row.tiers and row.export):
-            continue
-        if row.tiers.factors != row.export.factors:
-            yield (
-                f"perplexity at {row.length} tokens ({row.evaluation}): {row.export.value:.2f} with"
-                f" the exported factors, {row.tiers.value:.2f} with those of its tier"
-            )
+    """What the exported factors cost at each length, a sentence each; and where nobody measured
+    it, the original window above all."""
     if not any(row.export for row in rows):
         yield (
             "no evaluation of these weights with the exported factors was given: what they cost at"
             " short windows is not measured (give --records)"
         )
+        return
+    original = tables.tiers.rope.original_window
+    asked = [row for row in rows if row.task == "perplexity" and row.length <= tables.window]
+    known = {row.length for row in asked if row.export}
+    for length in sorted({row.length for row in asked if row.best} | {original}):
+        best, name = _best(tables, length)
+        if identity_of(best) == identity_of(_used(tables, length)):
+            continue
+        rows_here = [row for row in asked if row.length == length and row.best]
+        for row in rows_here:
+            if row.export:
+                yield (
+                    f"perplexity at {length} tokens ({row.evaluation}): {row.export.value:.2f} with"
+                    f" the exported factors, {row.best.value:.2f} with {name}"
+                )
+        if length not in known:
+            where = " (the original window)" if length == original else ""
+            others = "; ".join(f"{row.best.value:.2f} ({row.evaluation})" for row in rows_here)
+            yield (
+                f"perplexity at {length} tokens{where} is not measured with the exported factors"
+                f"{f', with {name} {others}' if others else ''}: give --records of these weights"
+                " with these factors at every length"
+            )
+
+
+def _used(tables: Tables, length: int) -> RescaleFactors:
+    """What the export turns by at a length."""
+    return tables.short if length <= tables.original else tables.long
+
+
+def _best(tables: Tables, length: int) -> tuple[RescaleFactors, str]:
+    """What an export is compared with at a length, and its name: the factors of the tier, or, up
+    to the original window, the RoPE of the pre-training where no tier is for that window."""
+    rope, tier = tables.tiers.rope, factors_at(tables.tiers, length)
+    if length <= rope.original_window < tier.window:
+        plain = RescaleFactors(rope, rope.original_window, "none", (1.0,) * rope.pairs)
+        return plain, "the RoPE of the pre-training"
+    return tier, "those of its tier"
 
 
 def _with(here: Sequence[Measured], factors: RescaleFactors) -> Measured | None:
