@@ -78,6 +78,18 @@ def test_the_card_has_windows_factors_training_evaluation_and_protocol(card, pla
     assert "4.48 with the exported factors" in card and "n_hat" in card
 
 
+def test_the_card_of_all_tiers_has_their_numbers_as_exported(place, records, tmp_path):
+    files = place / "model", place / "tiers/extended.json"
+    written = export(*files, tmp_path / "full", "full", records=records)
+    text = (tmp_path / "full" / "README.md").read_text()
+    assert "perplexity, as exported | perplexity, without `trust_remote_code` |" in text
+    assert "| books | 64 | 2.72 | 4.48 |" in text
+    assert "It carries the whole of the extended model." in text
+    assert written.said and written.lost
+    for each in (*written.said, *written.lost):
+        assert each.startswith("without trust_remote_code: ") and f"- {each}" in text
+
+
 def test_records_of_other_weights_are_left_out(place, records, tmp_path):
     other = tmp_path / "other.json"
     write_json(other, read_json(records[0]) | {"weights_fingerprint": "another"})

@@ -51,11 +51,8 @@ def write_card(
         *_training(record, trainings),
         "## Measured",
         "",
-        *_measured(rows),
-        "## What this form does not carry",
-        "",
-        *[f"- {each}" for each in (*written.said, *written.lost)],
-        *([] if written.said else ["Nothing: it is the whole of the extended model."]),
+        *_measured(rows, asked.form),
+        *_lacks(asked, written),
         "",
         "How to serve it: [serve.md](serve.md). The exported factors are in `factors.json`, what"
         " was exported from what in `longrope_export.json`.",
@@ -171,7 +168,18 @@ def _training(record: ModelRecord, trainings: Sequence[Path]) -> list[str]:
     ]
 
 
-def _measured(rows: Sequence[Pair]) -> list[str]:
+def _lacks(asked: Export, written: Written) -> list[str]:
+    """What the form leaves out; of the form full, what it is to those who do not trust its file."""
+    said = [f"- {each}" for each in (*written.said, *written.lost)]
+    if asked.form != "full":
+        whole = [] if written.said else ["Nothing: it is the whole of the extended model."]
+        return ["## What this form does not carry", "", *said, *whole]
+    head = "It carries the whole of the extended model. Loaded without `trust_remote_code` it is"
+    one = "one table of factors for every length" if written.tables.one else "two tables of factors"
+    return ["## What this form does not carry", "", f"{head} {one}:", "", *said]
+
+
+def _measured(rows: Sequence[Pair], form: str) -> list[str]:
     rows = [row for row in rows if row.tiers or row.export]
     if not rows:
         return ["No evaluation of these weights was given (`--records`).", ""]
@@ -180,8 +188,14 @@ def _measured(rows: Sequence[Pair]) -> list[str]:
         own = [row for row in rows if row.task == task]
         if not own:
             continue
+        # The form full carries every tier: what it runs with, if its file is trusted.
+        every, export = (
+            ("as exported", "without `trust_remote_code`")
+            if form == "full"
+            else ("factors of each tier", "as exported")
+        )
         lines += [
-            f"| evaluation | length | {unit}, factors of each tier | {unit}, as exported | of |",
+            f"| evaluation | length | {unit}, {every} | {unit}, {export} | of |",
             "| --- | --: | --: | --: | --: |",
         ]
         for row in own:

@@ -64,6 +64,10 @@ def export_model(
             written = _write_folder(draft, asked, model, record, tables)
         rows = pairs(read_measured(records, record), tables)
         written = replace(written, lost=list(losses(rows, tables)))
+        if asked.form == "full":  # the one table counts only where nobody trusts its file
+            written = replace(
+                written, **{key: _untrusted(getattr(written, key)) for key in ("said", "lost")}
+            )
         write_factors(draft / "factors.json", tables.long)
         _write_note(draft, asked, record, written)
         write_serving(draft, asked, record, written)
@@ -105,7 +109,6 @@ def _write_folder(
         said.append(f"transformers 4.57 refuses to load {kind} models with longrope: 5 does.")
     if asked.form == "full":
         difference = reread_full(draft, tables.tiers, tiers, exact=exact)
-        said = [f"Without trust_remote_code: {each}" for each in said]
     return Written(tables, in_weights, difference, said)
 
 
@@ -114,6 +117,10 @@ def _as_transformers_reads(tables: Tables) -> list[RescaleFactors]:
     if tables.one:
         return [tables.long]
     return [replace(tables.short, attention_factor=tables.long.attention_factor), tables.long]
+
+
+def _untrusted(said: list[str]) -> list[str]:
+    return [f"without trust_remote_code: {each}" for each in said]
 
 
 def _check_plain(model: Path, record: ModelRecord) -> None:
@@ -165,4 +172,5 @@ def summary(asked: Export, written: Written, out: Path) -> list[str]:
         lines.append(
             f"the attention factor {tables.long.attention_factor:g} is in the query weights"
         )
-    return [*lines, *[f"not in this form: {each}" for each in written.said], *written.lost]
+    lacks = "" if asked.form == "full" else "not in this form: "
+    return [*lines, *[f"{lacks}{each}" for each in written.said], *written.lost]
