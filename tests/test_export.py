@@ -181,6 +181,8 @@ def test_a_factor_that_is_cut_after_the_projection_is_refused(tmp_path):
         ({"window": 300}, "no tier for 300: this extended model has 256, 512, 1k"),
         ({"two": True, "engine": "sglang"}, "the angle of position 0"),
         ({"two": True, "engine": "mlx"}, "it uses the long one always"),
+        ({"two": True, "engine": "vllm"}, "for every text as soon as --max-model-len is above"),
+        ({"two": True, "form": "gguf", "engine": "llama.cpp"}, "factors are 1 and 1.13"),
         ({"two": True}, "their attention factors are 1 and 1.13"),
     ],
 )

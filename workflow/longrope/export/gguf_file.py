@@ -19,6 +19,7 @@ from longrope.export.serve import GGUF
 from longrope.export.tables import Tables, as_list, left_out
 from longrope.files import read_json
 from longrope.models import ModelRecord, stored_dtype
+from longrope.windows import window_label
 
 ARCHITECTURE = "llama"
 FAMILIES = ("llama", "mistral", "qwen2")
@@ -43,7 +44,14 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     _reread(path, model, config, tables, dtype, keys)
-    return Written(tables, False, None, list(left_out(tables)))
+    said = list(left_out(tables))
+    if not tables.one:
+        said.append(
+            f"The factors for {window_label(tables.short.window)} serve only where the context that"
+            f" llama.cpp allocates (-c) is at most {tables.original}; with more of it every text,"
+            f" however short, runs with those for {window_label(tables.window)}."
+        )
+    return Written(tables, False, None, said)
 
 
 def _check(config: dict, tables: Tables) -> None:
@@ -53,12 +61,6 @@ def _check(config: dict, tables: Tables) -> None:
             f"GGUF: llama.cpp reads tables of factors for its architecture llama and a few others;"
             f" of {kind} models it would ignore or refuse them. Supported here:"
             f" {', '.join(FAMILIES)}"
-        )
-    if tables.short.attention_factor != tables.long.attention_factor:
-        raise UserError(
-            "GGUF: llama.cpp has one attention factor for both tables, these are"
-            f" {tables.short.attention_factor:g} and {tables.long.attention_factor:g}: export one"
-            " table (the default)"
         )
     if config.get("hidden_act", "silu") != "silu":
         raise UserError(f"GGUF: hidden_act = {config['hidden_act']!r}, llama.cpp's llama has silu")

@@ -20,7 +20,7 @@ from longrope.export.serve import write_serving
 from longrope.export.tables import Tables, choose, left_out
 from longrope.export.weights import carry, check_foldable, rewrite, tidy_tokenizer
 from longrope.extended import read_tiers
-from longrope.factors import RescaleFactors, write_factors
+from longrope.factors import write_factors
 from longrope.files import read_json, replacing, write_json
 from longrope.models import ModelRecord, read_record, stored_dtype
 from longrope.versions import VERSIONS
@@ -93,30 +93,18 @@ def _write_folder(
         exported |= full_keys(tables.tiers, folded)
         write_module(draft, config)
     write_json(draft / "config.json", exported)
-    meant = _as_transformers_reads(tables)
+    meant = [tables.long] if tables.one else [tables.short, tables.long]
     every = list(tables.tiers.factors) if asked.form == "full" else []
     logits = own_logits(model, record, meant + every)
     exact = stored == "float32" or not (in_weights or asked.dtype)
     plain, tiers = logits[: len(meant)], logits[len(meant) :]
     difference = reread_native(draft, meant, tables, plain, in_weights=in_weights, exact=exact)
     said = list(left_out(tables))
-    if meant[0].attention_factor != tables.short.attention_factor:
-        said.append(
-            f"transformers itself scales short texts by {meant[0].attention_factor:g}, too; only"
-            f" {asked.engine.name} reads the {tables.short.attention_factor:g} meant for them."
-        )
     if (kind := config.get("model_type")) in NOT_IN_4:
         said.append(f"transformers 4.57 refuses to load {kind} models with longrope: 5 does.")
     if asked.form == "full":
         difference = reread_full(draft, tables.tiers, tiers, exact=exact)
     return Written(tables, in_weights, difference, said)
-
-
-def _as_transformers_reads(tables: Tables) -> list[RescaleFactors]:
-    """The short and the long table, or the one, with the attention factor that it has for both."""
-    if tables.one:
-        return [tables.long]
-    return [replace(tables.short, attention_factor=tables.long.attention_factor), tables.long]
 
 
 def _untrusted(said: list[str]) -> list[str]:
