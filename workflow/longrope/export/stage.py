@@ -103,7 +103,7 @@ def _write_folder(
     if (kind := config.get("model_type")) in NOT_IN_4:
         said.append(f"transformers 4.57 refuses to load {kind} models with longrope: 5 does.")
     if asked.form == "full":
-        difference = reread_full(draft, tables.tiers, tiers, exact=exact)
+        difference = reread_full(draft, tables.tiers, tiers, exact=exact, folded=folded)
     return Written(tables, in_weights, difference, said)
 
 
