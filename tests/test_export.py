@@ -1,6 +1,7 @@
 """Exports in transformers' own longrope: loaded elsewhere, they are what they are here."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from exports import (
 from longrope.config import FolderModel
 from longrope.errors import UserError
 from longrope.extended import Tiers
-from longrope.files import read_json, sha256_of
+from longrope.files import read_json, sha256_of, write_json
 from longrope.import_model import import_model
 from longrope.models import read_record
 from test_architectures import FAMILIES, bring_in, save
@@ -77,6 +78,37 @@ def test_weights_are_those_of_the_checkpoint_byte_for_byte(tiny, native):
     name = "model.safetensors"
     assert sha256_of(native / name) == sha256_of(tiny / name)
     assert not list(native.glob("*.bin"))
+
+
+def test_no_file_of_an_export_is_a_file_of_the_study(tiny, tiers, native, tmp_path):
+    export(tiny, tiers, tmp_path / "full", "full")
+    sources = {(file.stat().st_dev, file.stat().st_ino) for file in tiny.iterdir()}
+    for file in (*native.iterdir(), *(tmp_path / "full").iterdir()):
+        assert file.is_symlink() is False and file.stat().st_nlink == 1
+        assert (file.stat().st_dev, file.stat().st_ino) not in sources
+
+
+def test_code_and_pickles_of_a_checkpoint_are_not_exported(tiny, tiers, tmp_path):
+    shutil.copytree(tiny, tmp_path / "model")
+    foreign = ("modeling_base.py", "tokenizer_own.py", "pytorch_model.bin", "tokenizer.pt", "x.sh")
+    for name in foreign:
+        (tmp_path / "model" / name).write_text("raise SystemExit")
+    (tmp_path / "model" / "LICENSE").write_text("MIT")
+    for name in ("config.json", "tokenizer_config.json"):
+        said = read_json(tmp_path / "model" / name) | {"auto_map": {"AutoModel": "modeling_base.X"}}
+        write_json(tmp_path / "model" / name, said)
+    path = tmp_path / "model/config.json"
+    write_json(path, read_json(path) | {"architectures": ["BaseOwnForCausalLM"]})
+    for form in ("native", "full"):
+        out = tmp_path / form
+        export(tmp_path / "model", tiers, out, form)
+        assert not {file.name for file in out.iterdir()} & set(foreign)
+        assert (out / "LICENSE").read_text() == "MIT" and not (out / "longrope.json").exists()
+        assert "auto_map" not in read_json(out / "tokenizer_config.json")
+        config = read_json(out / "config.json")
+        assert config["architectures"] == ["LlamaForCausalLM"]
+        own = {"AutoModelForCausalLM": "modeling_longrope.LongRopeForCausalLM"}
+        assert config.get("auto_map") == (own if form == "full" else None)
 
 
 def test_a_smaller_tier_can_serve_every_length(tiny, tiers, tmp_path):
