@@ -36,7 +36,7 @@ def write_gguf(
     dtype, path = dtype or stored_dtype(model), draft / GGUF
     writer = gguf.GGUFWriter(path, ARCHITECTURE, use_temp_file=True)
     keys = _write_keys(writer, config, record, tables, dtype)
-    write_tokenizer(writer, model, record, config["vocab_size"])
+    said = [*left_out(tables), *write_tokenizer(writer, model, record, config["vocab_size"])]
     for name, tensor, kind in _tensors(model, config, tables, dtype):
         writer.add_tensor(name, gguf.quants.quantize(tensor, kind), raw_dtype=kind)
     writer.write_header_to_file()
@@ -44,7 +44,6 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     _reread(path, model, config, tables, dtype, keys)
-    said = list(left_out(tables))
     if not tables.one:
         said.append(
             f"The factors for {window_label(tables.short.window)} serve only where the context that"
