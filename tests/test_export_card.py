@@ -11,7 +11,9 @@ from helpers import make_checkpoint
 from longrope.baselines import closed_form
 from longrope.cli import main
 from longrope.evaluate.records import identity_of
-from longrope.export.card import licence_of
+from longrope.export.asked import Export
+from longrope.export.card import _front_matter, licence_of
+from longrope.export.engines import find_engine
 from longrope.export.lost import Measured, losses, pairs, read_measured
 from longrope.export.tables import choose
 from longrope.extended import Tiers
@@ -67,6 +69,34 @@ def test_front_matter_is_yaml_with_the_licence(card):
     head = yaml.safe_load(card.split("---")[1])
     assert head["license"] == "mit" and "longrope" in head["tags"]
     assert head["pipeline_tag"] == "text-generation" and "base_model" not in head
+
+
+def test_front_matter_is_yaml_whatever_the_licence_is_called(place, tmp_path):
+    files = place / "model", place / "tiers/extended.json"
+    export(*files, tmp_path / "export", licence="other: see LICENSE | # and NOTICE")
+    text = (tmp_path / "export" / "README.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["license"] == "other: see LICENSE | # and NOTICE"
+    assert r"| licence of the base | other: see LICENSE \| # and NOTICE |" in text
+
+
+@pytest.mark.parametrize(("weights", "relation"), [("base", None), ("longrope-1k", "finetune")])
+def test_only_tuned_weights_are_a_finetune_of_their_base(place, weights, relation):
+    rope = read_record(place / "model").rope
+    record = ModelRecord(rope, weights, "x", {"kind": "hub", "name": "a/b"}, {})
+    asked = Export("native", find_engine("transformers"))
+    head = "\n".join(_front_matter(None, "a/b", asked, record)[1:-2])
+    assert yaml.safe_load(head).get("base_model_relation") == relation
+    assert yaml.safe_load(head)["base_model"] == "a/b"
+
+
+def test_no_folder_of_the_machine_is_in_an_export(place, tmp_path):
+    assert Path(read_record(place / "model").source["path"]).is_absolute()
+    for form in ("native", "full"):
+        export(place / "model", place / "tiers/extended.json", tmp_path / form, form)
+        for file in (tmp_path / form).iterdir():
+            for folder in (tmp_path.parent, place.parent):
+                assert str(folder).encode() not in file.read_bytes()
 
 
 def test_the_card_has_windows_factors_training_evaluation_and_protocol(card, place):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longrope import __version__
+from longrope.config.base import BASE
 from longrope.export.asked import Export, Written
 from longrope.export.lost import Measured, Pair
 from longrope.export.tables import as_list
@@ -85,24 +86,25 @@ def base_of(record: ModelRecord) -> str | None:
 
 
 def _front_matter(licence, base, asked: Export, record: ModelRecord) -> list[str]:
-    library = {"gguf": "gguf"}.get(asked.form, "transformers")
-    lines = ["---"]
-    if licence:
-        lines.append(f"license: {licence}")
+    import yaml
+
+    head = {"license": licence} if licence else {}
     if base:
-        lines += [f"base_model: {base}", "base_model_relation: finetune"]
-    lines += [f"library_name: {library}", "pipeline_tag: text-generation", "tags:"]
-    return [
-        *lines,
-        *[f"- {tag}" for tag in TAGS],
-        "---",
-        "",
-    ]
+        head["base_model"] = base
+        if record.weights != BASE:  # other factors alone are no tuning
+            head["base_model_relation"] = "finetune"
+    head |= {
+        "library_name": "gguf" if asked.form == "gguf" else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": list(TAGS),
+    }
+    text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    return ["---", *text.splitlines(), "---", ""]
 
 
 def _facts(asked: Export, record: ModelRecord, written: Written, licence, base) -> list[str]:
     rope, tables = record.rope, written.tables
-    source = ", ".join(f"{key} {value}" for key, value in record.source.items())
+    source = ", ".join(f"{key} {value}" for key, value in record.public_source.items())
     said = written.difference
     compared = "not run, only its tensors and keys" if said is None else f"within {said:.1g}"
     rows = [
@@ -127,7 +129,8 @@ def _facts(asked: Export, record: ModelRecord, written: Written, licence, base) 
         ("logits reread and compared", compared),
         ("longrope", f"{__version__}, commit {commit() or 'not known'}"),
     ]
-    return ["| | |", "| --- | --- |", *[f"| {name} | {value} |" for name, value in rows]]
+    cells = [(name, " ".join(str(value).split()).replace("|", "\\|")) for name, value in rows]
+    return ["| | |", "| --- | --- |", *[f"| {name} | {value} |" for name, value in cells]]
 
 
 def _factors(asked: Export, written: Written) -> list[str]:
