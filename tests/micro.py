@@ -28,4 +28,5 @@ def configuration() -> dict:
 def snakemake(place: Path, config: Path, *arguments: str) -> list[str]:
     """The command that runs Snakemake in a folder."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
-    return [*command, "--directory", str(place), "--configfile", str(config), *arguments]
+    # --configfile takes every word up to the next option.
+    return [*command, "--configfile", str(config), "--directory", str(place), *arguments]

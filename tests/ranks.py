@@ -165,9 +165,21 @@ def measure(folder: Path, inputs: Path) -> dict:
     )
     stage = PerplexityStage(evaluation="a", method="yarn", windows={90: 4, 128: 3})
     evaluate_perplexity(stage, base, text / "validation", [yarn], folder / "p.json", folder / "p")
+    keep_lines(folder / "p/records.jsonl", 3)  # as if it had been killed within the first length
+    again = folder / "p-again.json"
+    evaluate_perplexity(stage, base, text / "validation", [yarn], again, folder / "p")
     stage = PasskeyStage(evaluation="b", method="yarn", prompts={128: 5}, key="digits-5", seed=1)
     evaluate_passkey(stage, base, [yarn], folder / "k.json", folder / "k")
     return measured
+
+
+def keep_lines(path: Path, number: int) -> None:
+    """Cut a file of lines, before any rank goes on."""
+
+    def cut() -> None:
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:number]))
+
+    here().once(cut)
 
 
 if __name__ == "__main__":

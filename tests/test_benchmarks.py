@@ -382,6 +382,28 @@ def test_needles_fill_their_length_and_are_written_once(needles, monkeypatch):
     assert {path: path.read_text() for path in prompts.iterdir()} == written
 
 
+def test_needles_killed_within_a_length_keep_every_batch(needles, monkeypatch):
+    from lm_eval.models.huggingface import HFLM
+
+    generate, batches, dies = HFLM.generate_until, [], True
+
+    def dying(self, requests, **options):
+        if dies and len(batches) == 2:
+            raise KeyboardInterrupt
+        batches.append(len(requests))
+        return generate(self, requests, **options)
+
+    monkeypatch.setattr(HFLM, "generate_until", dying)
+    monkeypatch.setattr(ruler, "BATCH_TOKENS", 512)  # a prompt
+    with pytest.raises(KeyboardInterrupt):
+        needles({512: 3}, ["niah_single_1"], state="killed")
+    dies = False
+    resumed, _ = needles({512: 3}, ["niah_single_1"], state="killed")
+    assert batches == [1] * 3
+    whole, _ = needles({512: 3}, ["niah_single_1"], state="whole")
+    assert batches == [1] * 6 and resumed == whole
+
+
 def test_another_text_under_the_same_name_is_asked_anew(needles, tmp_path):
     text, words = tmp_path / "text.txt", lzma.decompress(BOOK.read_bytes()).decode().split()
     records = []

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
 from conftest import BOOKS, WINDOW
+from helpers import Killed, lines_of
 from longrope.config import FolderModel
 from longrope.config.evaluation import PasskeyStage, PerplexityStage
 from longrope.corpus import TokenSplit, tokenizer_fingerprint
 from longrope.errors import UserError
-from longrope.evaluate import passkey, perplexity
+from longrope.evaluate import passkey, perplexity, records
 from longrope.evaluate.passkey import evaluate_passkey
 from longrope.evaluate.perplexity import evaluate_perplexity, plan, slide
 from longrope.factors import RescaleFactors, write_factors
@@ -26,6 +28,7 @@ from longrope.files import sha256_of
 from longrope.import_model import import_model
 from longrope.models import METADATA, load_model
 from longrope.passkey import PasskeyWriter, random_key
+from longrope.rope import install
 
 SETTINGS = BOOKS.parent / "paper" / "settings.yaml"
 TEMPLATE = yaml.safe_load(SETTINGS.read_text())["evaluation"]["passkey_template"]
@@ -352,6 +355,56 @@ def test_a_killed_evaluation_goes_on_to_the_same_file(measure, passes, tmp_path)
     assert passes == [128]
 
 
+def dying_after(calls: int, function):
+    """The function, killed at the call after so many."""
+    done = []
+
+    def until_then(*arguments):
+        if len(done) == calls:
+            raise Killed
+        done.append(1)
+        return function(*arguments)
+
+    return until_then
+
+
+@pytest.mark.parametrize("stride", [None, 20])
+def test_an_evaluation_killed_within_a_length_keeps_every_window(
+    measure, passes, monkeypatch, stride, capsys
+):
+    whole = measure({128: 3}, stride, state="whole")
+    number = len(passes)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(perplexity, "token_losses", dying_after(2, perplexity.token_losses))
+        measure({128: 3}, stride, state="killed")
+    passes.clear()
+    assert measure({128: 3}, stride, state="killed") == whole
+    assert len(passes) == number - 2 > 0
+    assert f"perplexity tiny/base pi 128: going on from 2/{number}" in capsys.readouterr().err
+
+
+def test_a_round_of_one_unit_a_team_is_kept_before_the_next_begins(monkeypatch, tmp_path):
+    rounds, path = [], tmp_path / "records.jsonl"
+
+    def deal(items, run):
+        rounds.append(len(items))
+        return [run(each) for each in items]
+
+    place = SimpleNamespace(teams=2, leads=True, once=lambda run: run(), deal=deal)
+    monkeypatch.setattr(records, "here", lambda: place)
+
+    def halves(calls: int) -> list:
+        units = records.Units(records.Progressed(path), "key", "toy")
+        return units.deal(range(6), dying_after(calls, lambda item: item / 2))
+
+    with pytest.raises(Killed):
+        halves(3)
+    assert rounds == [2, 2] and len(lines_of(path)) == 2
+    rounds.clear()
+    assert halves(4) == [0, 0.5, 1, 1.5, 2, 2.5]
+    assert rounds == [2, 2] and len(lines_of(path)) == 6
+
+
 def test_a_length_more_or_less_leaves_the_others_as_they_are(measure, passes):
     before = measure({WINDOW: 3})
     after = measure({32: 1, WINDOW: 3})
@@ -609,27 +662,48 @@ def test_answers_are_the_greedy_continuation_at_the_tier_of_the_whole(
         assert trials[prompt.key] == text.strip()
 
 
-def test_a_long_prompt_goes_in_a_piece_at_a_time_to_the_same_answers(
-    retrieve, factors, monkeypatch
-):
+def test_one_pass_of_prompt_and_key_gives_the_verdicts_of_generation(model, rope, tokenizer):
+    """Asked for what the model itself says, for that with one token changed, and for other keys."""
+    install(model, rope).use([RescaleFactors(rope, 256, "pi", (4.0,) * rope.pairs)])
+    asked = prompts_of(tokenizer, 192, 4)
+    for prompt in asked[:4]:
+        ids, new = torch.from_numpy(prompt.prompt)[None], len(prompt.answer)
+        said = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new)
+        for changed in (None, 0, new - 1):
+            answer = said[0, ids.shape[1] :].numpy().copy()
+            if changed is not None:
+                answer[changed] = 50 + (answer[changed] == 50)
+            text = tokenizer.decode(answer, skip_special_tokens=True).strip()
+            asked.append(replace(prompt, answer=answer, key=text))
+    generated, together = (
+        [trial["found"] for each in asked for trial in answer(model, tokenizer, [each])]
+        for answer in (passkey._answer, passkey._answer_together)
+    )
+    assert generated == together == [False] * 4 + [True, False, False] * 4
+
+
+def test_a_long_prompt_is_read_off_one_pass_without_a_cache(retrieve, factors, monkeypatch):
     paths, seen, load = [factors(4, 256)], [], passkey.load_model
 
     def watched(folder):
         model = load(folder)
         model.model.register_forward_pre_hook(
-            lambda module, args, given: seen.append(given["input_ids"].shape[1]), with_kwargs=True
+            lambda module, args, given: seen.append((given["input_ids"].shape, given["use_cache"])),
+            with_kwargs=True,
         )
         return model
 
     monkeypatch.setattr(passkey, "load_model", watched)
-    _, whole = retrieve({192: 3}, paths=paths)
-    assert max(seen) > 180
+    prompts = {128: 2, 192: 3}
+    _, generated = retrieve(prompts, state="generated", paths=paths)
+    assert generated["protocol"]["decoding"] == "greedy" and {each for _, each in seen} == {True}
+    monkeypatch.setattr("longrope.memory.WHOLE", 128)
+    retrieve({128: 2}, state="long", paths=paths)
     seen.clear()
-    monkeypatch.setattr("longrope.memory.WHOLE", 100)
-    monkeypatch.setattr("longrope.memory.MASK", 50 * 192 * 3)
-    _, pieces = retrieve({192: 3}, "again", paths)
-    assert 1 < max(seen) <= 50 and sum(seen) > 180
-    assert pieces["records"] == whole["records"]
+    _, found = retrieve(prompts, state="long", paths=paths)
+    assert seen == [((1, 192), False)] * 3  # what was done of 128 stays
+    assert found["protocol"]["decoding"] == "greedy, beyond 128 after the key's own tokens"
+    assert found["results"] == generated["results"]
 
 
 def test_a_checkpoints_own_generation_settings_do_not_change_greedy_answers(
@@ -654,3 +728,16 @@ def test_a_killed_retrieval_goes_on_to_the_same_file(retrieve, rigged):
     asked.clear()
     assert retrieve({192: 2, 256: 3}, state="killed")[1] == whole
     assert {length for length, _ in asked} == {256}
+
+
+def test_a_retrieval_killed_within_a_length_keeps_every_batch(retrieve, rigged, monkeypatch):
+    monkeypatch.setattr(passkey, "BATCH_TOKENS", 400)  # two prompts
+    asked = rigged(lambda key: key if int(key) % 2 else "0")
+    _, whole = retrieve({192: 5}, state="whole")
+    batches = len(asked)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(passkey, "_answer", dying_after(2, passkey._answer))
+        retrieve({192: 5}, state="killed")
+    asked.clear()
+    assert retrieve({192: 5}, state="killed")[1] == whole
+    assert len(asked) == batches - 2 > 0

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -254,7 +255,60 @@ def test_an_export_that_reads_back_otherwise_is_not_put_in_place(
     assert not list(tmp_path.iterdir())
 
 
+def as_tuned(tiny, folder) -> Path:
+    """The same weights, called those of a tuning."""
+    shutil.copytree(tiny, folder)
+    record = read_json(folder / "longrope.json")
+    write_json(folder / "longrope.json", record | {"weights": "t", "base_fingerprint": "0" * 16})
+    return folder
+
+
+def test_weights_that_were_never_tuned_keep_their_own_rope_within_their_window(tiny, tmp_path):
+    longest = tiers_for(read_record(tiny).rope, attention=1.0).longest
+    path = write_tiers(tmp_path / "tiers", tiny, Tiers((longest,)))
+    export(tiny, path, tmp_path / "full", "full")
+    windows = [each["max_length"] for each in tiers_of(tmp_path / "full")]
+    assert windows == [256, 1024] and tiers_of(tmp_path / "full")[0]["lambda"] == [1.0] * 16
+    export(tiny, path, tmp_path / "two", two=True)
+    block = read_json(tmp_path / "two/config.json")["rope_parameters"]
+    assert block["short_factor"] == [1.0] * 16
+    tuned = as_tuned(tiny, tmp_path / "tuned")
+    path = write_tiers(tmp_path / "of-tuned", tuned, Tiers((rebased(longest, tuned),)))
+    export(tuned, path, tmp_path / "tuned-full", "full")
+    assert [each["max_length"] for each in tiers_of(tmp_path / "tuned-full")] == [1024]
+
+
+def tiers_of(folder) -> list[dict]:
+    return read_json(folder / "config.json")["longrope_tiers"]["tiers"]
+
+
+def rebased(factors, model):
+    return replace(factors, rope=read_record(model).rope)
+
+
+@pytest.mark.parametrize(
+    "what", ["the model", "above it", "the factors", "inside", "a file", "other"]
+)
+def test_an_export_takes_the_place_of_an_older_one_and_of_nothing_else(what, tiny, tiers, tmp_path):
+    out = {
+        "the model": tiny,
+        "above it": tiny.parent,
+        "the factors": tiers.parent,
+        "inside": tiny / "export",
+    }.get(what, tmp_path / "out")
+    if what == "a file":
+        out.write_text("precious")
+    if what == "other":
+        (out / "sub").mkdir(parents=True)
+        (out / "sub/thesis.txt").write_text("precious")
+    before = sorted(tiny.rglob("*")) + sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=r"^--out .*take another"):
+        export(tiny, tiers, out)
+    assert sorted(tiny.rglob("*")) + sorted(tmp_path.rglob("*")) == before
+
+
 def test_two_tables_of_an_extended_model_without_a_short_one_are_refused(tiny, tmp_path):
+    tiny = as_tuned(tiny, tmp_path / "tuned")
     longest = tiers_for(read_record(tiny).rope).longest
     path = write_tiers(tmp_path / "tiers", tiny, Tiers((longest,)))
     with pytest.raises(UserError, match="no tier for its original window 256 beside that for 1k"):

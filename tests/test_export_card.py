@@ -16,7 +16,7 @@ from longrope.export.card import _front_matter, licence_of
 from longrope.export.engines import find_engine
 from longrope.export.lost import Measured, losses, pairs, read_measured
 from longrope.export.tables import choose
-from longrope.extended import Tiers
+from longrope.extended import Tiers, with_original
 from longrope.files import read_json, write_json, write_lines
 from longrope.models import ModelRecord, read_record
 from test_workflow import ROOT, snakemake
@@ -164,14 +164,15 @@ def test_lengths_at_which_the_exported_table_was_not_measured_are_named(place):
     ]
 
 
-def test_without_a_short_tier_the_loss_is_to_the_rope_of_the_pre_training(place):
-    tiers = Tiers((tiers_for(read_record(place / "model").rope).longest,))
+def test_the_loss_of_weights_that_were_never_tuned_is_to_their_own_rope(place):
+    longest = tiers_for(read_record(place / "model").rope).longest
+    tiers = with_original(Tiers((longest,)))
     tables = choose(tiers, None, two=False)
     plain = closed_form("none", tiers.rope, 64)
-    rows = [measured(64, tiers.longest, 4.0), measured(64, plain, 2.0)]
+    rows = [measured(64, longest, 4.0), measured(64, plain, 2.0), measured(256, longest, 3.0)]
     assert list(losses(pairs(rows, tables), tables)) == [
-        "perplexity at 64 tokens (books): 4.00 with the exported factors, 2.00 with the RoPE of the"
-        " pre-training"
+        "perplexity at 64 tokens (books): 4.00 with the exported factors, 2.00 with those of its"
+        " tier"
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from exports import export, furthest, own, prompts_around, run, text_of, tiers_for, write_tiers
 from longrope.config import FolderModel
@@ -108,6 +108,41 @@ def test_a_sequence_that_outgrows_the_factors_in_its_cache_is_refused(exported, 
         loaded(ids[:, 256:], past_key_values=begun.past_key_values)
     with pytest.raises(ValueError, match="longer than the longest window"):
         loaded(torch.ones(1, 1025, dtype=torch.long))
+
+
+def test_a_cache_keeps_its_tier_whatever_is_run_between(exported, loaded, extended):
+    text = text_of(exported[0], 800)
+    first, second = torch.tensor([text[:100]]), torch.tensor([text[:700]])
+    with torch.no_grad():
+        expected = loaded(torch.tensor([text[:120]])).logits[:, 100:]
+        cache = loaded(first, use_cache=True).past_key_values
+        loaded(second, use_cache=True)  # another sequence, of another tier
+        found = loaded(torch.tensor([text[100:120]]), past_key_values=cache).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    loaded.pin(700)
+    with pytest.raises(ValueError, match=r"factors of other windows \(256\) than .*\(1024\)"):
+        loaded(torch.tensor([text[120:130]]), past_key_values=cache)
+    loaded.pin(None)
+    foreign = LlamaForCausalLM.from_pretrained(exported[2])(first, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="a cache that this model did not make"):
+        loaded(torch.tensor([text[100:120]]), past_key_values=foreign)
+
+
+@pytest.mark.parametrize("which", ["export", "project"])
+def test_a_cache_that_is_handed_on_keeps_its_tier_or_is_refused(which, exported, loaded, extended):
+    model = loaded if which == "export" else extended
+    text = text_of(exported[0], 300)
+    options = {"max_new_tokens": 8, "do_sample": False}
+    turn = torch.tensor([text[:100]])
+    said = model.generate(turn, **options, return_dict_in_generate=True)
+    again = torch.cat([said.sequences, torch.tensor([text[200:220]])], dim=1)
+    found = model.generate(again, **options, past_key_values=said.past_key_values)
+    assert torch.equal(found, model.generate(again, **options))
+    said = model.generate(turn, **options, return_dict_in_generate=True)
+    longer = torch.cat([said.sequences, torch.tensor([text])], dim=1)
+    with pytest.raises((ValueError, UserError), match=r"generate without past_key_values"):
+        model.generate(longer, **options, past_key_values=said.past_key_values)
+    assert torch.equal(model.generate(again, **options), found)  # as before
 
 
 def test_saved_again_it_keeps_its_file_and_its_factors(exported, loaded, tmp_path):

@@ -131,6 +131,7 @@ def test_perplexity_and_passkeys_are_those_of_one_process(one, two):
         assert found["results"][length]["perplexity"] == pytest.approx(
             result["perplexity"], rel=1e-5
         )
+    assert json.loads((two / "p-again.json").read_text()) == found  # killed within a length
     hashes = [[line["scored_sha256"] for line in each["records"]] for each in (expected, found)]
     assert hashes[0] == hashes[1] and len(hashes[0]) > 3  # the same tokens, in the same order
     answers = [json.loads((each / "k.json").read_text())["results"] for each in (one, two)]

@@ -149,7 +149,7 @@ def test_the_command_prints_a_schedule_for_each_number_of_gpus(monkeypatch, caps
     main(["plan", "--config", "config/paper.yaml", "--gpu", "a100-80gb", "--simulate", "1", "8"])
     table = capsys.readouterr().out.split("GPUs  too large")[1].splitlines()
     assert table[1].split()[:2] == ["1", "21"] and "no gain" in table[1]
-    assert table[2].split()[:2] == ["8", "1"] and "tunings x2" in table[2]
+    assert table[2].split()[:2] == ["8", "0"] and "tunings x2" in table[2]
 
 
 def test_an_efficiency_that_cannot_be_is_refused_and_a_low_one_leaves_nothing_to_gain(paper):

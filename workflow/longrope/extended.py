@@ -14,6 +14,7 @@ from longrope.files import read_json, write_json
 from longrope.windows import window_label
 
 SCHEMA = 1  # of extended.json
+KEPT = "longrope_window"  # of a cache: the tier that it was made with
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,16 @@ class Tiers:
 def make_tiers(factors: list[RescaleFactors]) -> Tiers:
     """Tiers from factors in any order; UserError if two are for the same window."""
     return Tiers(tuple(sorted(factors, key=lambda each: each.window)))
+
+
+def with_original(tiers: Tiers) -> Tiers:
+    """Tiers of weights that were never tuned: within their window they keep the original RoPE."""
+    from longrope.baselines import closed_form
+
+    rope = tiers.rope
+    if tiers.factors[0].window <= rope.original_window:
+        return tiers
+    return make_tiers([closed_form("none", rope, rope.original_window), *tiers.factors])
 
 
 def write_extended(folder: Path, tiers: Tiers, weights: Path) -> None:
@@ -119,7 +130,6 @@ class ExtendedModel:
         self.model = model
         self.tiers = tiers
         self._rotary = install(model, tiers.rope)
-        model.config.max_position_embeddings = tiers.longest.window  # else `generate` warns
 
     def pin(self, tokens: int) -> RescaleFactors:
         """Use the tier for sequences of `tokens` tokens (prompt and new ones) from now on."""
@@ -128,6 +138,30 @@ class ExtendedModel:
         return factors
 
     def generate(self, input_ids, max_new_tokens: int, **options):
-        """transformers' `generate` at the tier that holds prompt and new tokens together."""
-        self.pin(input_ids.shape[1] + max_new_tokens)
-        return self.model.generate(input_ids, max_new_tokens=max_new_tokens, **options)
+        """transformers' `generate` at the tier that holds prompt and new tokens together.
+
+        A cache that is handed on (`past_key_values`) must be of an earlier call here, and of the
+        same tier, or one that holds as much; UserError otherwise.
+        """
+        factors = self.pin(input_ids.shape[1] + max_new_tokens)
+        cache = options.get("past_key_values")
+        if cache is not None and cache.get_seq_length():
+            made_for = getattr(cache, KEPT, None)
+            if made_for is None or made_for < factors.window:
+                of = "another model" if made_for is None else f"a window of {made_for:,} tokens"
+                raise UserError(
+                    f"the cache has the factors of {of}, these tokens and those to come need"
+                    f" {factors.window:,}: generate without past_key_values, from all tokens"
+                )
+            factors = self.pin(made_for)
+        config = self.model.config
+        said = config.max_position_embeddings
+        config.max_position_embeddings = self.tiers.longest.window  # else transformers warns
+        try:
+            out = self.model.generate(input_ids, max_new_tokens=max_new_tokens, **options)
+        finally:  # saved, it would be a model without factors that claims this window
+            config.max_position_embeddings = said
+        for each in (cache, getattr(out, "past_key_values", None)):
+            if each is not None:
+                setattr(each, KEPT, factors.window)
+        return out

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, Tiers
-from longrope.memory import piece_of_prompt
 from longrope.windows import window_label
 
 
@@ -75,7 +74,7 @@ def stream(model: ExtendedModel, tokenizer, tokens_BT, how: Decoding, out=None) 
 
     length = tokens_BT.shape[1] + how.new_tokens
     check_room(model.tiers, tokens_BT.shape[1], how.new_tokens)
-    settings = decoding_config(model.model, tokenizer, length, how)
+    settings = decoding_config(model.model, tokenizer, how)
     tokens_BT = tokens_BT.to(model.model.device)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(how.seed)
@@ -89,7 +88,7 @@ def stream(model: ExtendedModel, tokenizer, tokens_BT, how: Decoding, out=None) 
     return tokenizer.decode(found[0, tokens_BT.shape[1] :], skip_special_tokens=True)
 
 
-def decoding_config(model, tokenizer, length: int, how: Decoding):
+def decoding_config(model, tokenizer, how: Decoding):
     """transformers' settings: the checkpoint's own ends of text, its other habits left out."""
     from transformers import GenerationConfig
 
@@ -97,7 +96,6 @@ def decoding_config(model, tokenizer, length: int, how: Decoding):
     ends = getattr(own, "eos_token_id", None)
     ends = tokenizer.eos_token_id if ends is None else ends
     first = ends[0] if isinstance(ends, list) else ends
-    piece = piece_of_prompt(length, 1)
     sampling = {"do_sample": True, "temperature": how.temperature} if how.temperature else {}
     pad = tokenizer.pad_token_id
     return GenerationConfig(
@@ -105,7 +103,6 @@ def decoding_config(model, tokenizer, length: int, how: Decoding):
         max_new_tokens=how.new_tokens,
         eos_token_id=ends,
         pad_token_id=pad if pad is not None else first,
-        prefill_chunk_size=piece if piece < length else None,
     )
 
 

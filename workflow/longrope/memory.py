@@ -18,8 +18,7 @@ from longrope.errors import UserError
 SMALL, LARGE = 1 << 20, 1 << 25  # 4 and 128 MiB in float32
 LEAST = 256  # tokens at a time, and multiples of it: fewer would read the weights too often
 HALVINGS = 4
-WHOLE = 1 << 18  # tokens of prompts that go through a model in one call
-MASK = 1 << 30  # entries of a mask at the most, a byte each
+WHOLE = 1 << 18  # tokens of prompt and key up to which a passkey is generated, with a cache
 SAID = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 GIB = 1 << 30
 
@@ -29,10 +28,11 @@ def rows_of(width: int, numbers: int = LARGE) -> int:
     return max(1, numbers // width // LEAST) * LEAST
 
 
-def piece_of_prompt(length: int, rows: int) -> int:
-    """How many tokens of prompts of a length go through a model at a time, where it keeps a cache:
-    all, or as many as the mask that the next ones need may have columns for."""
-    return length if length * rows <= WHOLE else max(1, MASK // (length * rows))
+def is_generated(length: int) -> bool:
+    """Whether the answer to a passkey of a length is generated, with a cache. Longer ones are read
+    off one forward pass: a cache would not fit, and chunks of a prompt would need masks, which
+    exclude flash attention."""
+    return length <= WHOLE
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from longrope.catalogue import entry, names
 from longrope.errors import UserError
-from longrope.extended import ExtendedModel, Tiers, make_tiers, read_tiers
+from longrope.extended import ExtendedModel, Tiers, make_tiers, read_tiers, with_original
 from longrope.factors import RescaleFactors, Rope, check_same_model
 from longrope.models import METADATA, fingerprint_of, read_record
 
@@ -94,16 +94,6 @@ def tiers_from(
 def _renamed(factors: RescaleFactors, **changes) -> RescaleFactors:
     """The same factors, of a model by another name or of other weights."""
     return dataclasses.replace(factors, rope=dataclasses.replace(factors.rope, **changes))
-
-
-def with_original(tiers: Tiers) -> Tiers:
-    """Tiers of weights that were never tuned: within their window they keep the original RoPE."""
-    from longrope.baselines import closed_form
-
-    rope = tiers.rope
-    if tiers.factors[0].window <= rope.original_window:
-        return tiers
-    return make_tiers([closed_form("none", rope, rope.original_window), *tiers.factors])
 
 
 def rope_of_folder(folder: Path) -> tuple[Rope, str]:

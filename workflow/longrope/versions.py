@@ -23,5 +23,5 @@ VERSIONS = {
     "card": 1,
     "tabulate": 5,
     "plot": 4,
-    "plan": 2,
+    "plan": 3,
 }

@@ -26,7 +26,6 @@ from longrope.evaluate.records import (
     what_they_do,
 )
 from longrope.extended import Tiers
-from longrope.factors import RescaleFactors
 from longrope.files import append_line, fingerprint, resume_lines, sha256_of
 from longrope.models import load_model, load_tokenizer, read_record
 from longrope.rope import install
@@ -48,7 +47,7 @@ def evaluate_benchmarks(
     questions = {name: _local(stage, name) for name in stage.shots} if stage.files else {}
     asker = _Asker(stage, model_folder, tiers, questions, state)
 
-    def measure(length: int, _: RescaleFactors) -> list[dict]:
+    def measure(length: int, *_) -> list[dict]:
         return [asker.ask(name) | {"length": length} for name in stage.shots]
 
     protocol = {

@@ -93,7 +93,7 @@ def _ask(model, tokenizer, prompt_1T, answer: str) -> dict:
     whole_1T = torch.cat([prompt_1T, target.to(model.device)], dim=1)
     logits = model(whole_1T, use_cache=False).logits[0, prompt_1T.shape[1] - 1 : -1].float()
     likely = logits.log_softmax(-1).gather(1, whole_1T[0, prompt_1T.shape[1] :, None])
-    how = decoding_config(model, tokenizer, prompt_1T.shape[1] + NEW_TOKENS, Decoding(NEW_TOKENS))
+    how = decoding_config(model, tokenizer, Decoding(NEW_TOKENS))
     found = model.generate(
         prompt_1T, generation_config=how, attention_mask=torch.ones_like(prompt_1T)
     )

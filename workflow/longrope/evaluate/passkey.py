@@ -3,8 +3,9 @@ Passkey retrieval (Ding et al. 2024, section 4.2): is a key found, wherever it s
 
 Prompt and answer together have exactly the length that is tested. The factors are those of the
 whole sequence, for the prompt and for every generated token. Greedy decoding; a key counts as
-found if what is generated is the key and nothing else. Where several ranks hold a sequence no cache
-would fit, and one forward pass says as much (`_answer_together`).
+found if what is generated is the key and nothing else. Where a cache would be the most of the
+memory, at long lengths and where several ranks hold a sequence, one forward pass says as much
+(`_answer_together`).
 """
 
 import itertools
@@ -13,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from longrope import memory
 from longrope.config.evaluation import PasskeyStage
 from longrope.evaluate.greedy import greedy
-from longrope.evaluate.records import Task, evaluate_lengths, tiers_of
+from longrope.evaluate.records import Task, Units, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.losses import predictions
 from longrope.memory import within_memory
@@ -26,6 +28,7 @@ from longrope.passkey import PasskeyWriter, Prompt, random_key
 from longrope.rope import install
 from longrope.statistics import found_share
 from longrope.versions import VERSIONS
+from longrope.windows import window_label
 
 BATCH_TOKENS = 1 << 14  # tokens of prompts that run together
 
@@ -43,9 +46,10 @@ def evaluate_passkey(
     model.config.max_position_embeddings = max(stage.prompts)  # else `generate` warns
     rotary = install(model, record.rope)
     spread_attention(model)
-    answer = _answer if here().per_sequence == 1 else _answer_together
 
-    def measure(length: int, factors: RescaleFactors) -> list[dict]:
+    def measure(length: int, factors: RescaleFactors, units: Units) -> list[dict]:
+        together = here().per_sequence > 1 or not memory.is_generated(length)
+        answer = _answer_together if together else _answer
         rotary.use([factors])
         batches = [
             batch
@@ -55,17 +59,21 @@ def evaluate_passkey(
             )
             for batch in _batches(list(group), max(1, BATCH_TOKENS // size))
         ]
-        answered = here().deal(batches, lambda batch: answer(model, tokenizer, batch))
+        answered = units.deal(batches, lambda batch: answer(model, tokenizer, batch))
         trials = list(itertools.chain.from_iterable(answered))
         found = sum(trial["found"] for trial in trials)
         return [{"length": length, "prompts": len(trials), "found": found, "trials": trials}]
 
+    alone, after = here().per_sequence == 1, "after the key's own tokens"
     protocol = {
         "key": stage.key,
         "filler": "paper",
         "seed": stage.seed,
-        "decoding": "greedy" if here().per_sequence == 1 else "greedy, after the key's own tokens",
+        "decoding": "greedy" if alone else f"greedy, {after}",
     }
+    beyond = alone and not memory.is_generated(max(stage.prompts))
+    longest = window_label(memory.WHOLE)
+    aside = {"decoding": f"greedy, beyond {longest} {after}"} if beyond else {}
     task = Task(
         "passkey",
         stage.evaluation,
@@ -75,6 +83,7 @@ def evaluate_passkey(
         stage.prompts,
         protocol,
         VERSIONS["evaluate-passkey"],
+        aside,
     )
     results = evaluate_lengths(task, measure, summarise, out, state)
     return {f"accuracy_{length}": result["accuracy"] for length, result in results.items()}
@@ -103,9 +112,9 @@ def _batches(prompts: list[Prompt], size: int):
 def _answer(model, tokenizer, prompts: list[Prompt]) -> list[dict]:
     """Generate as many tokens as the longest key has, and compare."""
     ids_BT = torch.from_numpy(np.stack([each.prompt for each in prompts])).to(model.device)
-    rows, length = ids_BT.shape
+    length = ids_BT.shape[1]
     new = max(len(each.answer) for each in prompts)
-    settings = greedy(tokenizer, length + new, rows, max_new_tokens=new)
+    settings = greedy(tokenizer, max_new_tokens=new)
     model.generation_config = settings  # else `generate` mixes the checkpoint's own in
 
     def generate() -> torch.Tensor:
@@ -121,9 +130,9 @@ def _answer(model, tokenizer, prompts: list[Prompt]) -> list[dict]:
 
 
 def _answer_together(model, tokenizer, prompts: list[Prompt]) -> list[dict]:
-    """The same where several ranks hold a sequence, without a cache: the most likely token at each
-    place of the answer, given the answer before it. It is the key just if greedy decoding finds it.
-    """
+    """The same in one forward pass of prompt and key, without a cache: the most likely token at
+    each place of the key, given the key before it. They are the key just if greedy decoding finds
+    it."""
     trials = []
     for prompt in prompts:
         ids = torch.from_numpy(np.concatenate([prompt.prompt, prompt.answer]))[None]

@@ -9,6 +9,7 @@ window, at its start. No KV cache, no logits, no chunks.
 """
 
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +19,10 @@ import torch
 from longrope.config.evaluation import PerplexityStage, protocol_of
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
-from longrope.evaluate.records import Task, evaluate_lengths, tiers_of
+from longrope.evaluate.records import Task, Units, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.losses import token_losses
 from longrope.models import load_model, load_tokenizer, read_record
-from longrope.parallel.place import here
 from longrope.parallel.sequence import spread_attention
 from longrope.rope import install
 from longrope.statistics import mean_interval
@@ -56,9 +56,14 @@ def evaluate_perplexity(
     spread_attention(model)
 
     @torch.no_grad()
-    def measure(length: int, factors: RescaleFactors) -> list[dict]:
+    def measure(length: int, factors: RescaleFactors, units: Units) -> list[dict]:
         rotary.use([factors])
-        return here().deal(plans[length], lambda each: _measure_document(model, *each, length))
+        planned = [(document, each) for document, windows in plans[length] for each in windows]
+        losses = iter(units.deal(planned, lambda each: _mean_loss(model, *each, length)))
+        return [
+            _record(document, length, windows, list(itertools.islice(losses, len(windows))))
+            for document, windows in plans[length]
+        ]
 
     protocol = {
         "corpus_sha256": split.sha256,
@@ -149,29 +154,42 @@ def slide(tokens: int, length: int, count: int, stride: int) -> list[Window]:
     ]
 
 
-def _measure_document(model, document, windows: list[Window], length: int) -> dict:
-    digest, measured = hashlib.sha256(), []
-    for window in windows:
-        tokens = np.asarray(document.tokens[window.start : window.start + length], np.int64)
-        ids = torch.from_numpy(tokens)[None].to(model.device)
-        losses = token_losses(model, ids)[0, -window.scored :].double()
-        digest.update(tokens[-window.scored :].tobytes())
-        measured.append([window.start, window.scored, losses.mean().item()])
-    if not np.isfinite([loss for *_, loss in measured]).all():
+def _mean_loss(model, document, window: Window, length: int) -> float:
+    """The mean loss of the tokens that a window scores, in nats."""
+    ids = torch.from_numpy(_tokens(document, window, length, length))[None].to(model.device)
+    loss = token_losses(model, ids)[0, -window.scored :].double().mean().item()
+    if not np.isfinite(loss):
         raise UserError(
             f"perplexity at {length:,} tokens of {document.id!r}: the loss is no number; run the"
             " model in float32 (source.precision), or leave the method out"
         )
-    total = sum(scored for _, scored, _ in measured)
+    return loss
+
+
+def _record(document, length: int, windows: list[Window], losses: list[float]) -> dict:
+    digest = hashlib.sha256()
+    for window in windows:
+        digest.update(_tokens(document, window, length, window.scored).tobytes())
+    total = sum(window.scored for window in windows)
+    summed = sum(window.scored * loss for window, loss in zip(windows, losses, strict=True))
     return {
         "length": length,
         "document": document.id,
         "joined": document.joined,
         "tokens": total,
-        "loss": sum(scored * loss for _, scored, loss in measured) / total,
-        "windows": measured,  # [start, tokens scored, mean loss in nats]
+        "loss": summed / total,
+        "windows": [  # [start, tokens scored, mean loss in nats]
+            [window.start, window.scored, loss]
+            for window, loss in zip(windows, losses, strict=True)
+        ],
         "scored_sha256": digest.hexdigest(),
     }
+
+
+def _tokens(document, window: Window, length: int, last: int) -> np.ndarray:
+    """The last so many tokens of a window."""
+    end = window.start + length
+    return np.asarray(document.tokens[end - last : end], np.int64)
 
 
 def _exp(loss: float) -> float:

@@ -15,11 +15,18 @@ from lm_eval.models.huggingface import HFLM
 from longrope.errors import UserError
 from longrope.evaluate.records import factors_at
 from longrope.extended import Tiers
+from longrope.files import fingerprint
 from longrope.memory import within_memory
 from longrope.progress import Progress
 from longrope.rope import RescaledRotary
 
-PART = 512  # requests between two lines of progress
+PART = 512  # requests whose likelihoods are asked for between two lines of progress
+
+Once = Callable[[str, Callable[[], list]], list]  # `Units.once`
+
+
+def _not_kept(_: str, run: Callable[[], list]) -> list:
+    return run()
 
 
 class PinnedModel(HFLM):
@@ -30,10 +37,12 @@ class PinnedModel(HFLM):
         self._rotary, self._tiers = rotary, tiers
         self.begin("nothing", 0, 0)
 
-    def begin(self, doing: str, window: int, batch_tokens: int) -> None:
-        """Say what the next requests are about, how long they may be, and how many run together."""
+    def begin(self, doing: str, window: int, batch_tokens: int, once: Once = _not_kept) -> None:
+        """Say what the next requests are about, how long they may be, how many run together, and
+        what keeps the answers of a batch that is generated."""
         self._doing, self._window, self._batch_tokens = doing, window, batch_tokens
         self._max_length = window  # the harness's own
+        self._once = once
         self.longest = 0  # tokens of the longest sequence so far
 
     @property
@@ -51,6 +60,7 @@ class PinnedModel(HFLM):
             requests,
             [len(context) + len(continuation) for _, context, continuation in requests],
             lambda part: answer(part, disable_tqdm=True, override_bs=override_bs),
+            PART,
         )
 
     @torch.no_grad()
@@ -61,10 +71,19 @@ class PinnedModel(HFLM):
             len(self.tok_encode(context)) + settings["max_gen_toks"]
             for context, settings in (request.args for request in requests)
         ]
-        return self._by_tier(requests, lengths, lambda part: generate(part, disable_tqdm=True))
 
-    def _by_tier(self, requests: list, lengths: list[int], run: Callable[[list], list]) -> list:
-        """Run requests tier by tier, short ones first; answers are in the order of the requests."""
+        def kept(part: list) -> list[str]:
+            name = fingerprint([self._doing, [list(request.args) for request in part]])
+            return self._once(name, lambda: generate(part, disable_tqdm=True))
+
+        part = max(1, self._batch_tokens // max(lengths))  # a batch
+        return self._by_tier(requests, lengths, kept, part)
+
+    def _by_tier(
+        self, requests: list, lengths: list[int], run: Callable[[list], list], size: int
+    ) -> list:
+        """Run requests tier by tier, short ones first, so many between two lines of progress;
+        answers are in the order of the requests."""
         if long := [length for length in lengths if length > self._window]:
             raise UserError(
                 f"{self._doing}: {len(long)} of {len(lengths)} sequences are longer than the window"
@@ -80,8 +99,8 @@ class PinnedModel(HFLM):
         progress = Progress(self._doing, len(requests))
         for window, numbers in sorted(tiers.items()):
             self._rotary.use([each for each in self._tiers.factors if each.window == window])
-            for first in range(0, len(numbers), PART):
-                part = numbers[first : first + PART]
+            for first in range(0, len(numbers), size):
+                part = numbers[first : first + size]
                 self.batch_size_per_gpu = max(1, self._batch_tokens // lengths[part[-1]])
                 found = within_memory(
                     self.model,

@@ -2,15 +2,16 @@
 The records that evaluations write, and the loop that makes them.
 
 One file holds one task, one checkpoint and one method at all of its lengths: `protocol`, `model`,
-`factors` by length, `results` by length, and the `records` that they are made of. A length that is
-done is kept in the state directory, so a killed evaluation, or one that is asked for one length
-more, only does what is missing.
+`factors` by length, `results` by length, and the `records` that they are made of. Every length that
+is done, and within one every window or batch of prompts, is kept in the state directory: a killed
+evaluation, or one that is asked for one length more, only does what is missing.
 """
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from longrope import __version__
 from longrope.extended import Tiers, make_tiers, read_tiers
@@ -55,11 +56,73 @@ class Task:
     lengths: dict[int, int]  # how much is measured at each: windows, or prompts
     protocol: dict  # what the measure at every length depends on
     version: int  # of the stage
+    # What else the record says of the protocol. It follows from the lengths, so what was done at
+    # others stays valid.
+    aside: dict = field(default_factory=dict)
+
+
+class Progressed:
+    """What is done, by a key of what it was made from, and the file that keeps it: the records of a
+    length, or what a unit of it gave. All ranks know the same, rank 0 writes."""
+
+    def __init__(self, path: Path) -> None:
+        def resume() -> dict[str, Any]:
+            return {line["key"]: line["records"] for line in resume_lines(path)}
+
+        self._path, self._known = path, here().once(resume)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: str) -> Any:
+        return self._known[key]
+
+    def add(self, key: str, done: Any) -> None:
+        self._known[key] = done
+        if here().leads:
+            append_line(self._path, {"key": key, "records": done})
+
+
+class Units:
+    """The work of one length, kept unit by unit: at 2048k a single one may take hours.
+
+    What a unit gives must be JSON, and must depend only on the task's protocol and the length.
+    """
+
+    def __init__(self, progressed: Progressed, key: str, title: str) -> None:
+        self._progressed, self._key, self._title = progressed, key, title
+
+    def deal(self, items: Sequence, run: Callable[[Any], Any]) -> list:
+        """`run(item)` of every item, in their order, of those only that are not done yet.
+
+        All ranks must call it. They do a round of one item a team, and then exchange what it gave.
+        """
+        place = here()
+        keys = [fingerprint([self._key, number, len(items)]) for number in range(len(items))]
+        missing = [at for at, key in enumerate(keys) if key not in self._progressed]
+        finished = len(items) - len(missing)
+        progress = Progress(self._title, len(items), finished)
+        for first in range(0, len(missing), place.teams):
+            round_ = missing[first : first + place.teams]
+            made = place.deal([items[at] for at in round_], run)
+            for at, done in zip(round_, made, strict=True):
+                self._progressed.add(keys[at], done)
+            finished += len(round_)
+            progress.update(finished)
+        progress.close()
+        return [self._progressed[key] for key in keys]
+
+    def once(self, name: str, run: Callable[[], Any]) -> Any:
+        """What `run()` gives, unless the unit of this name is done: for who asks one at a time."""
+        key = fingerprint([self._key, name])
+        if key not in self._progressed:
+            self._progressed.add(key, run())
+        return self._progressed[key]
 
 
 def evaluate_lengths(
     task: Task,
-    measure: Callable[[int, RescaleFactors], list[dict]],
+    measure: Callable[[int, RescaleFactors, Units], list[dict]],
     summarise: Callable[[list[dict]], dict],
     out: Path,
     state: Path,
@@ -72,28 +135,19 @@ def evaluate_lengths(
     """
     record, runs_in = read_record(task.model_folder), conditions(task.model_folder)
     place = here()
-
-    def resume() -> tuple[Path, dict]:
-        done = open_state(state, {"version": task.version, "protocol": task.protocol})
-        done = done / "records.jsonl"
-        return done, {line["key"]: line["records"] for line in resume_lines(done)}
-
-    done, known = place.once(resume)
+    guard = {"version": task.version, "protocol": task.protocol}
+    progressed = Progressed(place.once(lambda: open_state(state, guard)) / "records.jsonl")
     what = f"{task.name} {record.rope.model}/{record.weights} {task.method}"
-    progress = Progress(what, len(task.lengths))
     records, used, results = [], {}, {}
-    for number, (length, amount) in enumerate(sorted(task.lengths.items()), 1):
-        factors = factors_at(task.tiers, length)
-        used[window_label(length)] = {"window": factors.window} | what_they_do(factors)
+    for length, amount in sorted(task.lengths.items()):
+        factors, label = factors_at(task.tiers, length), window_label(length)
+        used[label] = {"window": factors.window} | what_they_do(factors)
         key = fingerprint([runs_in, identity_of(factors), length, amount])
-        if key not in known:
-            known[key] = measure(length, factors)
-            if place.leads:
-                append_line(done, {"key": key, "records": known[key]})
-        records += known[key]
-        results[window_label(length)] = summarise(known[key])
-        progress.update(number, f"{window_label(length)} done")
-    progress.close()
+        if key not in progressed:
+            units = Units(progressed, key, f"{what} {label}")
+            progressed.add(key, measure(length, factors, units))
+        records += progressed[key]
+        results[label] = summarise(progressed[key])
     if not place.leads:
         return results
     write_json(
@@ -107,7 +161,7 @@ def evaluate_lengths(
             "weights_fingerprint": record.fingerprint,
             "original_window": record.rope.original_window,
             "method": task.method,
-            "protocol": task.protocol,
+            "protocol": task.protocol | task.aside,
             "amounts": {window_label(length): amount for length, amount in task.lengths.items()},
             "factors": used,
             "results": results,

@@ -13,7 +13,7 @@ from pathlib import Path
 from longrope.config.evaluation import RulerStage
 from longrope.evaluate import harness
 from longrope.evaluate.needles import ANSWER, SampleWriter, import_ruler
-from longrope.evaluate.records import Task, evaluate_lengths, tiers_of
+from longrope.evaluate.records import Task, Units, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.files import replacing
 from longrope.models import load_model, load_tokenizer, read_record
@@ -52,9 +52,9 @@ def evaluate_ruler(
     def lm():
         return _pinned(model_folder, tiers, tokenizer, max(stage.prompts))
 
-    def measure(length: int, _: RescaleFactors) -> list[dict]:
+    def measure(length: int, _: RescaleFactors, units: Units) -> list[dict]:
         return [
-            _measure(lm(), name, length, prompts[length][name], state / "tasks")
+            _measure(lm(), name, length, prompts[length][name], state / "tasks", units)
             for name in stage.needles
         ]
 
@@ -90,9 +90,9 @@ def summarise(records: list[dict]) -> dict:
     return {record["needle"]: found_share(record["found"], record["prompts"]) for record in records}
 
 
-def _measure(lm, name: str, length: int, samples: list[dict], folder: Path) -> dict:
+def _measure(lm, name: str, length: int, samples: list[dict], folder: Path, units: Units) -> dict:
     tasks = _write_task(folder / window_label(length), name, length, samples)
-    lm.begin(f"{name} at {window_label(length)}", length, BATCH_TOKENS)
+    lm.begin(f"{name} at {window_label(length)}", length, BATCH_TOKENS, units.once)
     answered = harness.ask(lm, name, tasks)
     trials = [
         {
@@ -134,7 +134,7 @@ def _pinned(model_folder: Path, tiers, tokenizer, window: int):
 
     model = load_model(model_folder)
     model.config.max_position_embeddings = window  # else `generate` warns
-    model.generation_config = greedy(tokenizer, window, max(1, BATCH_TOKENS // window))
+    model.generation_config = greedy(tokenizer)
     rotary = install(model, tiers.rope)
     with harness.quiet():
         return PinnedModel(model, tokenizer, rotary, tiers)

@@ -183,7 +183,6 @@ def _lacks(asked: Export, written: Written) -> list[str]:
 
 
 def _measured(rows: Sequence[Pair], form: str) -> list[str]:
-    rows = [row for row in rows if row.tiers or row.export]
     if not rows:
         return ["No evaluation of these weights was given (`--records`).", ""]
     lines = []

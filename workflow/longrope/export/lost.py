@@ -42,7 +42,6 @@ class Pair:
     length: int
     tiers: Measured | None
     export: Measured | None
-    best: Measured | None  # with what serves this length best: `_best`
 
 
 def read_measured(paths: Iterable[Path], record: ModelRecord) -> list[Measured]:
@@ -91,9 +90,8 @@ def pairs(measured: Sequence[Measured], tables: Tables) -> list[Pair]:
             length,
             _with(here, factors_at(tables.tiers, length)),
             _with(here, _used(tables, length)) if length <= tables.window else None,
-            _with(here, _best(tables, length)[0]),
         )
-        if row.tiers or row.export or row.best:
+        if row.tiers or row.export:
             rows.append(row)
     return rows
 
@@ -110,40 +108,30 @@ def losses(rows: Sequence[Pair], tables: Tables) -> Iterator[str]:
     original = tables.tiers.rope.original_window
     asked = [row for row in rows if row.task == "perplexity" and row.length <= tables.window]
     known = {row.length for row in asked if row.export}
-    for length in sorted({row.length for row in asked if row.best} | {original}):
-        best, name = _best(tables, length)
-        if identity_of(best) == identity_of(_used(tables, length)):
+    for length in sorted({row.length for row in asked if row.tiers} | {original}):
+        tier = factors_at(tables.tiers, length)
+        if identity_of(tier) == identity_of(_used(tables, length)):
             continue
-        rows_here = [row for row in asked if row.length == length and row.best]
-        for row in rows_here:
+        of_tiers = [row for row in asked if row.length == length and row.tiers]
+        for row in of_tiers:
             if row.export:
                 yield (
                     f"perplexity at {length} tokens ({row.evaluation}): {row.export.value:.2f} with"
-                    f" the exported factors, {row.best.value:.2f} with {name}"
+                    f" the exported factors, {row.tiers.value:.2f} with those of its tier"
                 )
         if length not in known:
             where = " (the original window)" if length == original else ""
-            others = "; ".join(f"{row.best.value:.2f} ({row.evaluation})" for row in rows_here)
+            others = "; ".join(f"{row.tiers.value:.2f} ({row.evaluation})" for row in of_tiers)
             yield (
                 f"perplexity at {length} tokens{where} is not measured with the exported factors"
-                f"{f', with {name} {others}' if others else ''}: give --records of these weights"
-                " with these factors at every length"
+                f"{f', with those of its tier {others}' if others else ''}: give --records of these"
+                " weights with these factors at every length"
             )
 
 
 def _used(tables: Tables, length: int) -> RescaleFactors:
     """What the export turns by at a length."""
     return tables.short if length <= tables.original else tables.long
-
-
-def _best(tables: Tables, length: int) -> tuple[RescaleFactors, str]:
-    """What an export is compared with at a length, and its name: the factors of the tier, or, up
-    to the original window, the RoPE of the pre-training where no tier is for that window."""
-    rope, tier = tables.tiers.rope, factors_at(tables.tiers, length)
-    if length <= rope.original_window < tier.window:
-        plain = RescaleFactors(rope, rope.original_window, "none", (1.0,) * rope.pairs)
-        return plain, "the RoPE of the pre-training"
-    return tier, "those of its tier"
 
 
 def _with(here: Sequence[Measured], factors: RescaleFactors) -> Measured | None:

@@ -3,7 +3,8 @@ A model with the window-extended RoPE of LongRoPE (arXiv 2402.13753): factors by
 
 Pair i of position n turns by n / theta^(2i/d) where n < n_hat, and by n / (lambda_i theta^(2i/d))
 from there on. lambda, n_hat and a factor on cos and sin belong to a tier, the smallest window that
-holds the whole sequence. It is chosen once for a sequence, by its row: a cache never mixes two.
+holds the whole sequence. It is chosen once for a sequence, by its row, and goes with its cache,
+which never mixes two.
 
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     model.generate(**inputs, max_new_tokens=200)  # the tier of prompt and new tokens together
@@ -94,6 +95,7 @@ class LongRopeForCausalLM(Plain):
             rounds = plain(probe, torch.zeros(1, 1, dtype=torch.long))[0].dtype == probe.dtype
         body.rotary_emb = TieredRotary(config, rounds)
         body.register_forward_pre_hook(self._choose, with_kwargs=True)
+        body.register_forward_hook(self._keep)
         self._pinned = None
 
     def pin(self, tokens) -> None:
@@ -114,10 +116,12 @@ class LongRopeForCausalLM(Plain):
         cache = kwargs.get("past_key_values")
         before = 0 if cache is None else int(cache.get_seq_length())
         lengths = _lengths(kwargs.get("attention_mask"), whole, before)
-        if self._pinned is not None:
-            rotary.rows = self._pinned
-        elif before == 0:
-            rotary.rows = [rotary.tier(length) for length in lengths]
+        rows = self._pinned or [rotary.tier(length) for length in lengths]
+        if before:
+            rows = self._of_cache(cache, rows, len(lengths))
+        rotary.rows = rows
+        if cache is not None:
+            cache.longrope_tiers = rows
         shortest = min(tier["max_length"] for tier in rotary.rows)
         if max(lengths) > shortest and any(
             length > tier["max_length"]
@@ -129,6 +133,28 @@ class LongRopeForCausalLM(Plain):
                 " generate"
             )
 
+    def _of_cache(self, cache, asked: list[dict], count: int) -> list[dict]:
+        """The tiers that a cache was made with, which go on; ValueError if others are pinned."""
+        rows = getattr(cache, "longrope_tiers", None)
+        if rows is None:
+            if self._pinned is None:
+                raise ValueError(
+                    "a cache that this model did not make: say the whole length with model.pin"
+                )
+            return asked
+        if self._pinned is not None and _as_many(rows, count) != _as_many(asked, count):
+            raise ValueError(
+                "the cache was made with the factors of other windows"
+                f" ({_windows(rows)}) than those that are pinned ({_windows(asked)}): begin again"
+                " without it, after model.pin(the whole length)"
+            )
+        return rows
+
+    def _keep(self, body, args, output) -> None:
+        """After every call: its tiers go with the cache that it made."""
+        if (cache := getattr(output, "past_key_values", None)) is not None:
+            cache.longrope_tiers = body.rotary_emb.rows
+
     @torch.no_grad()
     def generate(self, inputs=None, generation_config=None, **kwargs):
         """transformers' `generate`, each row with the tier of its prompt and new tokens."""
@@ -139,10 +165,25 @@ class LongRopeForCausalLM(Plain):
         lengths = _lengths(kwargs.get("attention_mask"), prompt, 0)
         new = self._new_tokens(prompt.shape[1], generation_config, kwargs)
         self.pin([length + new for length in lengths])
+        cache = kwargs.get("past_key_values")
+        if cache is not None and int(cache.get_seq_length()):
+            self._pin_as(cache, [length + new for length in lengths])
         try:
             return super().generate(inputs, generation_config, **kwargs)
         finally:
             self.pin(None)
+
+    def _pin_as(self, cache, lengths: list[int]) -> None:
+        """Go on with the tiers of a cache; ValueError if they do not hold what is to come."""
+        rows = getattr(cache, "longrope_tiers", self._pinned)
+        for length, row in zip(lengths, _as_many(rows, len(lengths)), strict=True):
+            if length > row["max_length"]:
+                self.pin(None)
+                raise ValueError(
+                    f"{length} tokens with those to come, but the cache has the factors of a window"
+                    f" of {row['max_length']}: generate without past_key_values, from all tokens"
+                )
+        self._pinned = self.base_model.rotary_emb.rows = rows
 
     def _new_tokens(self, prompt: int, generation_config, kwargs) -> int:
         """How many tokens may follow a prompt, as `generate` reads its options."""
@@ -159,6 +200,10 @@ def _lengths(mask, tokens, before: int) -> list[int]:
     if isinstance(mask, torch.Tensor) and mask.dim() == 2:
         return mask.sum(dim=-1).tolist()
     return [before + tokens.shape[1]] * tokens.shape[0]
+
+
+def _windows(rows: list[dict]) -> str:
+    return ", ".join(str(row["max_length"]) for row in rows)
 
 
 def _as_many(rows: list, count: int) -> list:

@@ -39,7 +39,8 @@ def native_config(config: dict, tables: Tables, *, in_weights: bool, dtype: str)
         "original_max_position_embeddings": tables.original,
         "attention_factor": 1.0 if in_weights else float(tables.long.attention_factor),
     }
-    if not in_weights and tables.long.attention_factor != 1:
+    # Two tables leave a ratio of windows, from which some engines would make a factor of their own.
+    if not in_weights and (tables.long.attention_factor != 1 or not tables.one):
         block["short_mscale"] = float(tables.short.attention_factor)
         block["long_mscale"] = float(tables.long.attention_factor)
     own = {"rope_theta": rope.theta} | ({"partial_rotary_factor": share} if share else {})

@@ -19,7 +19,7 @@ from longrope.export.reread import own_logits, reread_full, reread_native
 from longrope.export.serve import write_serving
 from longrope.export.tables import Tables, choose, left_out
 from longrope.export.weights import carry, check_foldable, rewrite, tidy_tokenizer
-from longrope.extended import read_tiers
+from longrope.extended import read_tiers, with_original
 from longrope.factors import write_factors
 from longrope.files import read_json, replacing, write_json
 from longrope.models import ModelRecord, read_record, stored_dtype
@@ -52,7 +52,10 @@ def export_model(
         )
     record = read_record(model)
     _check_plain(model, record)
+    _check_out(out, model, tiers)
     extended = read_tiers(tiers, record.rope)
+    if record.fingerprint == record.rope.fingerprint:
+        extended = with_original(extended)
     tables = choose(extended, asked.window, two=asked.two)
     if asked.two:
         asked.engine.check_two_tables((tables.short.attention_factor, tables.long.attention_factor))
@@ -109,6 +112,16 @@ def _write_folder(
 
 def _untrusted(said: list[str]) -> list[str]:
     return [f"without trust_remote_code: {each}" for each in said]
+
+
+def _check_out(out: Path, model: Path, tiers: Path) -> None:
+    """Raise UserError where an export would take the place of anything but an older export."""
+    where = out.resolve()
+    for source in (model.resolve(), tiers.resolve()):
+        if where == source or where in source.parents or source in where.parents:
+            raise UserError(f"--out {out}: {source} is there, from which it is made: take another")
+    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / NOTE).exists())):
+        raise UserError(f"--out {out}: there is something that is no export: take another name")
 
 
 def _check_plain(model: Path, record: ModelRecord) -> None:

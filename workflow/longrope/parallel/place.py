@@ -3,7 +3,7 @@ Where a process stands among those that run a stage together.
 
 Processes are ranks 0, 1, ...; as many in a row as `per_sequence` hold one sequence together, each a
 slice of it. Such a group takes its share of what can be done side by side: the sequences of a
-training step, the candidates of a search, the documents of an evaluation. Every rank runs the same
+training step, the candidates of a search, the windows of an evaluation. Every rank runs the same
 code. Rank 0 alone writes files and leads a search.
 
 One process is a place like any other, where nothing is sent. Torch is imported where there are
@@ -41,7 +41,7 @@ class Place:
 
     @property
     def teams(self) -> int:
-        """How many sequences, candidates or documents are worked on side by side."""
+        """How many sequences, candidates or windows are worked on side by side."""
         return self.world // self.per_sequence
 
     @property

@@ -1,7 +1,7 @@
 """
 Signs of life: how a rank that waits tells one that is busy from one that is gone.
 
-Teams have unequal shares, and one score, document or prompt may take hours. If a collective waited
+Teams have unequal shares, and one score, window or prompt may take hours. If a collective waited
 that long, it would wait as long for a rank that has stopped answering. So each rank counts up in a
 store that all see, for as long as it lives, and before ranks exchange something they meet there:
 every one waits until all have come, or until one of them has not counted for too long.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
-from longrope.memory import piece_of_prompt
+from longrope.memory import is_generated
 from longrope.plan import cost
 from longrope.plan.architecture import Architecture, architecture_of
 from longrope.plan.jobs import Job, jobs_of
@@ -206,8 +206,10 @@ class _Model:
                 new = KEY if asked.task == "passkey" else NEEDLE
                 passes = amount * (1 if asked.task == "passkey" else len(asked.needles))
                 rows = min(amount, max(1, BATCH[asked.task] // length))
-                together, cached = rows * piece_of_prompt(length, rows), rows * length
+                together = cached = rows * length
                 one = cost.generation(self.shape, length, new)
+                if asked.task == "passkey" and not is_generated(length):
+                    cached, one = 0, cost.forward(self.shape, length)
             tokens += passes * length
             flops += passes * one
             held = cost.inference_memory(self.shape, together, self.width, cached)
