@@ -1,5 +1,6 @@
 """The card and the serving bundle say what records say; the command and the rule make them."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -225,3 +226,25 @@ def test_the_rule_exports_every_extended_model(tmp_path):
     for form in ("native", "full"):
         assert f"Exporting tiny, longrope-2k, as {form}" in result.stdout
     assert "benchmarks" not in result.stdout  # the card shows perplexities and passkeys
+
+
+def test_the_rule_exports_as_the_configuration_says(tmp_path):
+    for name in ("resources", "config"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    said = {"engine": "mlx", "tier": "4k", "dtype": "float32", "licence": "other: see it's text"}
+    config["models"]["tiny"]["export"] = said
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
+    paths = [f"results/tiny/longrope-2k/extended/{form}" for form in ("native", "gguf")]
+    more = ("--printshellcmds", *paths, "--configfile", str(tmp_path / "mine.yaml"))
+    result = snakemake("--dry-run", *more, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    commands = [
+        shlex.split(line) for line in result.stdout.splitlines() if " export --form" in line
+    ]
+    assert len(commands) == 2
+    for command in commands:
+        form = command[command.index("--form") + 1]
+        assert ("mlx" in command) is (form == "native")
+        assert command[command.index("--tier") + 1] == "4096"
+        assert command[command.index("--licence") + 1] == "other: see it's text"

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from longrope.config.base import NAME, Name, Precision, Settings, Window
 from longrope.config.corpus import CorpusSettings
 from longrope.config.evaluation import OF_EXTENDING, EvaluationSettings
+from longrope.config.export import ExportSettings
 from longrope.config.search import (
     Bayesian,
     Budget,
@@ -118,6 +119,7 @@ class ModelSettings(Settings):
     extension: Extension | None = None
     # Name -> what is measured, at which lengths, for which weights and methods.
     evaluation: dict[Name, EvaluationSettings] = {}
+    export: ExportSettings = ExportSettings()
 
     @field_validator("evaluation")
     @classmethod
