@@ -105,6 +105,7 @@ def test_the_card_has_windows_factors_training_evaluation_and_protocol(card, pla
     assert "| books | 64 | 2.72 | 4.48 | 200 tokens, 2 documents |" in card
     assert "| books | 256 | 2.72 | 2.72 |" in card
     assert "| base | 2 | 8,192 | 2.500 | 6 |" in card
+    assert "| read again and compared | by transformers: logits within " in card
     assert "stride length" in card and read_record(place / "model").fingerprint in card
     assert "4.48 with the exported factors" in card and "n_hat" in card
 
@@ -188,6 +189,7 @@ def test_the_serving_bundle_names_the_window_everywhere(place, tmp_path):
     export(*files, tmp_path / "gguf", "gguf")
     assert "PARAMETER num_ctx 256" in (tmp_path / "gguf" / "Modelfile").read_text()
     assert "-c 256" in (tmp_path / "gguf" / "serve.md").read_text()
+    assert "| by the package gguf: every tensor" in (tmp_path / "gguf" / "README.md").read_text()
     export(*files, tmp_path / "full", "full")
     assert "trust_remote_code=True" in (tmp_path / "full" / "serve.md").read_text()
 

@@ -106,7 +106,11 @@ def _facts(asked: Export, record: ModelRecord, written: Written, licence, base) 
     rope, tables = record.rope, written.tables
     source = ", ".join(f"{key} {value}" for key, value in record.public_source.items())
     said = written.difference
-    compared = "not run, only its tensors and keys" if said is None else f"within {said:.1g}"
+    compared = (
+        "by the package gguf: every tensor and key; not run"
+        if said is None
+        else f"by transformers: logits within {said:.1g}"
+    )
     rows = [
         ("form", f"{asked.form}: {FORMS[asked.form]}"),
         ("made for", f"{asked.engine.name} ({asked.engine.read})"),
@@ -126,7 +130,7 @@ def _facts(asked: Export, record: ModelRecord, written: Written, licence, base) 
         ),
         ("weights", f"{record.weights}, sha256 `{record.fingerprint}…`"),
         ("base weights", f"sha256 `{rope.fingerprint}…`"),
-        ("logits reread and compared", compared),
+        ("read again and compared", compared),
         ("longrope", f"{__version__}, commit {commit() or 'not known'}"),
     ]
     cells = [(name, " ".join(str(value).split()).replace("|", "\\|")) for name, value in rows]
