@@ -253,7 +253,7 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--gpus", type=int, default=1, help="that one job may have (1)")
     stage.add_argument("--memory", type=float, help="GiB of one, if not what is known")
     stage.add_argument("--flops", type=float, help="FLOP/s of one, if not what is known")
-    stage.add_argument("--utilisation", type=float, help="share of them (0.4)")
+    stage.add_argument("--utilisation", type=float, help="share of them that is reached")
     stage.add_argument("--target", default="all", help="all, or study (with the ablations)")
     stage.add_argument(
         "--simulate", type=_count, nargs="+", default=[], metavar="GPUS",
@@ -269,7 +269,8 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--uri", help="tracking server; MLFLOW_TRACKING_URI, or ./mlflow.db")
     stage.add_argument("--experiment", default="longrope", help="in MLflow (longrope)")
 
-    _stage(parsers, "schema", "print the JSON schema of a configuration", tracked=False)
+    stage = _stage(parsers, "schema", "print the JSON schema of a configuration", tracked=False)
+    stage.add_argument("--markdown", action="store_true", help="the same as a page for people")
     return parser
 
 

@@ -10,14 +10,19 @@ from longrope.config.base import Settings, Window
 class ExportSettings(Settings):
     """What `longrope export` is told of one model; the form is in the name of the target."""
 
-    # Whom the forms native and full are for: transformers' folder is also right in vLLM and
-    # SGLang, that for mlx and any has the attention factor in the weights. gguf is for llama.cpp.
     engine: Literal["transformers", "vllm", "sglang", "mlx", "any"] = "transformers"
-    two_tables: bool = False  # also the factors of the original window, where an engine may choose
-    tier: Window | None = None  # whose factors serve every length; null: the longest window
-    # In which weights are stored; null: as they are.
+    """Whom the forms `native` and `full` are for. The folder for `transformers` is also right in
+    vLLM and SGLang; that for `mlx` and `any` has the attention factor in the weights. `gguf` is
+    always for llama.cpp."""
+    two_tables: bool = False
+    """Also the factors of the original window; refused for an engine that does not choose by the
+    text."""
+    tier: Window | None = None
+    """The window whose factors serve every length. `null`: the longest."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    licence: str | None = None  # of the base model, where nothing tells it
+    """In which type weights are stored. `null`: as they are."""
+    licence: str | None = None
+    """Of the base model, for the card, where nothing tells it."""
 
     def flags(self, form: str) -> list[str]:
         """The options of `longrope export` for one form."""

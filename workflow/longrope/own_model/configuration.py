@@ -234,7 +234,7 @@ def _yaml(settings: dict, found: Found, target: int, command: str) -> str:
     body = [
         f"# {found.name}: {window_label(found.window)} to {window_label(target)}, theta"
         f" {found.theta:g}, {found.pairs} pairs. Written by `{command}`;"
-        " config/README.md has every key.",
+        " docs/configuration.md has every key.",
         f"seed: {settings['seed']}",
         f"corpora: {_flow(settings['corpora'])}",
         "models:",
