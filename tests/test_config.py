@@ -311,6 +311,10 @@ PERPLEXITY = f"{SMALL}/evaluation/perplexity"
         {f"{PERPLEXITY}/windows": {"1k": 1, 1024: 2}},
         {f"{FIRST}/learning_rate": float("inf")},
         {f"{MADE}/warmup": -1},
+        {f"{SMALL}/export": {"tier": "3k"}},
+        {f"{SMALL}/export": {"two_tables": True, "engine": "vllm"}},
+        {f"{SMALL}/export": {"engine": "llama.cpp"}},
+        {"models/made/export": {"dtype": "float32"}},
         {f"{SMALL}/corpus": {yaml.safe_load("2024-01-01"): 1}},
     ],
     ids=[
@@ -326,6 +330,10 @@ PERPLEXITY = f"{SMALL}/evaluation/perplexity"
         "one window twice",
         "infinite",
         "negative warm-up",
+        "an export of no tier",
+        "two tables for who takes one",
+        "gguf is a form",
+        "an export of nothing extended",
         "date as key",
     ],
 )

@@ -44,6 +44,13 @@ class ModelRecord:
         """The kernel of its attention, as transformers names it."""
         return self.source.get("attention", "sdpa")
 
+    @property
+    def public_source(self) -> dict:
+        """Where the base weights come from, for others to read: no folder of this machine."""
+        source = {key: each for key, each in self.source.items() if key != "path"}
+        path = self.source.get("path")
+        return source | ({"file": Path(path).name} if path else {})
+
     def tuned_as(self, weights: str) -> "ModelRecord":
         """The record of weights that are tuned from these."""
         return dataclasses.replace(self, weights=weights)

@@ -49,8 +49,7 @@ def publish(
             "model": tiers.rope.model,
             "weights": of_model.weights,
             "weights_fingerprint": of_model.fingerprint,
-            "source": {key: each for key, each in of_model.source.items() if key != "path"}
-            | ({"file": Path(of_model.source["path"]).name} if "path" in of_model.source else {}),
+            "source": of_model.public_source,
             "factors": [record_of_factors(each) for each in tiers.factors],
             "measured": measured,
             "made_with": {"command": command, "longrope": __version__},

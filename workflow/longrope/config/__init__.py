@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from longrope.config.base import NAME, Name, Precision, Settings, Window
 from longrope.config.corpus import CorpusSettings
 from longrope.config.evaluation import OF_EXTENDING, EvaluationSettings
+from longrope.config.export import ExportSettings
 from longrope.config.search import (
     Bayesian,
     Budget,
@@ -152,6 +153,8 @@ class ModelSettings(Settings):
     """The second search and the recovery."""
     evaluation: dict[Name, EvaluationSettings] = {}
     """What is measured; the name becomes a folder and says in tables which text it is."""
+    export: ExportSettings = ExportSettings()
+    """How the target `export` writes the extended model, in all of its forms."""
 
     @field_validator("evaluation")
     @classmethod

@@ -164,6 +164,8 @@ def _settings(
         model["extension"] = extension
         methods[name] = ["extended"]
     passkeys = {weights: list(names) for weights, names in methods.items()}
+    # The one table of an export, at short lengths too: what it costs there is then in its card.
+    methods[list(methods)[-1]].append("tuned" if level.steps and not second else "longest")
     model["evaluation"] = {
         "text": {
             "task": "perplexity",
