@@ -1,6 +1,6 @@
 """
 LongRoPE from a pre-trained model to tables and figures. The rules are in workflow/rules, one file
-a stage; the method is the package in workflow/longrope; config/README.md explains every key.
+a stage; the method is the package in workflow/longrope; docs/configuration.md explains every key.
 
     snakemake --cores all                                       the default study
     snakemake --cores all study                                 with the ablations of the paper

@@ -13,6 +13,7 @@ import torch
 
 import export_runners
 from helpers import excerpt
+from longrope.audit import check
 from longrope.baselines import closed_form
 from longrope.export.engines import find_engine
 from longrope.export.stage import Export, Written, export_model
@@ -54,11 +55,15 @@ def write_tiers(folder: Path, model: Path, tiers: Tiers) -> Path:
 def export(
     model: Path, tiers: Path, out: Path, form: str = "native", engine: str = "", **more
 ) -> Written:
-    """Export as `form`, by default for the engine that the command takes."""
+    """Export as `form`, by default for the engine that the command takes; the audit, which knows
+    how each engine reads a checkpoint, finds no error in it."""
     files = {name: more.pop(name, ()) for name in ("records", "trainings")}
     default = "llama.cpp" if form == "gguf" else "transformers"
     asked = Export(form, find_engine(engine or default), **more)
-    return export_model(asked, model, tiers, out, **files)
+    written = export_model(asked, model, tiers, out, **files)
+    report = check(out)
+    assert not report.failed, report.as_text()
+    return written
 
 
 def text_of(model: Path, tokens: int) -> list[int]:

@@ -15,7 +15,7 @@ from longrope.extended import ExtendedModel, Tiers
 from longrope.factors import RescaleFactors
 from longrope.import_model import import_model
 from longrope.losses import token_losses
-from longrope.models import load_model, read_record
+from longrope.models import empty_model, load_model, read_record
 from longrope.rope import install
 
 LONG = 100  # tokens, beyond the window
@@ -151,6 +151,15 @@ def stretched(rope, lambda_, **more) -> RescaleFactors:
 
 def test_its_rope_is_found(family, rope):
     assert (rope.pairs, rope.theta, rope.original_window) == (family.pairs, family.theta, WINDOW)
+
+
+def test_an_empty_model_that_gets_weights_is_the_whole_one(folder):
+    whole, empty, tokens = load_model(folder, for_training=True), empty_model(folder), some_tokens()
+    assert all(each.is_meta for each in empty.parameters())
+    empty.load_state_dict(whole.state_dict(), assign=True)
+    empty.tie_weights()
+    assert torch.equal(logits(empty, tokens), logits(whole, tokens))
+    assert len(list(empty.parameters())) == len(list(whole.parameters()))
 
 
 def test_factors_of_one_leave_the_logits_those_of_transformers(family, model, rope):

@@ -16,6 +16,7 @@ from longrope.checks import load_config
 from longrope.config import Config, PretrainStage, json_schema
 from longrope.config.corpus import TokenizeSettings
 from longrope.config.evaluation import PerplexityStage
+from longrope.config.reference import markdown
 from longrope.config.search import SearchSettings
 from longrope.config.training import TuningStage
 from longrope.errors import UserError
@@ -107,6 +108,23 @@ def test_the_schema_in_the_repository_is_that_of_the_package():
     assert json.loads(text) == json_schema()
 
 
+def test_the_reference_in_the_repository_is_that_of_the_package():
+    committed = (ROOT / "docs/configuration.md").read_text()
+    assert committed == markdown(json_schema()), "make it again: longrope schema --markdown"
+
+
+def test_every_key_of_a_configuration_is_explained():
+    types = {"Config": json_schema(), **json_schema()["$defs"]}
+    told = {"kind", "name", "task"}  # tell types apart; headings name them
+    unexplained = {
+        f"{name}.{key}"
+        for name, each in types.items()
+        for key, value in each["properties"].items()
+        if "description" not in value and not (key in told and {"const", "enum"} & value.keys())
+    }
+    assert not unexplained
+
+
 def test_windows_may_be_written_as_labels_or_tokens():
     labels = load_config(study()).models["small"]
     assert list(labels.search) == [512, 1024] and labels.tunings["second"].window == 1024
@@ -129,7 +147,7 @@ MISTAKES = {  # what is changed, then what the message must hold: place, rule, r
     "misspelt": ({f"{FIRST}/lerning_rate": 1}, "first.lerning_rate: unknown", "'learning_rate'"),
     "misspelt at the top": ({"sed": 2}, "sed: unknown key", "'seed'"),
     "British": ({f"{SMALL}/optimizer": {}}, "models.small.optimizer: unknown", "'optimiser'"),
-    "nonsense": ({"xyzzy": 1}, "xyzzy: unknown key", "config/README.md"),
+    "nonsense": ({"xyzzy": 1}, "xyzzy: unknown key", "docs/configuration.md"),
     "missing": ({f"{SMALL}/corpus": REMOVE}, "models.small.corpus: missing", ""),
     "text for number": ({f"{FIRST}/steps": "many"}, "tunings.first.steps: ", "integer"),
     "number for text": ({f"{SMALL}/corpus": 7}, "models.small.corpus: ", "string"),
@@ -293,6 +311,10 @@ PERPLEXITY = f"{SMALL}/evaluation/perplexity"
         {f"{PERPLEXITY}/windows": {"1k": 1, 1024: 2}},
         {f"{FIRST}/learning_rate": float("inf")},
         {f"{MADE}/warmup": -1},
+        {f"{SMALL}/export": {"tier": "3k"}},
+        {f"{SMALL}/export": {"two_tables": True, "engine": "vllm"}},
+        {f"{SMALL}/export": {"engine": "llama.cpp"}},
+        {"models/made/export": {"dtype": "float32"}},
         {f"{SMALL}/corpus": {yaml.safe_load("2024-01-01"): 1}},
     ],
     ids=[
@@ -308,6 +330,10 @@ PERPLEXITY = f"{SMALL}/evaluation/perplexity"
         "one window twice",
         "infinite",
         "negative warm-up",
+        "an export of no tier",
+        "two tables for who takes one",
+        "gguf is a form",
+        "an export of nothing extended",
         "date as key",
     ],
 )

@@ -1,6 +1,7 @@
 """GPUs by lease, with names in place of devices and real processes."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,21 +20,25 @@ import sys, time
 from pathlib import Path
 from longrope import devices
 devices.POLL = 0.05
-index, lock = devices.lease(sys.argv[2].split(","), Path(sys.argv[1]))
-print(index, flush=True)
+folder, names, count = Path(sys.argv[1]), sys.argv[2].split(","), int(sys.argv[3])
+if count > 1:
+    print(*devices.lease_several(count, folder, names), flush=True)
+else:
+    index, lock = devices.lease(names, folder)
+    print(index, flush=True)
 time.sleep(60)
 """
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts a process that leases one of some devices; returns it."""
+    """Starts a process that leases one of some devices, or several; returns it."""
     running = []
 
-    def begin(names: str = "a,b") -> subprocess.Popen:
+    def begin(names: str = "a,b", count: int = 1) -> subprocess.Popen:
         running.append(
             subprocess.Popen(
-                [sys.executable, "-c", HOLD, tmp_path / "locks", names],
+                [sys.executable, "-c", HOLD, tmp_path / "locks", names, str(count)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -74,6 +79,17 @@ def test_who_finds_all_taken_says_so_once_and_goes_on_when_a_job_is_killed(start
     assert leased(third) == 1
     third.kill()
     assert third.stderr.read() == ""
+
+
+def test_who_wants_several_gets_them_in_turn_and_waits_for_one_that_is_taken(start):
+    assert leased(start("c")) == 0
+    running = [start("a,b,c", count=2) for _ in range(2)]  # each could take what the other lacks
+    for _ in range(2):
+        (ready, *_), *_ = select.select([each.stdout for each in running], [], [], 30)
+        (first,) = [each for each in running if each.stdout is ready]
+        assert sorted(first.stdout.readline().split()) == ["0", "1"]
+        running.remove(first)
+        first.send_signal(signal.SIGKILL)
 
 
 def test_a_device_is_the_same_whatever_its_place_among_the_visible(start):

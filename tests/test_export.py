@@ -81,6 +81,37 @@ def test_weights_are_those_of_the_checkpoint_byte_for_byte(tiny, native):
     assert not list(native.glob("*.bin"))
 
 
+def test_no_file_of_an_export_is_a_file_of_the_study(tiny, tiers, native, tmp_path):
+    export(tiny, tiers, tmp_path / "full", "full")
+    sources = {(file.stat().st_dev, file.stat().st_ino) for file in tiny.iterdir()}
+    for file in (*native.iterdir(), *(tmp_path / "full").iterdir()):
+        assert file.is_symlink() is False and file.stat().st_nlink == 1
+        assert (file.stat().st_dev, file.stat().st_ino) not in sources
+
+
+def test_code_and_pickles_of_a_checkpoint_are_not_exported(tiny, tiers, tmp_path):
+    shutil.copytree(tiny, tmp_path / "model")
+    foreign = ("modeling_base.py", "tokenizer_own.py", "pytorch_model.bin", "tokenizer.pt", "x.sh")
+    for name in foreign:
+        (tmp_path / "model" / name).write_text("raise SystemExit")
+    (tmp_path / "model" / "LICENSE").write_text("MIT")
+    for name in ("config.json", "tokenizer_config.json"):
+        said = read_json(tmp_path / "model" / name) | {"auto_map": {"AutoModel": "modeling_base.X"}}
+        write_json(tmp_path / "model" / name, said)
+    path = tmp_path / "model/config.json"
+    write_json(path, read_json(path) | {"architectures": ["BaseOwnForCausalLM"]})
+    for form in ("native", "full"):
+        out = tmp_path / form
+        export(tmp_path / "model", tiers, out, form)
+        assert not {file.name for file in out.iterdir()} & set(foreign)
+        assert (out / "LICENSE").read_text() == "MIT" and not (out / "longrope.json").exists()
+        assert "auto_map" not in read_json(out / "tokenizer_config.json")
+        config = read_json(out / "config.json")
+        assert config["architectures"] == ["LlamaForCausalLM"]
+        own = {"AutoModelForCausalLM": "modeling_longrope.LongRopeForCausalLM"}
+        assert config.get("auto_map") == (own if form == "full" else None)
+
+
 def test_a_smaller_tier_can_serve_every_length(tiny, tiers, tmp_path):
     export(tiny, tiers, tmp_path / "export", window=256)
     prompts = prompts_around([128], text_of(tiny, 256))
@@ -183,6 +214,8 @@ def test_a_factor_that_is_cut_after_the_projection_is_refused(tmp_path):
         ({"window": 300}, "no tier for 300: this extended model has 256, 512, 1k"),
         ({"two": True, "engine": "sglang"}, "the angle of position 0"),
         ({"two": True, "engine": "mlx"}, "it uses the long one always"),
+        ({"two": True, "engine": "vllm"}, "for every text as soon as --max-model-len is above"),
+        ({"two": True, "form": "gguf", "engine": "llama.cpp"}, "factors are 1 and 1.13"),
         ({"two": True}, "their attention factors are 1 and 1.13"),
     ],
 )
@@ -203,7 +236,7 @@ def test_what_cannot_be_carried_is_refused_with_the_reason(tiny, tiers, tmp_path
 def test_an_export_that_reads_back_otherwise_is_not_put_in_place(
     tiny, tiers, tmp_path, monkeypatch, key, value, message
 ):
-    from longrope.export import native
+    from longrope.export import native, stage
 
     whole = native.native_config
 
@@ -216,7 +249,7 @@ def test_an_export_that_reads_back_otherwise_is_not_put_in_place(
         config["rope_scaling"] |= {"short_factor": config["rope_parameters"]["long_factor"]}
         return config
 
-    monkeypatch.setattr(native, "native_config", wrong)
+    monkeypatch.setattr(stage, "native_config", wrong)
     with pytest.raises(UserError, match=message):
         export(tiny, tiers, tmp_path / "export")
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """The card and the serving bundle say what records say; the command and the rule make them."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,15 @@ import yaml
 from evaluations import documents, write_evaluation
 from exports import export, tiers_for, write_tiers
 from helpers import make_checkpoint
+from longrope.baselines import closed_form
 from longrope.cli import main
 from longrope.evaluate.records import identity_of
-from longrope.export.card import licence_of
-from longrope.export.lost import pairs, read_measured
+from longrope.export.asked import Export
+from longrope.export.card import _front_matter, licence_of
+from longrope.export.engines import find_engine
+from longrope.export.lost import Measured, losses, pairs, read_measured
 from longrope.export.tables import choose
+from longrope.extended import Tiers, with_original
 from longrope.files import read_json, write_json, write_lines
 from longrope.models import ModelRecord, read_record
 from test_workflow import ROOT, snakemake
@@ -67,13 +72,54 @@ def test_front_matter_is_yaml_with_the_licence(card):
     assert head["pipeline_tag"] == "text-generation" and "base_model" not in head
 
 
+def test_front_matter_is_yaml_whatever_the_licence_is_called(place, tmp_path):
+    files = place / "model", place / "tiers/extended.json"
+    export(*files, tmp_path / "export", licence="other: see LICENSE | # and NOTICE")
+    text = (tmp_path / "export" / "README.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["license"] == "other: see LICENSE | # and NOTICE"
+    assert r"| licence of the base | other: see LICENSE \| # and NOTICE |" in text
+
+
+@pytest.mark.parametrize(("weights", "relation"), [("base", None), ("longrope-1k", "finetune")])
+def test_only_tuned_weights_are_a_finetune_of_their_base(place, weights, relation):
+    rope = read_record(place / "model").rope
+    record = ModelRecord(rope, weights, "x", {"kind": "hub", "name": "a/b"}, {})
+    asked = Export("native", find_engine("transformers"))
+    head = "\n".join(_front_matter(None, "a/b", asked, record)[1:-2])
+    assert yaml.safe_load(head).get("base_model_relation") == relation
+    assert yaml.safe_load(head)["base_model"] == "a/b"
+
+
+def test_no_folder_of_the_machine_is_in_an_export(place, tmp_path):
+    assert Path(read_record(place / "model").source["path"]).is_absolute()
+    for form in ("native", "full"):
+        export(place / "model", place / "tiers/extended.json", tmp_path / form, form)
+        for file in (tmp_path / form).iterdir():
+            for folder in (tmp_path.parent, place.parent):
+                assert str(folder).encode() not in file.read_bytes()
+
+
 def test_the_card_has_windows_factors_training_evaluation_and_protocol(card, place):
     assert "64 to 256 tokens" in card.splitlines()[card.splitlines().index("---", 1) + 2]
     assert "| books | 64 | 2.72 | 4.48 | 200 tokens, 2 documents |" in card
     assert "| books | 256 | 2.72 | 2.72 |" in card
     assert "| base | 2 | 8,192 | 2.500 | 6 |" in card
+    assert "| read again and compared | by transformers: logits within " in card
     assert "stride length" in card and read_record(place / "model").fingerprint in card
     assert "4.48 with the exported factors" in card and "n_hat" in card
+
+
+def test_the_card_of_all_tiers_has_their_numbers_as_exported(place, records, tmp_path):
+    files = place / "model", place / "tiers/extended.json"
+    written = export(*files, tmp_path / "full", "full", records=records)
+    text = (tmp_path / "full" / "README.md").read_text()
+    assert "perplexity, as exported | perplexity, without `trust_remote_code` |" in text
+    assert "| books | 64 | 2.72 | 4.48 |" in text
+    assert "It carries the whole of the extended model." in text
+    assert written.said and written.lost
+    for each in (*written.said, *written.lost):
+        assert each.startswith("without trust_remote_code: ") and f"- {each}" in text
 
 
 def test_records_of_other_weights_are_left_out(place, records, tmp_path):
@@ -97,6 +143,41 @@ def test_without_records_the_card_says_that_nothing_was_measured(place, tmp_path
     assert "not known: look it up" in text and "license:" not in text
 
 
+def measured(length: int, factors, value: float) -> Measured:
+    return Measured("perplexity", "books", length, identity_of(factors), value, 100, 1, {}, "")
+
+
+def test_lengths_at_which_the_exported_table_was_not_measured_are_named(place):
+    """A record of the longest window alone says nothing of the short ones."""
+    tiers = tiers_for(read_record(place / "model").rope)
+    tables = choose(tiers, None, two=False)
+    longest, short = measured(256, tiers.longest, 3.0), measured(64, tiers.factors[0], 2.0)
+    (said,) = losses(pairs([longest], tables), tables)
+    assert "at 64 tokens (the original window) is not measured with the exported factors:" in said
+    (said,) = losses(pairs([longest, short], tables), tables)
+    assert "with those of its tier 2.00 (books)" in said and "give --records" in said
+    middle = measured(128, tiers.factors[1], 2.5)
+    said = list(losses(pairs([longest, short, middle], tables), tables))
+    assert [each.split()[2] for each in said] == ["64", "128"]
+    whole = [longest, measured(64, tiers.longest, 4.0), short]
+    assert list(losses(pairs(whole, tables), tables)) == [
+        "perplexity at 64 tokens (books): 4.00 with the exported factors, 2.00 with those of its"
+        " tier"
+    ]
+
+
+def test_the_loss_of_weights_that_were_never_tuned_is_to_their_own_rope(place):
+    longest = tiers_for(read_record(place / "model").rope).longest
+    tiers = with_original(Tiers((longest,)))
+    tables = choose(tiers, None, two=False)
+    plain = closed_form("none", tiers.rope, 64)
+    rows = [measured(64, longest, 4.0), measured(64, plain, 2.0), measured(256, longest, 3.0)]
+    assert list(losses(pairs(rows, tables), tables)) == [
+        "perplexity at 64 tokens (books): 4.00 with the exported factors, 2.00 with those of its"
+        " tier"
+    ]
+
+
 def test_the_serving_bundle_names_the_window_everywhere(place, tmp_path):
     files = place / "model", place / "tiers/extended.json"
     export(*files, tmp_path / "native")
@@ -108,6 +189,7 @@ def test_the_serving_bundle_names_the_window_everywhere(place, tmp_path):
     export(*files, tmp_path / "gguf", "gguf")
     assert "PARAMETER num_ctx 256" in (tmp_path / "gguf" / "Modelfile").read_text()
     assert "-c 256" in (tmp_path / "gguf" / "serve.md").read_text()
+    assert "| by the package gguf: every tensor" in (tmp_path / "gguf" / "README.md").read_text()
     export(*files, tmp_path / "full", "full")
     assert "trust_remote_code=True" in (tmp_path / "full" / "serve.md").read_text()
 
@@ -146,3 +228,25 @@ def test_the_rule_exports_every_extended_model(tmp_path):
     for form in ("native", "full"):
         assert f"Exporting tiny, longrope-2k, as {form}" in result.stdout
     assert "benchmarks" not in result.stdout  # the card shows perplexities and passkeys
+
+
+def test_the_rule_exports_as_the_configuration_says(tmp_path):
+    for name in ("resources", "config"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    config = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    said = {"engine": "mlx", "tier": "4k", "dtype": "float32", "licence": "other: see it's text"}
+    config["models"]["tiny"]["export"] = said
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
+    paths = [f"results/tiny/longrope-2k/extended/{form}" for form in ("native", "gguf")]
+    more = ("--printshellcmds", *paths, "--configfile", str(tmp_path / "mine.yaml"))
+    result = snakemake("--dry-run", *more, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    commands = [
+        shlex.split(line) for line in result.stdout.splitlines() if " export --form" in line
+    ]
+    assert len(commands) == 2
+    for command in commands:
+        form = command[command.index("--form") + 1]
+        assert ("mlx" in command) is (form == "native")
+        assert command[command.index("--tier") + 1] == "4096"
+        assert command[command.index("--licence") + 1] == "other: see it's text"

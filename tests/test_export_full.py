@@ -1,6 +1,7 @@
 """The modelling file that carries all tiers: generation, beams, caches, and what it refuses."""
 
 import ast
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from exports import export, furthest, own, prompts_around, run, text_of, tiers_for, write_tiers
 from longrope.config import FolderModel
 from longrope.errors import UserError
+from longrope.export import reread
+from longrope.export.reread import reread_full
 from longrope.extended import ExtendedModel, read_tiers
+from longrope.files import read_json, write_json
 from longrope.import_model import import_model
 from longrope.models import load_model, read_record
 
@@ -149,6 +153,55 @@ def test_saved_again_it_keeps_its_file_and_its_factors(exported, loaded, tmp_pat
     ids = torch.tensor([text_of(exported[0], 300)])
     with torch.no_grad():
         assert torch.equal(again(ids).logits, loaded(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("tier", "key", "value", "message"),
+    [
+        (1, "n_hat", 5, "n_hat of tier 1 .up to 512 tokens. is 5, not 4"),
+        (0, "max_length", 255, "max_length of tier 0 .up to 256 tokens. is 255, not 256"),
+        (2, "attention_factor", 1.0, "attention_factor of tier 2"),
+        (2, "lambda", None, "lambda of tier 2"),
+    ],
+)
+def test_what_logits_at_the_window_do_not_show_is_noticed(
+    exported, tmp_path, tier, key, value, message
+):
+    tiers, changed, expected = edited(exported, tmp_path, tier, key, value)
+    with pytest.raises(UserError, match=message):
+        reread_full(changed, tiers, expected, exact=True)
+
+
+@pytest.mark.parametrize(
+    ("tier", "key", "value", "message"),
+    [
+        (1, "n_hat", 5, "in a text of 257 tokens the export turns position 4 otherwise"),
+        (0, "max_length", 255, "in a text of 256 tokens the export turns position"),
+        (2, "lambda", None, "the factors for 1024 tokens"),
+    ],
+)
+def test_a_modelling_file_that_reads_its_tiers_otherwise_is_noticed(
+    exported, tmp_path, monkeypatch, tier, key, value, message
+):
+    """The same by angles, as if the numbers were right and the file took them wrongly."""
+    monkeypatch.setattr(reread, "_check_tiers", lambda model, meant: None)
+    tiers, changed, expected = edited(exported, tmp_path, tier, key, value)
+    with pytest.raises(UserError, match=message):
+        reread_full(changed, tiers, expected, exact=True)
+
+
+def edited(exported, place: Path, tier: int, key: str, value):
+    """A copy of the export with another value in one tier (None: a slow pair one part in 1000
+    off), with what it is compared with."""
+    model, tiers, folder = exported
+    record = read_record(model)
+    meant = read_tiers(tiers, record.rope)
+    shutil.copytree(folder, place / "edited")
+    config = read_json(place / "edited/config.json")
+    said = config["longrope_tiers"]["tiers"][tier]
+    said[key] = [*said[key][:-1], said[key][-1] * 1.001] if value is None else value
+    write_json(place / "edited/config.json", config)
+    return meant, place / "edited", reread.own_logits(model, record, list(meant.factors))
 
 
 def test_the_file_imports_torch_and_transformers_alone(exported):

@@ -151,16 +151,23 @@ def test_a_model_that_came_from_a_gguf_file_keeps_its_tokenizer(tiny, tmp_path):
         assert again[name].contents() == reader.fields[name].contents()
 
 
+QWEN_2 = {**SPLIT, "pattern": {"Regex": LLAMA_3.replace("{1,3}", "")}}
+PLAIN_BYTES = BYTES | {"use_regex": False}
+WHOLE = {"ignore_merges": True}
+
+
 @pytest.mark.parametrize(
-    ("steps", "normalizer", "name"),
+    ("model", "steps", "normalizer", "name"),
     [
-        ([BYTES], None, "gpt-2"),
-        ([{"type": "Digits", "individual_digits": True}, BYTES], None, "smollm"),
-        ([SPLIT, BYTES | {"use_regex": False}], None, "llama-bpe"),
+        ({}, [BYTES], None, "gpt-2"),
+        ({"dropout": 0.0, "end_of_word_suffix": ""}, [BYTES], None, "gpt-2"),
+        ({}, [{"type": "Digits", "individual_digits": True}, BYTES], None, "smollm"),
+        (WHOLE, [SPLIT, PLAIN_BYTES], None, "llama-bpe"),
+        ({}, [QWEN_2, PLAIN_BYTES], {"type": "NFC"}, "qwen2"),
     ],
 )
-def test_known_ways_to_cut_text_have_llama_cpp_s_name(steps, normalizer, name):
-    said = {"model": {"type": "BPE"}, "normalizer": normalizer,
+def test_known_ways_to_cut_text_have_llama_cpp_s_name(model, steps, normalizer, name):
+    said = {"model": {"type": "BPE", **model}, "normalizer": normalizer,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}  # fmt: skip
     assert pre_tokenizer(said) == name
 
@@ -174,6 +181,11 @@ def test_known_ways_to_cut_text_have_llama_cpp_s_name(steps, normalizer, name):
         ({"type": "BPE"}, [{"type": "Digits", "individual_digits": False}, BYTES], None, "Digits"),
         ({"type": "BPE"}, [SPLIT, BYTES], None, "Split, ByteLevel"),
         ({"type": "BPE"}, [BYTES], {"type": "NFKC"}, "after .*NFKC"),
+        ({"type": "BPE"}, [BYTES], {"type": "NFC"}, "after .*NFC"),
+        ({"type": "BPE"} | WHOLE, [BYTES], None, "gpt-2 has ignore_merges = False"),
+        ({"type": "BPE"}, [SPLIT, PLAIN_BYTES], None, "llama-bpe has ignore_merges = True"),
+        ({"type": "BPE", "dropout": 0.1}, [BYTES], None, "dropout = None, this tokenizer 0.1"),
+        ({"type": "BPE", "end_of_word_suffix": "</w>"}, [BYTES], None, "end_of_word_suffix"),
     ],
 )
 def test_other_ways_to_cut_text_are_refused(model, steps, normalizer, message):
@@ -190,3 +202,23 @@ def test_nothing_is_left_of_an_export_that_is_refused(tiny, tmp_path):
     with pytest.raises(UserError, match="Lowercase"):
         export(tmp_path / "model", tiny[1], tmp_path / "export", "gguf")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["model"]
+
+
+def test_a_token_without_an_embedding_is_refused(tiny, tmp_path):
+    shutil.copytree(tiny[0], tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    said = read_json(path)
+    said["added_tokens"].append(said["added_tokens"][0] | {"id": 9999, "content": "<new>"})
+    write_json(path, said)
+    with pytest.raises(UserError, match="a token of number 9999, the model embeddings for"):
+        export(tmp_path / "model", tiny[1], tmp_path / "export", "gguf")
+
+
+def test_text_that_llama_cpp_does_not_normalise_is_said(tiny, tmp_path):
+    """The carried tokenizer, cut as Qwen2's and with its NFC."""
+    shutil.copytree(tiny[0], tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer.json"
+    steps = {"type": "Sequence", "pretokenizers": [QWEN_2, PLAIN_BYTES | {"trim_offsets": True}]}
+    write_json(path, read_json(path) | {"normalizer": {"type": "NFC"}, "pre_tokenizer": steps})
+    written = export(tmp_path / "model", tiny[1], tmp_path / "export", "gguf")
+    assert "NFC" in written.said[-1]

@@ -25,6 +25,8 @@ from longrope.own_model.checkpoint import find, name_of
 from longrope.own_model.configuration import LEVELS, configure
 from longrope.own_model.texts import Corpus, carried, find_texts, split_texts
 from longrope.plan.machine import Machine
+from longrope.study import factor_files, lengths_of
+from longrope.windows import parse_window
 
 CPU = Machine("cpu", 16 << 30, 1e11)
 H100 = Machine("h100-80gb", 80 << 30, 9.9e14)
@@ -148,6 +150,18 @@ def test_every_configuration_has_fifteen_lines_or_so_and_passes_the_checks(targe
     assert max(windows) == target and model.original_window == 256
     tuned = [tuning.window for tuning in model.tunings.values()]
     assert all(window <= 8 * 256 for window in tuned)
+    assert 256 in one_table_lengths(made, target)
+
+
+def one_table_lengths(made, target: int) -> list[int]:
+    """The lengths at which the exported table, that of the target, is measured."""
+    (model,) = made.config.models.values()
+    text = model.evaluation["text"]
+    (method,) = {"longest", "tuned"} & set(text.methods[made.weights])
+    lengths = list(lengths_of(model, made.weights, method, text))
+    (file,) = factor_files("m", model, made.weights, method, lengths)
+    assert parse_window(file.split("/")[-2]) == target
+    return lengths
 
 
 def test_fewer_hours_buy_less_and_the_least_is_written_with_a_warning():

@@ -18,20 +18,21 @@ from safetensors.torch import load_file
 from torch.distributed import PrefixStore, TCPStore
 
 import ranks
-from helpers import make_checkpoint, make_tokens
+from helpers import Killed, make_checkpoint, make_tokens
 from longrope import job, training
 from longrope.cli import main
 from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
+from longrope.files import append_line
 from longrope.mixture import Batch
-from longrope.parallel import launch
+from longrope.parallel import launch, place
 from longrope.parallel.launch import Ended, cause_of
 from longrope.parallel.place import Place
 from longrope.parallel.pulse import Pulse, Silence
 from longrope.parallel.sequence import match_heads
 
 HERE = Path(__file__).parent
-LAYOUTS = {"data": (2, 1), "sequence": (2, 2), "both": (4, 2)}  # ranks, and ranks a sequence
+LAYOUTS = {"data": (2, 1), "both": (4, 2)}  # ranks, and ranks a sequence
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def one(inputs, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", params=LAYOUTS)
 def two(request, one, inputs, tmp_path_factory) -> Path:
-    """What several make: each with some sequences, with half of every one, or both."""
+    """What several make: each with some sequences, or with half of some."""
     folder = tmp_path_factory.mktemp(request.param)
     processes, per_sequence = LAYOUTS[request.param]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -167,7 +168,7 @@ LONG = {"steps": 60, "checkpoint_every": 2}
 def undisturbed(inputs, one, tmp_path_factory) -> list[float]:
     """The losses of the long tuning, in one process."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert start(inputs, folder, processes=1).wait(LIMIT) == 0
+    assert main(tuning(inputs, folder, processes=1)) == 0
     return losses_of(folder)
 
 
@@ -175,22 +176,26 @@ def losses_of(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics").read_text().splitlines()]
 
 
-def start(inputs: Path, folder: Path, processes: int, **changes) -> subprocess.Popen:
-    """Begin the long tuning as the workflow does; each process holds a part of every sequence."""
+def tuning(inputs: Path, folder: Path, processes: int) -> list[str]:
+    """The long tuning as the workflow asks for it; each process holds a part of every sequence."""
     settings = {"method": "yarn", "window": 128, "batch": 2, "learning_rate": 0.001}
     mixture = {"mixture": {"text": 0.5, "word": 0.5}}
-    stage = {"name": "full", "seed": 1, "tuning": settings | mixture | LONG | changes}
+    stage = {"name": "full", "seed": 1, "tuning": settings | mixture | LONG}
     several = ("--processes", processes, "--per-sequence", processes, "--patience", 5)
-    command = [
-        *(sys.executable, "-m", "longrope.cli", "--log", folder / "log", *several),
+    arguments = [
+        *("--log", folder / "log", *several),
         *("finetune", "--model", inputs / "model", "--factors", inputs / "yarn.json"),
         *("--tokens", inputs / "tokens/train", "--out", folder / "model"),
         *("--metrics", folder / "metrics", "--state", folder / "state"),
         *("--settings", json.dumps(stage)),
     ]
-    return subprocess.Popen(
-        list(map(str, command)), env=environment(), stderr=subprocess.PIPE, text=True
-    )
+    return list(map(str, arguments))
+
+
+def start(inputs: Path, folder: Path, **more: str) -> subprocess.Popen:
+    """Begin it in two processes."""
+    command = [sys.executable, "-m", "longrope.cli", *tuning(inputs, folder, processes=2)]
+    return subprocess.Popen(command, env=environment() | more, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_checkpoint(folder: Path, running: subprocess.Popen) -> None:
@@ -212,35 +217,68 @@ def process_of(rank: int, running: subprocess.Popen) -> int:
 
 
 def test_a_killed_rank_ends_all_and_one_process_goes_on(inputs, undisturbed, tmp_path):
-    running = start(inputs, tmp_path, processes=2)
+    running = start(inputs, tmp_path)
     wait_for_checkpoint(tmp_path, running)
     os.kill(process_of(1, running), signal.SIGKILL)
     said = running.communicate(timeout=30)[1]
     assert running.returncode == 1
     assert "rank 1 of 2 was killed by SIGKILL; run the stage again" in said
     assert "Traceback" not in said and "Error" not in said
-    done = start(inputs, tmp_path, processes=1)
-    assert "going on from" in done.communicate(timeout=LIMIT)[1]
+    assert main(tuning(inputs, tmp_path, processes=1)) == 0
+    assert "going on from" in (tmp_path / "log").read_text()
     np.testing.assert_allclose(losses_of(tmp_path), undisturbed, atol=1e-4)
 
 
-def test_two_processes_go_on_from_what_one_has_done(inputs, undisturbed, tmp_path):
-    running = start(inputs, tmp_path, processes=1)
-    wait_for_checkpoint(tmp_path, running)
-    running.kill()
-    running.wait(LIMIT)
-    done = start(inputs, tmp_path, processes=2)
-    assert "going on from" in done.communicate(timeout=LIMIT)[1]
+def test_two_processes_go_on_from_what_one_has_done(inputs, undisturbed, tmp_path, monkeypatch):
+    def kill(path: Path, record: dict) -> None:
+        if record["step"] == 9:
+            raise Killed
+        append_line(path, record)
+
+    monkeypatch.setattr(training, "append_line", kill)
+    assert main(tuning(inputs, tmp_path, processes=1)) == 70
+    said = start(inputs, tmp_path).communicate(timeout=LIMIT)[1]
+    assert "going on from" in said
     np.testing.assert_allclose(losses_of(tmp_path), undisturbed, atol=1e-4)
 
 
 def test_a_rank_that_stops_answering_ends_all_once_patience_is_over(inputs, one, tmp_path):
-    running = start(inputs, tmp_path, processes=2)
+    running = start(inputs, tmp_path)
     wait_for_checkpoint(tmp_path, running)
-    os.kill(process_of(1, running), signal.SIGSTOP)
-    said = running.communicate(timeout=100)[1]  # torch waits 30 s more
+    waits, stopped = process_of(0, running), process_of(1, running)
+    os.kill(stopped, signal.SIGSTOP)
+    ended = time.monotonic() + 60
+    while Path(f"/proc/{waits}/exe").exists():
+        assert time.monotonic() < ended
+        time.sleep(0.1)
+    os.kill(stopped, signal.SIGKILL)  # as torch does 30 s later
+    said = running.communicate(timeout=60)[1]
     assert running.returncode == 1 and "a rank of 2 did not answer for 5 s" in said
     assert "Traceback" not in said
+
+
+FULL = """
+import os
+if os.environ.get("RANK") == "1":
+    import torch
+    silu, calls = torch.nn.functional.silu, []
+    def full(*arguments, **more):
+        calls.append(1)
+        if len(calls) > 8:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return silu(*arguments, **more)
+    torch.nn.functional.silu = full
+"""  # what every Python runs first, if it is called sitecustomize
+
+
+def test_memory_that_ends_on_one_rank_of_a_sequence_is_said_once(inputs, one, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(FULL)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    running = start(inputs, tmp_path, PYTHONPATH=path)
+    said = running.communicate(timeout=60)[1]
+    assert running.returncode == 1 and said.count("longrope finetune: out of memory at") == 1
+    assert "lower the tuning's length" in said and said.endswith("(rank 1 of 2)\n")
+    assert "Traceback" not in said and "again in pieces" not in said
 
 
 def test_a_full_disk_is_said_once_and_leaves_the_last_checkpoint(inputs, one, tmp_path):
@@ -250,7 +288,7 @@ def test_a_full_disk_is_said_once_and_leaves_the_last_checkpoint(inputs, one, tm
     if os.getuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a small disk is not allowed here")
     try:
-        running = start(inputs, small, processes=2)
+        running = start(inputs, small)
         wait_for_checkpoint(small, running)
         with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as filler:
             while True:
@@ -266,8 +304,8 @@ def test_a_full_disk_is_said_once_and_leaves_the_last_checkpoint(inputs, one, tm
 # --- why it ended -----------------------------------------------------------------------------
 
 
-def report(message: str, lost: bool = False, code: int = 1) -> Ended:
-    return Ended(code, {"message": {"message": message}, "code": code, "lost": lost})
+def report(message: str, lost: bool = False, code: int = 1, at: int = 0) -> Ended:
+    return Ended(code, {"message": {"message": message}, "code": code, "lost": lost}, at)
 
 
 TORCH_ENDED = Ended(-signal.SIGTERM)
@@ -275,6 +313,16 @@ WAITED = report("RuntimeError: Timed out waiting 5000ms for recv", lost=True)
 CAUSES = {  # name -> how each rank of four ended, what is said, exit code
     "bad input on all": ({rank: report("no such file") for rank in range(4)}, "no such file", 1),
     "bad input on one": ({0: TORCH_ENDED, 2: report("bad")}, "bad (rank 2 of 4)", 1),
+    "bad input, and what came of it": (
+        {0: report("a bug", code=70, at=9), 2: report("bad", at=7), 3: TORCH_ENDED},
+        "bad (rank 2 of 4)",
+        1,
+    ),
+    "killed, another did not end by SIGTERM": (
+        {0: Ended(-9, at=17), 1: TORCH_ENDED, 3: Ended(-11, at=7)},
+        "rank 3 of 4 was killed by SIGSEGV",
+        1,
+    ),
     "a bug": ({1: report("Traceback\nKeyError", code=70), 3: WAITED}, "(rank 1 of 4)", 70),
     "killed": ({0: TORCH_ENDED, 3: Ended(-9)}, "rank 3 of 4 was killed by SIGKILL", 1),
     "killed, others lost it": (
@@ -285,6 +333,11 @@ CAUSES = {  # name -> how each rank of four ended, what is said, exit code
     "crashed, another aborted": (
         {0: Ended(-6), 2: Ended(-11)},
         "rank 2 of 4 was killed by SIGSEGV",
+        1,
+    ),
+    "aborted, as another was stopped": (
+        {0: Ended(-6, at=7), 1: Ended(-9, at=17)},
+        "rank 0 of 4 ended by SIGABRT",
         1,
     ),
     "aborted": ({2: Ended(-6), 3: TORCH_ENDED}, "rank 2 of 4 ended by SIGABRT", 1),
@@ -318,6 +371,7 @@ def test_a_machine_that_the_first_one_cannot_be_reached_from_says_so(monkeypatch
         assert main([*flags, *stage]) == 1
     said = capsys.readouterr().err
     assert f"2 machines did not meet at {address}" in said and "Traceback" not in said
+    assert len(said.splitlines()) == 1
 
 
 def test_a_failure_of_another_rank_than_the_first_leaves_a_record(monkeypatch, tmp_path):
@@ -327,6 +381,23 @@ def test_a_failure_of_another_rank_than_the_first_leaves_a_record(monkeypatch, t
     assert main(["--log", str(log), "--processes", "2", *stage]) == 1
     record = json.loads(log.with_suffix(".run.json").read_text())
     assert (record["status"], record["stage"]) == ("failed", "search")
+
+
+def test_a_step_of_slurm_takes_nothing_but_the_job_from_the_environment(monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execvpe", lambda *all_: started.append(all_))
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SRUN_"))]:
+        monkeypatch.delenv(name)
+    left = {"SLURM_NTASKS_PER_GPU": "1", "SLURM_CPU_BIND": "mask_cpu:0x1", "SRUN_DEBUG": "3"}
+    for name, value in ({"SLURM_JOB_ID": "7"} | left).items():
+        monkeypatch.setenv(name, value)
+    stage = "search --model m --tokens t --out o --trace t --state s --settings {}".split()
+    main(["--nodes", "2", *stage])
+    ((program, command, environment),) = started
+    assert program == "srun" and command[-len(stage) :] == stage
+    assert {"--nodes=2", "--ntasks=2", "--ntasks-per-node=1", "--overlap"} < set(command)
+    slurm = {name for name in environment if name.startswith(("SLURM_", "SRUN_"))}
+    assert slurm == {"SLURM_JOB_ID"} and environment["PATH"] == os.environ["PATH"]
 
 
 # --- signs of life ------------------------------------------------------------------------------
@@ -405,6 +476,23 @@ def test_the_gpus_that_are_leased_keep_the_names_that_they_are_visible_by(monkey
     monkeypatch.setenv("LONGROPE_LEASES", "/tmp")
     launch._lease(2)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-3,2"
+
+
+def test_threads_are_those_of_the_whole_command(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")  # as Snakemake sets it
+    assert [launch.threads_of_each(processes) for processes in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(launch, "cores", lambda: 6)
+    assert launch.threads_of_each(2) == 3
+
+
+def test_a_rank_without_a_gpu_of_its_own_is_refused(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="this machine has 1 GPUs"):
+        place.join()
 
 
 @pytest.mark.parametrize("leases", ["/tmp", "none"])

@@ -44,10 +44,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 EXACT, NEAR = 1e-3, 0.1  # largest difference of a log-probability, in nats
 SLOW = {"mlx": 4096, "onnx_genai": 4096}  # tokens: longer ones take minutes a prompt on a CPU
-TWO = "native, --two-tables --engine vllm"
 EXPORTS = {  # name -> options of `longrope export`
     "native": "--form native",
-    TWO: "--form native --two-tables --engine vllm",
     "native, --engine any": "--form native --engine any",
     "native, --engine any, float32": "--form native --engine any --dtype float32",
     "full": "--form full",
@@ -67,7 +65,8 @@ NOTES = (
     "Two tables are compared with those of the two windows. transformers has one attention factor"
     " for both, mixes both in a cache that grows past the switch, and vLLM's class always takes the"
     " long one. SGLang's gives the first position behind the switch the angle of position 0: a text"
-    " of 257 tokens is wrong. `longrope export` refuses two tables where that is known.",
+    " of 257 tokens is wrong. `longrope export` refuses such a folder since; those rows are of"
+    " before.",
     "Not tested: vLLM and SGLang themselves, exllamav2, TensorRT-LLM, text-generation-inference"
     " (they need a GPU); openvino-genai (needs a model converted by optimum-intel); Ollama and LM"
     " Studio (no package; they run llama.cpp); llama-cpp-python (no wheel). gpt4all 2.8.2 was tried"
@@ -83,7 +82,7 @@ class Row:
     engine: str  # as people call it
     runner: str  # of export_runners.py
     python: str  # the environment: ours, LONGROPE_TRANSFORMERS4 or LONGROPE_ENGINES
-    meant: str = "one"  # which factors: one table, tiers (by length), or two
+    meant: str = "one"  # which factors: one table, or tiers (by length)
 
 
 VLLM = "vLLM 0.33.0, its rotary class alone"
@@ -108,10 +107,6 @@ ROWS = (
     Row("native, --engine any", "mlx-lm 0.32.2", "mlx", "LONGROPE_ENGINES"),
     Row("native", "onnxruntime-genai 0.18.0, its own builder", "onnx_genai", "LONGROPE_ENGINES"),
     Row("native", "CTranslate2 4.8.5, its own converter", "ctranslate2", "LONGROPE_ENGINES"),
-    Row(TWO, "transformers 5.23.0", "transformers", "ours", "two"),
-    Row(TWO, CHUNKS, "chunks", "ours", "two"),
-    Row(TWO, VLLM, "vllm_rope", "ours", "two"),
-    Row(TWO, SGLANG, "sglang_rope", "ours", "two"),
     Row("full", "transformers 5.23.0, trusted", "trusted", "ours", "tiers"),
     Row("full", "transformers 5.23.0, trusted, one left-padded batch", "trusted_batch", "ours",
         "tiers"),
@@ -271,14 +266,9 @@ def meant_by(options, prompts: dict, which: str) -> dict:
     from longrope.models import read_record
 
     tiers = read_tiers(options.factors, read_record(options.model).rope)
-    original, longest = tiers.rope.original_window, tiers.longest.window
+    window = tiers.longest.window if which == "one" else None
     return {
-        length: own(
-            options.model,
-            options.factors,
-            [prompt],
-            {"one": longest, "tiers": None}.get(which, original if length <= original else longest),
-        )[0]
+        length: own(options.model, options.factors, [prompt], window)[0]
         for length, prompt in prompts.items()
     }
 

@@ -75,8 +75,8 @@ def main() -> int:
             continue
         quiet = START + len(scores) * sorted(scores)[len(scores) // 10] if scores else None
         found.append(Compared(estimate, record["seconds"], quiet))
-    rate = machine.flops * machine.utilisation / 1e9
-    print(f"Planned at {rate:.1f} GFLOP/s ({machine.utilisation:.0%} of {machine.flops:.3g}).\n")
+    rate = machine.flops * machine.matrices / 1e9
+    print(f"Planned at {rate:.1f} GFLOP/s ({machine.matrices:.0%} of {machine.flops:.3g}).\n")
     print("\n".join(table(found, options.least)))
     if other:
         print(f"\nLeft out, made with other settings or resumed: {', '.join(other)}")

@@ -111,7 +111,7 @@ def measure(options: argparse.Namespace) -> None:
     found = {"scoring": timed(score)}
     model = loaded(for_training=True).train()
     wrapped = WeightedLoss(model)
-    shard(wrapped, model)
+    shard(wrapped, model, model.device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
     def step() -> None:

@@ -49,7 +49,7 @@ def main() -> None:
         rotary.use([closed_form("yarn", record.rope, max(length, record.rope.original_window + 1))])
         tokens = torch.randint(0, model.config.vocab_size, (1, length), device=where)
         seconds = best(lambda tokens=tokens: token_losses(model, tokens), options.repeats)
-        reached = forward(shape, length) / seconds
+        reached = forward(shape, length).total / seconds
         print(f"{window_label(length):>6} {seconds:12.3f} {length / seconds:12,.0f}"
               f" {reached / 1e12:11.3g} {reached / rate:22.0%}")  # fmt: skip
 

@@ -9,7 +9,9 @@ from longrope.baselines import CLOSED_FORMS, is_closed_form
 from longrope.config import Config, Corpora, ModelSettings
 from longrope.config.base import BASE
 from longrope.config.evaluation import OF_EXTENDING, EvaluationSettings, PerplexitySettings
+from longrope.config.export import ExportSettings
 from longrope.errors import UserError, unknown_name
+from longrope.export.engines import find_engine
 from longrope.reading import parse
 from longrope.study import lengths_of, methods_of, searched, searches
 from longrope.windows import window_label
@@ -56,12 +58,32 @@ def _problems(config: Config, settings: ModelSettings) -> list[str]:
     for name, tuning in settings.tunings.items():
         problems += _tuning_problems(settings, name, tuning)
     if settings.extension:
-        problems += _extension_problems(settings)
+        problems += _extension_problems(settings) or _export_problems(settings)
+    elif settings.export != ExportSettings():
+        problems.append("export: there is no extension, so nothing is exported; leave it out")
     problems += _own_rope_problems(settings)
     if problems:  # what follows relies on the windows and tunings above
         return problems
     for name, asked in settings.evaluation.items():
         problems += _evaluation_problems(config, settings, name, asked)
+    return problems
+
+
+def _export_problems(settings: ModelSettings) -> list[str]:
+    export, extension = settings.export, settings.extension
+    tuned = settings.tunings[extension.weights].window
+    windows = sorted({*extension.recovery, tuned, *extension.search})
+    problems = []
+    if export.tier not in (None, *windows):
+        known = ", ".join(map(window_label, windows))
+        problems.append(
+            f"export.tier: no tier for {window_label(export.tier)}: this extended model has {known}"
+        )
+    if export.two_tables:
+        try:
+            find_engine(export.engine).check_two_tables((1.0, 1.0))
+        except UserError as error:
+            problems.append(f"export.two_tables: {error}")
     return problems
 
 

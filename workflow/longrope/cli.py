@@ -76,7 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"that one waits for another before all give up ({PATIENCE:g})",
     )
     several.add_argument(
-        "--rendezvous", metavar="HOST:PORT", help="where machines meet; a Slurm job finds its own"
+        "--rendezvous",
+        type=_address,
+        metavar="HOST:PORT",
+        help="where machines meet; a Slurm job finds its own",
     )
     parser.set_defaults(stage=None, run_id=uuid.uuid4().hex)
     parsers = parser.add_subparsers(metavar="STAGE")
@@ -253,7 +256,7 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--gpus", type=int, default=1, help="that one job may have (1)")
     stage.add_argument("--memory", type=float, help="GiB of one, if not what is known")
     stage.add_argument("--flops", type=float, help="FLOP/s of one, if not what is known")
-    stage.add_argument("--utilisation", type=float, help="share of them (0.4)")
+    stage.add_argument("--utilisation", type=float, help="share of them that is reached")
     stage.add_argument("--target", default="all", help="all, or study (with the ablations)")
     stage.add_argument(
         "--simulate", type=_count, nargs="+", default=[], metavar="GPUS",
@@ -269,7 +272,8 @@ def build_parser() -> argparse.ArgumentParser:
     stage.add_argument("--uri", help="tracking server; MLFLOW_TRACKING_URI, or ./mlflow.db")
     stage.add_argument("--experiment", default="longrope", help="in MLflow (longrope)")
 
-    _stage(parsers, "schema", "print the JSON schema of a configuration", tracked=False)
+    stage = _stage(parsers, "schema", "print the JSON schema of a configuration", tracked=False)
+    stage.add_argument("--markdown", action="store_true", help="the same as a page for people")
     return parser
 
 
@@ -277,6 +281,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
     return int(text)
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no HOST:PORT")
+    return text
 
 
 def _window(text: str) -> int:

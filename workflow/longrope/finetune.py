@@ -24,6 +24,7 @@ from longrope.lora import add_lora, check_peft, hold_in_bfloat16
 from longrope.mixture import Batch, SequenceMaker
 from longrope.models import (
     device,
+    empty_model,
     load_model,
     load_tokenizer,
     read_record,
@@ -68,7 +69,7 @@ def finetune(
     split.check_tokenizer(tokenizer)
     dtype = stored_dtype(model_folder)
     check_kernel(record.attention, device().type, tuning.precision)
-    model, merge = _to_train(stage, model_folder)
+    model, merge = _to_train(stage, model_folder, empty=not here().leads)
     if tuning.lora and tuning.precision == dtype == "bfloat16" and here().world == 1:
         hold_in_bfloat16(model)
     rotary = install(model, record.rope)
@@ -131,9 +132,12 @@ def finetune(
     }
 
 
-def _to_train(stage: TuningStage, folder: Path, *, on_cpu: bool = False):
+def _to_train(stage: TuningStage, folder: Path, *, empty: bool):
     """The model with what trains of it, and what merges the changes of low rank into it."""
-    model = load_model(folder, for_training=True, on_cpu=on_cpu)
+    if empty:
+        model = empty_model(folder)
+    else:
+        model = load_model(folder, for_training=True, on_cpu=here().world > 1)
     if stage.tuning.lora:
         return model, add_lora(model, stage.tuning.lora, stage.seed)
     return model, lambda: None
@@ -144,8 +148,9 @@ def _together(model, stage: TuningStage, folder: Path):
     weights = whole_weights(model)
     if not here().leads:
         return None, None
-    whole, merge = _to_train(stage, folder, on_cpu=True)
-    whole.load_state_dict(weights)
+    whole, merge = _to_train(stage, folder, empty=True)
+    whole.load_state_dict(weights, assign=True)
+    whole.tie_weights()
     return whole, merge
 
 

@@ -42,7 +42,11 @@ CARRIED = (  # what is taken over from a checkpoint
     "vocab*",
     "merges.txt",
     "chat_template*",
+    "LICEN[CS]E*",
+    "COPYING*",
+    "NOTICE*",
 )
+NEVER = (".py", ".bin", ".pt", ".pth", ".pkl")  # code, and weights that only unpickling reads
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # where it has no safetensors
 
 
@@ -180,11 +184,17 @@ def _download(repository: str, revision: str | None) -> Path:
         ) from error
 
 
+def carried(folder: Path) -> list[Path]:
+    """The files of a checkpoint that belong to it: weights, configuration, tokenizer, licence."""
+    found = {file for pattern in CARRIED for file in folder.glob(pattern) if file.is_file()}
+    return sorted(file for file in found if file.suffix not in NEVER)
+
+
 def _take_over(origin: Path, folder: Path) -> None:
     """Take over what belongs to a checkpoint: weights linked or converted, the rest as it is."""
     if not any(origin.glob("*.safetensors")):
         _convert(origin, folder)
-    for file in {file for pattern in CARRIED for file in origin.glob(pattern)}:
+    for file in carried(origin):
         target = folder / file.name
         if target.suffix == ".safetensors":
             with contextlib.suppress(OSError):  # another file system

@@ -44,6 +44,13 @@ class ModelRecord:
         """The kernel of its attention, as transformers names it."""
         return self.source.get("attention", "sdpa")
 
+    @property
+    def public_source(self) -> dict:
+        """Where the base weights come from, for others to read: no folder of this machine."""
+        source = {key: each for key, each in self.source.items() if key != "path"}
+        path = self.source.get("path")
+        return source | ({"file": Path(path).name} if path else {})
+
     def tuned_as(self, weights: str) -> "ModelRecord":
         """The record of weights that are tuned from these."""
         return dataclasses.replace(self, weights=weights)
@@ -148,11 +155,11 @@ def precision_of(record: ModelRecord) -> str:
 
 
 def load_model(folder: Path, *, for_training: bool = False, on_cpu: bool = False):
-    """The causal language model of a checkpoint, on the device or the CPU, in evaluation mode.
+    """The causal language model of a checkpoint, on the device, in evaluation mode.
 
     In the precision that the configuration gave it: by itself float32 on a CPU, bfloat16 on a GPU.
-    For training always float32 (autocast lowers the activations). UserError if the weights are not
-    those that its record tells of.
+    For training always float32 (autocast lowers the activations). `on_cpu`: there, for a device
+    that does not hold all of it. UserError if the weights are not those that its record tells of.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -160,17 +167,41 @@ def load_model(folder: Path, *, for_training: bool = False, on_cpu: bool = False
     from longrope.pieces import prepare
 
     quiet()
-    where = torch.device("cpu") if on_cpu else device()
+    where = device()
     record = read_record(folder)
     check_weights(folder, record)
     precision = "float32" if for_training else precision_of(record)
     check_kernel(record.attention, where.type, None if for_training else precision)
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, precision), attn_implementation=record.attention
+        folder,
+        dtype=getattr(torch, precision),
+        attn_implementation="sdpa" if on_cpu else record.attention,
     )
-    model = model.to(where).eval()
+    model = model.to("cpu" if on_cpu else where).eval()
     _check_head(model, folder)
-    _warn_of_scores(model)
+    if on_cpu:
+        model.set_attn_implementation(record.attention)
+    _warn_of_scores(model, where.type)
+    prepare(model)
+    return model
+
+
+def empty_model(folder: Path):
+    """The same for training, its weights without values and on no device: they come from another
+    rank, or from a tuning."""
+    import torch
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from longrope.pieces import prepare
+
+    config = AutoConfig.from_pretrained(folder)
+    with init_empty_weights():
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=read_record(folder).attention
+        )
+    model.tie_weights()
+    model.eval()
     prepare(model)
     return model
 
@@ -223,12 +254,12 @@ def _check_head(model, folder: Path) -> None:
         )
 
 
-def _warn_of_scores(model) -> None:
+def _warn_of_scores(model, device_type: str) -> None:
     """Say where torch's attention would keep T x T numbers: its kernels that do not are for half
     precision, or for as many key heads as query heads."""
     heads = model.config.num_attention_heads
     grouped = getattr(model.config, "num_key_value_heads", heads) != heads
-    if model.device.type == "cuda" and model.dtype.itemsize == 4 and grouped:
+    if device_type == "cuda" and model.dtype.itemsize == 4 and grouped:
         print(
             "float32 with grouped key heads on a GPU: attention keeps T x T scores where it is not"
             " lowered; set precision: bfloat16 for long windows",

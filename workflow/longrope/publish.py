@@ -54,8 +54,7 @@ def publish(
             "weights_fingerprint": of_model.fingerprint,
             # An entry carries factors; tuned weights are nowhere unless somebody puts them there.
             **({} if of_model.weights == BASE else {"weights_published": False}),
-            "source": {key: each for key, each in of_model.source.items() if key != "path"}
-            | ({"file": Path(of_model.source["path"]).name} if "path" in of_model.source else {}),
+            "source": of_model.public_source,
             "factors": [record_of_factors(each) for each in tiers.factors],
             "measured": measured,
             "made_with": {"command": command, "longrope": __version__},

@@ -84,9 +84,9 @@ def _explain(problem: dict) -> str:
         case "extra_forbidden":
             key, known = str(problem["loc"][-1]), _known_keys()
             if key in known:
-                return "no key of this part, but of another; config/README.md lists all keys"
+                return "no key of this part, but of another; docs/configuration.md lists all keys"
             near = difflib.get_close_matches(key, sorted(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "config/README.md lists all keys"
+            hint = f"did you mean {near[0]!r}?" if near else "docs/configuration.md lists all keys"
             return f"unknown key; {hint}"
         case "missing":
             return "missing, and has no default"

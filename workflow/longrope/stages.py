@@ -330,4 +330,9 @@ def sync(options: argparse.Namespace) -> None:
 def schema(options: argparse.Namespace) -> None:
     from longrope.config import json_schema
 
-    print(json.dumps(json_schema(), indent=1))
+    if options.markdown:
+        from longrope.config.reference import markdown
+
+        print(markdown(json_schema()), end="")
+    else:
+        print(json.dumps(json_schema(), indent=1))

@@ -12,7 +12,8 @@ The methods of an evaluation:
     search, search-NAME        searched factors, at the windows that were searched
     tuned                      the factors of the fine-tuning, at every length
     extended                   the extended model: at each length the factors of its tier
-    longest                    the factors of its longest window, at lengths up to the tuned one
+    longest                    the factors of its longest window, at lengths up to the tuned one; of
+                               weights that were only searched, at lengths below that window
 """
 
 from collections.abc import Iterable
@@ -173,8 +174,10 @@ def lengths_of(
         tuned = settings.tunings[weights].window
         chosen = [length for length in amounts if length > tuned]
     elif method == "longest":
-        tuned = settings.tunings[weights].window
-        chosen = [length for length in amounts if length <= tuned]
+        bound = _longest(settings, weights) - 1
+        if weights != BASE:
+            bound = settings.tunings[weights].window
+        chosen = [length for length in amounts if length <= bound]
     elif method == "extended":
         longest = max([settings.tunings[weights].window, *settings.extension.search])
         chosen = [length for length in amounts if length <= longest]
@@ -196,8 +199,13 @@ def factor_files(
     if method == "extended":
         return [f"results/{model}/{weights}/extended/extended.json"]
     if method == "longest":
-        return [factors_path(model, weights, "search", max(settings.extension.search))]
+        return [factors_path(model, weights, "search", _longest(settings, weights))]
     return [factors_path(model, weights, method, length) for length in lengths]
+
+
+def _longest(settings: ModelSettings, weights: str) -> int:
+    """The longest window that is searched on some weights."""
+    return max(searched(settings, weights))
 
 
 def source_files(source) -> list[str]:
@@ -301,4 +309,6 @@ def methods_of(settings: ModelSettings, weights: str) -> list[str]:
         methods += ["tuned", *[f"{form}{ON_TUNED}" for form in CLOSED_FORMS if form != "none"]]
     if settings.extension and settings.extension.weights == weights:
         methods += OF_EXTENDED if settings.extension.search else OF_EXTENDED[:1]
+    elif weights == BASE and settings.search:
+        methods.append("longest")
     return methods

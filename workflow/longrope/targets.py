@@ -170,10 +170,12 @@ def export_files(config: Config) -> list[str]:
 
 def export_records(config: Config, model: str, weights: str) -> list[str]:
     """The evaluations that an export's card shows: all tiers, and the last one throughout."""
+    extension = config.models[model].extension
+    throughout = "longest" if extension is None or extension.search else "tuned"
     return [
         f"results/{model}/{weights}/evaluation/{name}/{method}.json"
         for owner, name, asked in evaluations(config)
         if owner == model and asked.task in ("perplexity", "passkey")
-        for method in ("extended", "longest")
+        for method in ("extended", throughout)
         if method in asked.methods.get(weights, ())
     ]

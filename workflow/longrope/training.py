@@ -114,8 +114,11 @@ def train(
     trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
     spread_attention(model)
     # Not for accelerate to spread over processes, which `sharding` does.
-    wrapped = accelerator.prepare_model(WeightedLoss(model), evaluation_mode=True)
-    sharding.shard(wrapped, model)
+    alone = place.world == 1
+    wrapped = accelerator.prepare_model(
+        WeightedLoss(model), device_placement=alone, evaluation_mode=True
+    )
+    sharding.shard(wrapped, model, accelerator.device)
     optimisers = make_optimisers()
     forward = torch.compile(wrapped) if compiled else wrapped
     peak = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]

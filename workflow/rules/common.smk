@@ -233,6 +233,11 @@ def export_records(wildcards):
     return targets.export_records(STUDY, wildcards.model, wildcards.weights)
 
 
+def export_flags(wildcards):
+    """What the configuration says of an export, as options."""
+    return model_settings(wildcards).export.flags(wildcards.form)
+
+
 def export_trainings(wildcards):
     chain = study.chain_of(model_settings(wildcards), wildcards.weights)
     return [f"results/{wildcards.model}/{each}/training/metrics.jsonl" for each in chain]

@@ -17,11 +17,12 @@ rule export_model:
     conda:
         ENVIRONMENT
     params:
+        flags=export_flags,
         version=VERSIONS["export"],
     message:
         "Exporting {wildcards.model}, {wildcards.weights}, as {wildcards.form}"
     shell:
-        "exec longrope --log {log:q} export --form {wildcards.form} --model {input.model:q}"
+        "exec longrope --log {log:q} export --form {wildcards.form} {params.flags:q} --model {input.model:q}"
         " --factors {input.factors:q} --records {input.records:q}"
         " --trainings {input.trainings:q} --out {output:q}"
 

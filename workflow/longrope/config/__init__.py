@@ -2,9 +2,10 @@
 The configuration, typed: what every key means, and what it may hold.
 
 One module a part of a configuration file; this one holds models and the whole. The JSON schema for
-editors (`workflow/schemas/config.schema.json`) is generated from here. A stage gets its slice of
-the configuration as one JSON string. `reading.py` turns what a user wrote into these types,
-`checks.py` says whether they fit together.
+editors (`workflow/schemas/config.schema.json`) is generated from here, and from it the reference
+for people (`docs/configuration.md`, by `reference.py`). A stage gets its slice of the configuration
+as one JSON string. `longrope/reading.py` turns what a user wrote into these types,
+`longrope/checks.py` says whether they fit together.
 """
 
 from typing import Annotated, Literal
@@ -14,6 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from longrope.config.base import NAME, Name, Precision, Settings, Window
 from longrope.config.corpus import CorpusSettings
 from longrope.config.evaluation import OF_EXTENDING, EvaluationSettings
+from longrope.config.export import ExportSettings
 from longrope.config.search import (
     Bayesian,
     Budget,
@@ -41,8 +43,12 @@ Kernel = Annotated[AttentionKernel, Field(exclude_if=lambda kernel: kernel == "s
 class Checkpoint(Settings):
     """A pre-trained model that is brought in."""
 
-    precision: Precision = "auto"  # of searches and evaluations; a tuning has its own
-    attention: Kernel = "sdpa"  # of all that runs the model; the others: a GPU, and their package
+    precision: Precision = "auto"
+    """In which type searches and evaluations run the model; a tuning has its own. `auto`: float32
+    on a CPU, bfloat16 on a GPU. A CPU with AMX is twice as fast in bfloat16, others are slower."""
+    attention: Kernel = "sdpa"
+    """The kernel of attention, of all that runs the model. `sdpa` is torch's own and runs
+    everywhere; the others need a GPU and their package, and no float32."""
 
 
 class FolderModel(Checkpoint):
@@ -50,14 +56,17 @@ class FolderModel(Checkpoint):
 
     kind: Literal["folder"]
     path: str
+    """The folder, with `config.json`, tokenizer and weights (safetensors, or pickled ones)."""
 
 
 class HubModel(Checkpoint):
     """A checkpoint of the Hugging Face hub."""
 
     kind: Literal["hub"]
-    name: str  # such as mistralai/Mistral-7B-v0.1
+    name: str
+    """Such as `mistralai/Mistral-7B-v0.1`."""
     revision: str | None = None
+    """Commit, tag or branch; pin it in anything that is to be repeated."""
 
 
 class GgufModel(Checkpoint):
@@ -65,6 +74,7 @@ class GgufModel(Checkpoint):
 
     kind: Literal["gguf"]
     path: str
+    """The file."""
 
 
 class PretrainedHere(PretrainSettings):
@@ -76,21 +86,33 @@ class PretrainedHere(PretrainSettings):
 class Corpora(Settings):
     """A corpus for each use, where one does not serve all."""
 
-    train: Name  # tunings
-    validation: Name  # searches
-    test: Name  # evaluations that name no corpus of their own
+    train: Name
+    """The corpus that tunings read."""
+    validation: Name
+    """The corpus that searches read."""
+    test: Name
+    """The corpus of those evaluations that name none themselves."""
 
 
 class Extension(Settings):
     """The long windows and the recovered short ones, on tuned weights, without training."""
 
-    weights: Name  # the tuning that is extended
-    corpus: Name | None = None  # whose validation documents; null: as the first search
-    optimiser: OptimiserSettings | None = None  # instead of the model's own, and so on
+    weights: Name
+    """The tuning that is extended."""
+    corpus: Name | None = None
+    """Whose validation documents these searches read; `null`: those of the first search."""
+    optimiser: OptimiserSettings | None = None
+    """How these searches and recoveries look for factors; `null`: as the model's own."""
     fitness: Fitness | None = None
+    """What they minimise; `null`: as the model's own."""
     attention_factor: SearchedAttention | None = None
-    search: dict[Window, Budget] = {}  # windows beyond the tuned one; factors multiply the tuned
-    recovery: dict[Window, Budget] = {}  # short windows; factors are absolute
+    """As for the model; `null`: the model's own. `su` and `yarn` count from the tuned window and
+    multiply the tuned factor."""
+    search: dict[Window, Budget] = {}
+    """The second search, above the tuned window. What it finds multiplies the tuned factors; each
+    window starts from the one before."""
+    recovery: dict[Window, Budget] = {}
+    """Searches for short windows, below the tuned one. Their factors are absolute."""
 
 
 class ModelSettings(Settings):
@@ -99,25 +121,40 @@ class ModelSettings(Settings):
     source: Annotated[
         FolderModel | HubModel | GgufModel | PretrainedHere, Field(discriminator="kind")
     ]
-    # Tokens it was pre-trained for, checked against the checkpoint; with rope: own what it claims.
+    """Where it comes from."""
     original_window: Window
-    # plain: the RoPE that it was pre-trained with. own: a published long-context checkpoint, which
-    # keeps the RoPE and the sliding window that it comes with, and is only evaluated (method none).
+    """Tokens that it was pre-trained for. Must be its `max_position_embeddings`, or its sliding
+    window, which the import switches off. With `rope: own` the window that it is said to have."""
     rope: Plain = "plain"
+    """`plain`: the RoPE of its pre-training, which is extended. `own`: a published long-context
+    checkpoint, which keeps the RoPE (`linear`, `dynamic`, `yarn`, `llama3`, `longrope`, or another
+    theta) and the sliding window that it comes with, and is only evaluated: `{base: [none]}`.
+    `docs/architectures.md` has an example."""
     corpus: Name | Corpora
+    """One of the `corpora` for everything, or another for each use."""
     optimiser: OptimiserSettings = Bayesian(name="bayesian")
-    # Multiplies cos and sin of searched factors: none (the paper's equations), su (the authors'
-    # released code: sqrt(1 + ln s / ln L)), yarn (0.1 ln s + 1), a number, or
-    # search: one more number that is searched.
+    """How factors are searched."""
     attention_factor: SearchedAttention = "none"
+    """Multiplies cos and sin of searched factors. `none`: the paper's equations. `su`: the authors'
+    released code, sqrt(1 + ln s / ln L). `yarn`: 0.1 ln s + 1. A number. `search`: one more number
+    that is searched."""
     fitness: Fitness = Fitness()
+    """What a search minimises."""
     space: SpaceSettings = PaperSpace()
-    search: dict[Window, Budget] = {}  # on the pre-trained model
+    """Which factors may be proposed."""
+    search: dict[Window, Budget] = {}
+    """The first search, on the pre-trained weights: windows, and what each may spend."""
     variants: dict[Annotated[str, Field(pattern=f"^search-{NAME}$")], Variant] = {}
+    """The same searches otherwise, each a method of its name (`search-…`): to compare, or to tune
+    with."""
     tunings: dict[Name, TuningSettings] = {}
+    """Fine-tunings; the name becomes a folder and is what evaluations call these weights."""
     extension: Extension | None = None
-    # Name -> what is measured, at which lengths, for which weights and methods.
+    """The second search and the recovery."""
     evaluation: dict[Name, EvaluationSettings] = {}
+    """What is measured; the name becomes a folder and says in tables which text it is."""
+    export: ExportSettings = ExportSettings()
+    """How the target `export` writes the extended model, in all of its forms."""
 
     @field_validator("evaluation")
     @classmethod
@@ -155,9 +192,12 @@ class PretrainStage(Settings):
 class Config(Settings):
     """A whole configuration file."""
 
-    seed: int  # every random choice derives from it
+    seed: int
+    """Every random choice derives from it."""
     corpora: dict[Name, CorpusSettings] = Field(min_length=1)
+    """The texts, by name."""
     models: dict[Name, ModelSettings] = Field(min_length=1)
+    """What is extended, and how, by name; names become folders in `results/`."""
 
 
 def json_schema() -> dict:

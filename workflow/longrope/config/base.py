@@ -26,6 +26,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 class Settings(BaseModel):
-    """A part of the configuration: unknown keys are errors, values do not change."""
+    """A part of the configuration: unknown keys are errors, values do not change.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    The text below a field explains the key: it stands in the JSON schema, where editors show it,
+    and in docs/configuration.md. Keys of stages, which no user writes, have comments."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

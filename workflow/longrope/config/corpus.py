@@ -12,45 +12,60 @@ class HubSource(Settings):
     """A data set of the Hugging Face hub; pin `revision` in anything that is to be repeated."""
 
     kind: Literal["hub"]
-    name: str  # such as emozilla/pg19
-    subset: str | None = None  # its configuration, where it has several
-    revision: str | None = None  # commit, tag or branch
+    name: str
+    """Such as `emozilla/pg19`."""
+    subset: str | None = None
+    """Its configuration, where it has several."""
+    revision: str | None = None
+    """Commit, tag or branch."""
     text_column: str = "text"
-    id_column: str | None = None  # without it, a document is called SPLIT-NUMBER
+    """Where a row has its text."""
+    id_column: str | None = None
+    """Where a row has its id; without it a document is called SPLIT-NUMBER."""
 
 
 class TextSource(Settings):
     """Text files, one document each, named after the file; may be compressed (.gz, .xz, .bz2)."""
 
     kind: Literal["text"]
-    files: list[str] = Field(min_length=1)  # paths or globs, from the working directory
+    files: list[str] = Field(min_length=1)
+    """Paths or globs, from the working directory."""
 
 
 class TableSource(Settings):
     """JSON lines or parquet files, one document a row."""
 
     kind: Literal["jsonl", "parquet"]
-    files: list[str] = Field(min_length=1)  # paths or globs, from the working directory
+    files: list[str] = Field(min_length=1)
+    """Paths or globs, from the working directory."""
     text_column: str = "text"
-    id_column: str | None = None  # without it, a document is called train-NUMBER
+    """Where a row has its text."""
+    id_column: str | None = None
+    """Where a row has its id; without it a document is called train-NUMBER."""
 
 
 class PackageSource(Settings):
     """Text files that an installed Python package ships, one document each."""
 
     kind: Literal["package"]
-    package: str  # its name for pip
-    files: list[str] = Field(min_length=1)  # globs within the package
+    package: str
+    """Its name for pip."""
+    files: list[str] = Field(min_length=1)
+    """Globs within the package."""
 
 
 class Splits(Settings):
     """Which documents are train, validation and test; none is in two of them."""
 
-    # Document ids, a share of all documents (drawn by id), or the name of the source's own split.
     validation: list[str] | Share | str | None = None
+    """What searches read: document ids, a share of all documents (drawn by id), or the name of the
+    source's own split."""
     test: list[str] | Share | str | None = None
-    train: str | None = None  # the source's own split; without it, all other documents
-    limits: dict[Literal["train", "validation", "test"], Count] = {}  # at most so many documents
+    """What evaluations read, given in the same way."""
+    train: str | None = None
+    """What tunings read: the source's own split. Without it all other documents."""
+    limits: dict[Literal["train", "validation", "test"], Count] = {}
+    """At most so many documents of a split, such as `{train: 1000, test: 100}`."""
 
     @model_validator(mode="after")
     def _check(self):
@@ -102,10 +117,13 @@ class CorpusSettings(Settings):
     source: Annotated[
         HubSource | TextSource | TableSource | PackageSource, Field(discriminator="kind")
     ]
+    """Where the text comes from."""
     splits: Splits
-    # Join documents until they have this many tokens; the manifest says which. For windows longer
-    # than any document: perplexities over a joint are not those of one long text.
+    """Which documents are for what; a document is in one split only."""
     join_to: Window | None = None
+    """Join documents until they have so many tokens, for windows longer than any document. The
+    manifest and every record then say *joined*: a perplexity over a joint is not that of one long
+    text."""
 
     @model_validator(mode="after")
     def _check(self):

@@ -17,22 +17,25 @@ def _as_mapping(given: object) -> object:
     return given
 
 
-# Weights -> methods to measure, each with the longest length at which it is (None: at all).
-# May be written as a list of methods, or as a mapping such as {none: 2k, yarn: 16k}.
-Methods = dict[
-    Name,
-    Annotated[
-        dict[Name, Window | None],
-        BeforeValidator(_as_mapping),
-        WithJsonSchema(
-            {
-                "anyOf": [
-                    {"type": "array", "items": {"type": "string"}},
-                    {"type": "object", "additionalProperties": {"type": ["string", "integer"]}},
-                ]
-            }
-        ),
-    ],
+# The longest length at which each is measured; None: at all.
+MethodsOfWeights = Annotated[
+    dict[Name, Window | None],
+    BeforeValidator(_as_mapping),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"type": "string"}},
+                {"type": "object", "additionalProperties": {"type": ["string", "integer"]}},
+            ]
+        }
+    ),
+]
+Methods = Annotated[
+    dict[Name, MethodsOfWeights],
+    Field(
+        description="Weights (`base`, or a tuning) to a list of methods, or to a mapping from"
+        " method to the longest length at which it is measured, such as `{none: 2k, yarn: 16k}`."
+    ),
 ]
 
 
@@ -65,25 +68,28 @@ class PerplexitySettings(Settings):
     """Perplexity of held-out documents."""
 
     task: Literal["perplexity"]
-    corpus: Name | None = None  # whose test documents; null: the model's corpus
-    # For each length, how many windows; they are spread over the test documents, not overlapping.
+    corpus: Name | None = None
+    """Whose test documents; `null`: those of the model's corpus."""
     windows: dict[Window, Count] = Field(min_length=1)
-    # Tokens between two windows of a document's stretch. null: windows do not overlap and all of
-    # their tokens are scored. A number: after the first window only the last so many tokens of
-    # each are scored, each token once (the paper uses 256: at 128k, 512 times the cost); windows
-    # shorter than it do not overlap.
+    """For each length, how many windows, dealt to the test documents in turn."""
     stride: Window | None = None
-    # The same documents at every length: the first so many, of those of at least so many tokens.
+    """`null`: windows do not overlap, and all of their tokens are scored. A number: after a
+    document's first window only the last so many tokens of each are scored, each token once (the
+    paper: 256, which at 128k is 512 times the cost); windows shorter than it do not overlap."""
     documents: Count | None = None
+    """Only the first so many test documents, the same at every length (the paper: 10)."""
     at_least: Window | None = None
-    # Where a document's windows are: in its middle, or one at its start (`truncate`: what the
-    # released scripts of LongRoPE and YaRN measure).
+    """Only those of at least so many tokens (the paper: 128k)."""
     mode: Literal["stride", "truncate"] = "stride"
+    """Where a document's windows lie. `stride`: in its middle. `truncate`: one at its start, which
+    the released scripts of LongRoPE and YaRN measure."""
     methods: Methods = {}
     shown_in: list[PerplexityShown] = [
         "table06", "table09", "table10", "searches", "fitness", "summary",
         "figure1", "figure2", "figure5", "figure6",
     ]  # fmt: skip
+    """The tables and figures that it is part of. With `rope: own` those of searches and tunings
+    are left out."""
 
     @model_validator(mode="after")
     def _check(self):
@@ -97,14 +103,20 @@ class PerplexitySettings(Settings):
         return self.windows
 
 
+KEY = r"^(word|digits-[1-9])$"
+
+
 class PasskeySettings(Settings):
     """Retrieval of a key from the paper's passkey document."""
 
     task: Literal["passkey"]
-    key: Annotated[str, Field(pattern=r"^(word|digits-[1-9])$")] = "digits-5"
-    prompts: dict[Window, Count] = Field(min_length=1)  # for each length, how many documents
+    key: Annotated[str, Field(pattern=KEY)] = "digits-5"
+    """What is hidden: so many digits (the paper: 5), or a word."""
+    prompts: dict[Window, Count] = Field(min_length=1)
+    """For each length, how many."""
     methods: Methods = {}
     shown_in: list[PasskeyShown] = ["passkey", "fitness", "summary", "figure4", "depths"]
+    """The tables and figures that it is part of."""
 
     @property
     def amounts(self) -> dict[int, int]:
@@ -123,17 +135,23 @@ class BenchmarksSettings(Settings):
 
     task: Literal["benchmarks"]
     benchmarks: list[Benchmark] = Field(default=list(SHOTS), min_length=1)
-    # The longest sequence, a question with its examples and an answer: longer ones are refused.
-    # Each sequence has the factors of its own length.
+    """Which."""
     window: Window
-    # At most so many of each benchmark, at least 2; null: all. From the hub the harness limits each
-    # of MMLU's 57 subjects, so there it is 57 times a 57th, rounded up: 100 are 114, 2 are 57.
+    """The longest sequence, examples and answer included; a longer one stops the evaluation,
+    nothing is cut. Each sequence has the factors of its own length. The methods are those with
+    factors for this window."""
     questions: Questions | None = None
-    shots: Annotated[int, Field(ge=0)] | None = None  # examples; null: as many as the paper
-    # A folder that `longrope fetch-benchmarks` made; null: the harness fetches from the hub.
+    """At most so many of each, evenly chosen from local files; `null`: all. From the hub: the first
+    ones, and of MMLU a 57th of them, rounded up, of each of its 57 subjects (100: 114; 2: 57)."""
+    shots: Annotated[int, Field(ge=0)] | None = None
+    """Examples before each question; `null`: as in the paper, 25, 10, 5 and 0. TruthfulQA has none
+    in any case."""
     files: str | None = None
+    """A folder that `longrope fetch-benchmarks --out FOLDER` made (450 MB to download, 4 MB kept),
+    or `resources/benchmarks` (100 questions each); `null`: the harness fetches from the hub."""
     methods: Methods = {}
     shown_in: list[BenchmarksShown] = ["table08"]
+    """The tables that it is part of; `table10` shows the average of the extended weights."""
 
     @model_validator(mode="after")
     def _check(self):
@@ -166,11 +184,15 @@ class RulerSettings(Settings):
 
     task: Literal["ruler"]
     needles: list[Needle] = Field(default=["niah_single_1", "niah_multikey_1"], min_length=1)
-    prompts: dict[Window, Count] = Field(min_length=1)  # for each length, how many of each needle
-    # Text files that stand for RULER's essays, in single_2, single_3 and multikey_1.
+    """Which."""
+    prompts: dict[Window, Count] = Field(min_length=1)
+    """For each length, how many of each needle."""
     haystack: list[str] = Field(default=["resources/books/*.txt.xz"], min_length=1)
+    """Text files that stand for RULER's essays, in `niah_single_2`, `niah_single_3` and
+    `niah_multikey_1`."""
     methods: Methods = {}
     shown_in: list[RulerShown] = ["passkey"]
+    """The tables that it is part of."""
 
     @property
     def amounts(self) -> dict[int, int]:

@@ -16,26 +16,36 @@ def _some(starts: list[str]) -> list[str]:
 class Starting(Settings):
     """What every optimiser is told of where to begin."""
 
-    # Closed forms to begin from.
     starts: Annotated[list[Name], AfterValidator(_some)] = [
         "pi", "ntk", "yarn", "mrrope-pro", "llama3",
     ]  # fmt: skip
-    warm: bool = True  # also let them stretch the factors of the window before, where there are any
+    """Closed forms to begin from, at least one."""
+    warm: bool = True
+    """Also let them stretch the factors of the window before, where there are any."""
 
 
 class Evolution(Starting):
     """The paper's search (Algorithm 1), with the paper's numbers (Table 4)."""
 
     name: Literal["evolution"]
-    population: Annotated[int, Field(ge=4)] = 64  # P
-    mutations: Count = 16  # N1, a generation
-    crossovers: Count = 16  # N2, a generation
-    mutate_probability: Share = 0.3  # p
-    parents: Annotated[int, Field(ge=2)] = 32  # k
-    # Closed forms in the initial population; without any it is drawn at random.
+    population: Annotated[int, Field(ge=4)] = 64
+    """P: candidates to begin with."""
+    mutations: Count = 16
+    """N1: mutants a generation."""
+    crossovers: Count = 16
+    """N2: children of two parents a generation."""
+    mutate_probability: Share = 0.3
+    """p: with which a factor of a mutant changes."""
+    parents: Annotated[int, Field(ge=2)] = 32
+    """k: the best so far, from which the next generation comes."""
     starts: list[Name] = ["pi", "ntk", "yarn"]
-    warm: bool = False  # not in the paper
-    racing: bool = False  # drop candidates that are clearly worse on the first documents
+    """Closed forms in the initial population; `[]`: it is drawn at random."""
+    warm: bool = False
+    """Also let them stretch the factors of the window before, where there are any; not in the
+    paper."""
+    racing: bool = False
+    """Score documents one after the other, and drop candidates that are clearly worse on the first
+    ones."""
 
     @model_validator(mode="after")
     def _check(self):
@@ -48,20 +58,26 @@ class Cma(Starting):
     """CMA-ES over the logarithms of lambda's increments, started from the best closed form."""
 
     name: Literal["cma"]
-    population: Annotated[int, Field(ge=4)] = 12  # candidates a generation
-    sigma: Positive = 0.08  # first step size, in nats of lambda
+    population: Annotated[int, Field(ge=4)] = 12
+    """Candidates a generation."""
+    sigma: Positive = 0.08
+    """First size of a step, in nats of lambda."""
 
 
 class Bayesian(Starting):
     """A Gaussian process over scores on single documents, around the best candidate."""
 
     name: Literal["bayesian"]
-    sigma: Positive = 0.08  # size of a step, in nats of lambda
-    batch: Count = 4  # candidates a generation
-    # Random smooth candidates beside the starts; with 0 none later either.
+    sigma: Positive = 0.08
+    """Size of a step around the best, in nats of lambda."""
+    batch: Count = 4
+    """Candidates a generation."""
     ramps: Annotated[int, Field(ge=0)] = 24
-    check_every: Annotated[int, Field(ge=2)] = 8  # generations between two scores on all documents
-    finalists: Count = 3  # candidates that are scored on all documents at the end
+    """Random smooth candidates to begin with, beside the starts; 0: none later either."""
+    check_every: Annotated[int, Field(ge=2)] = 8
+    """Generations between two scores on all documents."""
+    finalists: Count = 3
+    """Candidates that are scored on all documents at the end."""
 
 
 OptimiserSettings = Annotated[Evolution | Cma | Bayesian, Field(discriminator="name")]
@@ -71,21 +87,25 @@ class PaperSpace(Settings):
     """Table 4 of the paper: every pair in [1, 1.25 s], n_hat of a list."""
 
     kind: Literal["paper"] = "paper"
-    monotone: bool = True  # lambda does not decrease with the pair
-    # What is searched; without n_hat it stays as it is (0, or the tuned one), without lambda every
-    # n_hat is tried on every start.
+    monotone: bool = True
+    """lambda does not decrease from pair to pair."""
     vary: list[Literal["lambda", "n_hat"]] = Field(default=["lambda", "n_hat"], min_length=1)
+    """What is searched. `[lambda]` keeps n_hat as it is, 0 or the tuned one (the paper's Table 1);
+    `[n_hat]` tries every n_hat on every start (Table 2)."""
 
 
 class CriticalSpace(Settings):
-    """LongRoPE2's space: pairs from the critical one up in [s, 2 s], those below derived."""
+    """LongRoPE2's space: pairs from the critical one up in [s, 2 s], those below derived.
+
+    It has LongRoPE2's starts (every critical pair, at s and above) instead of the optimiser's."""
 
     kind: Literal["critical"]
-    pair: Literal["searched", "theoretical"] | Count = (
-        "searched"  # or its number, at least 1, counted from 0
-    )
+    pair: Literal["searched", "theoretical"] | Count = "searched"
+    """The critical pair, or its number, counted from 0."""
     monotone: Literal[True] = True
+    """lambda does not decrease from pair to pair."""
     vary: list[Literal["lambda", "n_hat"]] = Field(default=["lambda"], min_length=1)
+    """What is searched."""
 
 
 SpaceSettings = Annotated[PaperSpace | CriticalSpace, Field(discriminator="kind")]
@@ -93,15 +113,27 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Fitness(Settings):
-    """What a search minimises: a weighted sum of mean losses, each in nats a token."""
+    """What a search minimises: a weighted sum of mean losses, each in nats a token.
 
-    perplexity: Weight = 1.0  # of all tokens of the validation documents (the paper's fitness)
-    needle: Weight = 0.0  # of the answers to passkeys hidden in documents of the same length
-    long_tokens: Weight = 0.0  # of the tokens that the long context helps
-    needles: Count = 1  # passkey documents to every validation document
-    helped_by: Positive = 2.0  # nats that the long context must spare a token that it helps
-    known_below: Positive = 2.0  # nats that such a token may cost at most, with the long context
-    long_with: Name = "yarn"  # the closed form whose factors choose those tokens, once
+    A weight of 0 leaves a measure out."""
+
+    perplexity: Weight = 1.0
+    """Weight of all tokens of the validation windows: the paper's fitness."""
+    needle: Weight = 0.0
+    """Weight of the answers to passkeys hidden in documents of the window's length, at depths that
+    cover it evenly."""
+    long_tokens: Weight = 0.0
+    """Weight of those tokens that the long context helps, by LongPPL's two criteria, `helped_by`
+    and `known_below`."""
+    needles: Count = 1
+    """Passkey documents that go with every validation document."""
+    helped_by: Positive = 2.0
+    """Nats: so much lower must the loss of such a token be after the whole window than after the
+    window that the weights were made for."""
+    known_below: Positive = 2.0
+    """Nats that such a token may cost at most after the whole window."""
+    long_with: Name = "yarn"
+    """The closed form whose factors choose those tokens, once."""
 
     @model_validator(mode="after")
     def _check(self):
@@ -120,13 +152,18 @@ SearchedAttention = Literal["none", "su", "yarn", "search"] | Positive
 
 
 class Budget(Settings):
-    """What one window's search may spend."""
+    """What one window's search may spend.
 
-    # Scores on all documents, at most; an optimiser that scores on single documents makes as many
-    # candidates more of it. No candidate is scored twice on a document.
+    In tokens forwarded: `evaluations` x `documents` x window, times 1 + `needles` where the fitness
+    has them. The paper spends 64 + 40 x 32 = 1344 evaluations on 5 documents."""
+
     evaluations: Count
-    documents: Count = 5  # validation documents a candidate is scored on, one window each
-    optimiser: OptimiserSettings | None = None  # instead of the model's own
+    """Scores on one window of each of the documents, at most. An optimiser that scores on single
+    documents makes as many candidates more of it. None is scored twice on a document."""
+    documents: Count = 5
+    """Validation documents."""
+    optimiser: OptimiserSettings | None = None
+    """Another for this window; `null`: the model's own."""
 
     @property
     def scores(self) -> int:
@@ -137,13 +174,20 @@ class Budget(Settings):
 class Variant(Settings):
     """The searches of a model once more, with something changed; to compare, or to tune with."""
 
-    windows: list[Window] | None = None  # of search and extension.search; null: those of search
-    seeds: list[int] = []  # with several, one search each, called NAME-seed1, ...
-    budget: Budget | None = None  # instead of the windows' own, and so on
+    windows: list[Window] | None = None
+    """Some of `search` and `extension.search`; `null`: those of `search`."""
+    seeds: list[int] = []
+    """Repeats the search with each, as `search-NAME-seed1`, …"""
+    budget: Budget | None = None
+    """`null`: the windows' own."""
     optimiser: OptimiserSettings | None = None
+    """`null`: the model's own."""
     space: SpaceSettings | None = None
+    """`null`: the model's own."""
     fitness: Fitness | None = None
+    """`null`: the model's own."""
     attention_factor: SearchedAttention | None = None
+    """`null`: the model's own."""
 
 
 class SearchSettings(Settings):

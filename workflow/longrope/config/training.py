@@ -10,7 +10,12 @@ from longrope.windows import window_label
 MIXTURE = r"^(text|passage|copy|word|digits-[1-9]|dense-[1-9])$"
 Mixture = Annotated[
     dict[Annotated[str, Field(pattern=MIXTURE)], Share],
-    Field(description="share of each kind of sequence; see workflow/longrope/mixture.py"),
+    Field(
+        description="Share of each kind of sequence; they add up to 1. `text`: segments between BOS"
+        " and EOS, as in the paper. `passage`: without them. `digits-K`, `word`: passkey documents."
+        " `dense-K`: statements `word is KKK.`, many of them repeated. `copy`: a segment twice."
+        " `workflow/longrope/mixture.py` makes them."
+    ),
 ]
 
 
@@ -22,16 +27,21 @@ def _sums_to_one(mixture: dict[str, float]) -> None:
 class LoopSettings(Settings):
     """What pre-training and fine-tuning share."""
 
-    clip: Positive = 1.0  # largest norm of the gradient
-    precision: Literal["float32", "bfloat16"] = "float32"  # of activations; what trains is float32
-    checkpoint_every: Count = 100  # steps; a killed run loses at most so many
+    clip: Positive = 1.0
+    """Largest norm of the gradient."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of activations; weights that train are float32."""
+    checkpoint_every: Count = 100
+    """Steps between checkpoints: a killed run loses at most so many."""
 
 
 class Phase(Settings):
     """A stretch of pre-training at one length and mixture."""
 
     steps: Count
-    length: Window  # tokens a sequence
+    """Steps of the optimiser."""
+    length: Window
+    """Tokens a sequence."""
     mixture: Mixture
 
     @model_validator(mode="after")
@@ -44,65 +54,107 @@ class Architecture(Settings):
     """A Llama to train from nothing."""
 
     hidden_size: Count
+    """Width of the layers."""
     layers: Count
+    """How many."""
     heads: Count
+    """Of attention; they share the hidden size."""
     intermediate_size: Count
-    vocabulary: Annotated[int, Field(ge=300)]  # of the tokenizer that is trained with it
-    theta: Positive  # base of the RoPE frequencies
+    """Width of the MLPs."""
+    vocabulary: Annotated[int, Field(ge=300)]
+    """Of the tokenizer that is trained with it."""
+    theta: Positive
+    """Base of the RoPE frequencies."""
 
 
 class PretrainSettings(LoopSettings):
     """A small model made from the project's own corpus: tokenizer, weights, card."""
 
     architecture: Architecture
+    """Its size."""
     phases: list[Phase] = Field(min_length=1)
+    """Lengths and mixtures, one after the other."""
     tokens_per_step: Count
-    compile: bool = False  # torch.compile: faster steps, needs a C++ compiler on CPU
-    muon_rate: Positive = 0.02  # for matrices inside the layers
-    adam_rate: Positive = 0.003  # for embeddings and norms
+    """A step has as many sequences as make so many tokens."""
+    compile: bool = False
+    """`torch.compile`: faster steps. On a CPU it needs a C++ compiler. A tuning has no such key:
+    there attention would get a mask of length x length numbers."""
+    muon_rate: Positive = 0.02
+    """Learning rate of the matrices inside the layers (Muon)."""
+    adam_rate: Positive = 0.003
+    """Learning rate of embeddings and norms (AdamW)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    warmup: Annotated[int, Field(ge=0)] = 50  # steps
-    hold: Share = 0.6  # the rate is constant up to this share of the steps, then falls linearly
-    final: Share = 0.02  # to this share of itself
+    """Of both."""
+    warmup: Annotated[int, Field(ge=0)] = 50
+    """Steps over which the rates rise."""
+    hold: Share = 0.6
+    """The rates are constant up to this share of the steps, then fall linearly."""
+    final: Share = 0.02
+    """To this share of themselves."""
 
 
 class Lora(Settings):
-    """Low-rank changes of the attention's matrices, merged at the end; the rest is frozen."""
+    """Low-rank changes of the attention's matrices, merged at the end; the rest is frozen.
+
+    Needs the extra `lora`, and a larger `learning_rate` than every weight does."""
 
     rank: Count
-    alpha: Positive | None = None  # the change is scaled by alpha / rank; null: twice the rank
-    # What trains whole beside them: for long windows both are needed (LongLoRA).
+    """Of the changes."""
+    alpha: Positive | None = None
+    """They are scaled by alpha / rank; `null`: twice the rank."""
     train: list[Literal["norms", "embeddings"]] = ["norms", "embeddings"]
+    """What trains whole beside them; LongLoRA found both needed for long windows."""
 
 
 class ShortSequences(Settings):
     """Short sequences with the original RoPE among the long ones (LongRoPE2)."""
 
-    share: Annotated[float, Field(gt=0, lt=1)]  # of the tokens of a step
-    length: Window | None = None  # tokens of each; null: the original window
+    share: Annotated[float, Field(gt=0, lt=1)]
+    """Of the tokens of a step; `batch` x `share` must be a whole number of sequences."""
+    length: Window | None = None
+    """Tokens of each; must divide the length of the long ones. `null`: the original window."""
 
 
 class TuningSettings(LoopSettings):
     """A fine-tuning at one window, with that window's factors."""
 
-    start: Name = BASE  # weights to start from: base, or another tuning
-    method: Name  # whose factors: search, or a closed form such as yarn
+    start: Name = BASE
+    """Weights to start from: `base`, or another tuning."""
+    method: Name
+    """Whose factors: `search` or a variant, or a closed form (`pi`, `ntk`, `yarn`, …)."""
     window: Window
-    length: Window | None = None  # tokens a sequence, at most the window; null: the window
-    # skipped: positions of a shorter sequence jump, so that they reach over the window (PoSE).
+    """Whose factors, of the method."""
+    length: Window | None = None
+    """Tokens a sequence, at most the window; `null`: the window. The paper tuned Mistral on shorter
+    text."""
     positions: Literal["consecutive", "skipped"] = "consecutive"
-    pieces: Annotated[int, Field(ge=2)] = 2  # runs of positions without a jump, where they jump
+    """`skipped`: positions of sequences shorter than the window jump, so that they reach over all
+    of it (PoSE)."""
+    pieces: Annotated[int, Field(ge=2)] = 2
+    """Runs of positions without a jump, where they jump."""
     short: ShortSequences | None = None
-    lora: Lora | None = None  # null: every weight trains
-    checkpointing: bool = False  # activations of a layer are computed again: memory for time
+    """Short sequences with the original RoPE among the long ones."""
+    lora: Lora | None = None
+    """Changes of low rank; `null`: every weight trains."""
+    checkpointing: bool = False
+    """Activations of a layer are not kept but computed again for its gradient: much less memory for
+    about a third more time."""
     steps: Count
-    batch: Count  # sequences a step
-    micro_batch: Count = 1  # sequences that are held at a time
+    """Steps of the optimiser."""
+    batch: Count
+    """Sequences a step."""
+    micro_batch: Count = 1
+    """Sequences that are held at a time (memory); must divide `batch`."""
     learning_rate: Positive
-    schedule: Literal["linear", "constant"] = "linear"  # linear decay to zero, or none
-    warmup: int = Field(default=0, ge=0)  # steps
+    """The highest, of AdamW."""
+    schedule: Literal["linear", "constant"] = "linear"
+    """`linear`: the rate falls to zero."""
+    warmup: int = Field(default=0, ge=0)
+    """Steps over which the rate rises."""
     betas: tuple[Share, Share] = (0.9, 0.95)
+    """Of AdamW."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of AdamW."""
     mixture: Mixture = {"text": 1.0}
 
     @model_validator(mode="after")

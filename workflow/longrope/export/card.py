@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longrope import __version__
+from longrope.config.base import BASE
+from longrope.export.asked import Export, Written
 from longrope.export.lost import Measured, Pair
-from longrope.export.stage import Export, Written
 from longrope.export.tables import as_list
 from longrope.factors import describe
 from longrope.files import read_lines, write_text
@@ -51,11 +52,8 @@ def write_card(
         *_training(record, trainings),
         "## Measured",
         "",
-        *_measured(rows),
-        "## What this form does not carry",
-        "",
-        *[f"- {each}" for each in (*written.said, *written.lost)],
-        *([] if written.said else ["Nothing: it is the whole of the extended model."]),
+        *_measured(rows, asked.form),
+        *_lacks(asked, written),
         "",
         "How to serve it: [serve.md](serve.md). The exported factors are in `factors.json`, what"
         " was exported from what in `longrope_export.json`.",
@@ -88,26 +86,31 @@ def base_of(record: ModelRecord) -> str | None:
 
 
 def _front_matter(licence, base, asked: Export, record: ModelRecord) -> list[str]:
-    library = {"gguf": "gguf"}.get(asked.form, "transformers")
-    lines = ["---"]
-    if licence:
-        lines.append(f"license: {licence}")
+    import yaml
+
+    head = {"license": licence} if licence else {}
     if base:
-        lines += [f"base_model: {base}", "base_model_relation: finetune"]
-    lines += [f"library_name: {library}", "pipeline_tag: text-generation", "tags:"]
-    return [
-        *lines,
-        *[f"- {tag}" for tag in TAGS],
-        "---",
-        "",
-    ]
+        head["base_model"] = base
+        if record.weights != BASE:  # other factors alone are no tuning
+            head["base_model_relation"] = "finetune"
+    head |= {
+        "library_name": "gguf" if asked.form == "gguf" else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": list(TAGS),
+    }
+    text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
+    return ["---", *text.splitlines(), "---", ""]
 
 
 def _facts(asked: Export, record: ModelRecord, written: Written, licence, base) -> list[str]:
     rope, tables = record.rope, written.tables
-    source = ", ".join(f"{key} {value}" for key, value in record.source.items())
+    source = ", ".join(f"{key} {value}" for key, value in record.public_source.items())
     said = written.difference
-    compared = "not run, only its tensors and keys" if said is None else f"within {said:.1g}"
+    compared = (
+        "by the package gguf: every tensor and key; not run"
+        if said is None
+        else f"by transformers: logits within {said:.1g}"
+    )
     rows = [
         ("form", f"{asked.form}: {FORMS[asked.form]}"),
         ("made for", f"{asked.engine.name} ({asked.engine.read})"),
@@ -127,10 +130,11 @@ def _facts(asked: Export, record: ModelRecord, written: Written, licence, base) 
         ),
         ("weights", f"{record.weights}, sha256 `{record.fingerprint}…`"),
         ("base weights", f"sha256 `{rope.fingerprint}…`"),
-        ("logits reread and compared", compared),
+        ("read again and compared", compared),
         ("longrope", f"{__version__}, commit {commit() or 'not known'}"),
     ]
-    return ["| | |", "| --- | --- |", *[f"| {name} | {value} |" for name, value in rows]]
+    cells = [(name, " ".join(str(value).split()).replace("|", "\\|")) for name, value in rows]
+    return ["| | |", "| --- | --- |", *[f"| {name} | {value} |" for name, value in cells]]
 
 
 def _factors(asked: Export, written: Written) -> list[str]:
@@ -171,7 +175,18 @@ def _training(record: ModelRecord, trainings: Sequence[Path]) -> list[str]:
     ]
 
 
-def _measured(rows: Sequence[Pair]) -> list[str]:
+def _lacks(asked: Export, written: Written) -> list[str]:
+    """What the form leaves out; of the form full, what it is to those who do not trust its file."""
+    said = [f"- {each}" for each in (*written.said, *written.lost)]
+    if asked.form != "full":
+        whole = [] if written.said else ["Nothing: it is the whole of the extended model."]
+        return ["## What this form does not carry", "", *said, *whole]
+    head = "It carries the whole of the extended model. Loaded without `trust_remote_code` it is"
+    one = "one table of factors for every length" if written.tables.one else "two tables of factors"
+    return ["## What this form does not carry", "", f"{head} {one}:", "", *said]
+
+
+def _measured(rows: Sequence[Pair], form: str) -> list[str]:
     if not rows:
         return ["No evaluation of these weights was given (`--records`).", ""]
     lines = []
@@ -179,8 +194,14 @@ def _measured(rows: Sequence[Pair]) -> list[str]:
         own = [row for row in rows if row.task == task]
         if not own:
             continue
+        # The form full carries every tier: what it runs with, if its file is trusted.
+        every, export = (
+            ("as exported", "without `trust_remote_code`")
+            if form == "full"
+            else ("factors of each tier", "as exported")
+        )
         lines += [
-            f"| evaluation | length | {unit}, factors of each tier | {unit}, as exported | of |",
+            f"| evaluation | length | {unit}, {every} | {unit}, {export} | of |",
             "| --- | --: | --: | --: | --: |",
         ]
         for row in own:

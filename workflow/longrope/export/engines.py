@@ -23,7 +23,6 @@ class Engine:
     file: Literal["folder", "gguf"]  # what it loads
     attention: Attention  # where an attention factor other than 1 goes
     two_tables: str  # which of two tables it uses; or, after "no: ", why two are refused
-    per_table: bool  # whether each of two tables may have an attention factor of its own
 
     def check_two_tables(self, factors: tuple[float, float]) -> None:
         """Raise UserError unless two tables with these attention factors work here."""
@@ -32,7 +31,7 @@ class Engine:
                 f"two tables of factors for {self.name}: {self.two_tables.removeprefix('no: ')};"
                 " export one table (the default)"
             )
-        if factors[0] != factors[1] and not self.per_table:
+        if factors[0] != factors[1]:
             raise UserError(
                 f"two tables of factors for {self.name}: their attention factors are"
                 f" {factors[0]:g} and {factors[1]:g}, and it has one for both; export one table"
@@ -49,15 +48,14 @@ ENGINES = {
             "folder",
             "keys",
             "by the largest position of every forward call, for all rows of its batch",
-            per_table=False,
         ),
         Engine(
             "vllm",
             "0.33.0",
             "folder",
             "keys",
-            "the long one as soon as --max-model-len is above the original window, for every text",
-            per_table=True,
+            "no: it uses the long one for every text as soon as --max-model-len is above the"
+            " original window",
         ),
         Engine(
             "sglang",
@@ -66,7 +64,6 @@ ENGINES = {
             "keys",
             "no: it chooses for all the tokens of a batch together, and gives the first position"
             " behind the original window the angle of position 0",
-            per_table=True,
         ),
         Engine(
             "mlx",
@@ -74,7 +71,6 @@ ENGINES = {
             "folder",
             "weights",  # it passes on neither attention_factor nor long_mscale
             "no: it uses the long one always",
-            per_table=False,
         ),
         Engine(
             "llama.cpp",
@@ -82,7 +78,6 @@ ENGINES = {
             "gguf",
             "metadata",
             "the long one as soon as the context that it allocates is above the original window",
-            per_table=False,
         ),
         Engine(
             "any",
@@ -90,7 +85,6 @@ ENGINES = {
             "folder",
             "weights",
             "no: engines disagree on which of two they use",
-            per_table=False,
         ),
     )
 }

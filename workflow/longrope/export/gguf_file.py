@@ -13,12 +13,13 @@ from pathlib import Path
 
 from longrope.audit.gguf_file import FREQS, LONG, SHORT
 from longrope.errors import UserError
+from longrope.export.asked import Written
 from longrope.export.gguf_tokenizer import write_tokenizer
 from longrope.export.serve import GGUF
-from longrope.export.stage import Written
 from longrope.export.tables import Tables, as_list, left_out
 from longrope.files import read_json
 from longrope.models import ModelRecord, stored_dtype
+from longrope.windows import window_label
 
 ARCHITECTURE = "llama"
 FAMILIES = ("llama", "mistral", "qwen2")
@@ -35,7 +36,7 @@ def write_gguf(
     dtype, path = dtype or stored_dtype(model), draft / GGUF
     writer = gguf.GGUFWriter(path, ARCHITECTURE, use_temp_file=True)
     keys = _write_keys(writer, config, record, tables, dtype)
-    write_tokenizer(writer, model, record, config["vocab_size"])
+    said = [*left_out(tables), *write_tokenizer(writer, model, record, config["vocab_size"])]
     for name, tensor, kind in _tensors(model, config, tables, dtype):
         writer.add_tensor(name, gguf.quants.quantize(tensor, kind), raw_dtype=kind)
     writer.write_header_to_file()
@@ -43,7 +44,13 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     _reread(path, model, config, tables, dtype, keys)
-    return Written(tables, False, None, list(left_out(tables)))
+    if not tables.one:
+        said.append(
+            f"The factors for {window_label(tables.short.window)} serve only where the context that"
+            f" llama.cpp allocates (-c) is at most {tables.original}; with more of it every text,"
+            f" however short, runs with those for {window_label(tables.window)}."
+        )
+    return Written(tables, False, None, said)
 
 
 def _check(config: dict, tables: Tables) -> None:
@@ -53,12 +60,6 @@ def _check(config: dict, tables: Tables) -> None:
             f"GGUF: llama.cpp reads tables of factors for its architecture llama and a few others;"
             f" of {kind} models it would ignore or refuse them. Supported here:"
             f" {', '.join(FAMILIES)}"
-        )
-    if tables.short.attention_factor != tables.long.attention_factor:
-        raise UserError(
-            "GGUF: llama.cpp has one attention factor for both tables, these are"
-            f" {tables.short.attention_factor:g} and {tables.long.attention_factor:g}: export one"
-            " table (the default)"
         )
     if config.get("hidden_act", "silu") != "silu":
         raise UserError(f"GGUF: hidden_act = {config['hidden_act']!r}, llama.cpp's llama has silu")

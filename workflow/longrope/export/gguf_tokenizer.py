@@ -2,8 +2,10 @@
 The tokenizer of a GGUF file, where llama.cpp is known to cut text as this tokenizer does.
 
 llama.cpp has the regular expressions that cut text built in, by name. A byte-level BPE whose
-tokenizer.json is cut by one of those is written with that name; the tokenizer of a model that came
-from a GGUF file is copied from there. Any other is refused: it would load, and cut text otherwise.
+tokenizer.json is cut by one of those is written with that name, if it merges pieces as that name
+does; the tokenizer of a model that came from a GGUF file is copied from there. Any other is
+refused: it would load, and cut text otherwise. llama.cpp normalises no text: NFC, which every
+Qwen2 tokenizer has, is said to be left out.
 """
 
 from pathlib import Path
@@ -17,19 +19,27 @@ LLAMA_3 = (
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 SPLITS = {LLAMA_3: "llama-bpe", LLAMA_3.replace("{1,3}", ""): "qwen2"}
+IMPLIED = {  # what llama.cpp does with every byte-level BPE, whatever tokenizer.json says
+    "dropout": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+}
+WHOLE_PIECES = ("llama-bpe",)  # where a piece that is a token is one, without its merges
+NFC = {"type": "NFC"}
 WAY_OUT = (
     "convert the plain checkpoint with llama.cpp's own convert_hf_to_gguf.py, import that GGUF"
     " file, and export the model again"
 )
 
 
-def write_tokenizer(writer, model: Path, record: ModelRecord, size: int) -> None:
-    """Write a checkpoint's tokenizer, with as many tokens as the model has embeddings."""
+def write_tokenizer(writer, model: Path, record: ModelRecord, size: int) -> list[str]:
+    """Write a checkpoint's tokenizer, with as many tokens as the model has embeddings; returns what
+    llama.cpp leaves out of it."""
     source = Path(record.source.get("path", ""))
     if record.source.get("kind") == "gguf" and source.is_file():
         _copy(writer, source, model, size)
-    else:
-        _from_json(writer, model, size)
+        return []
+    return _from_json(writer, model, size)
 
 
 def _copy(writer, source: Path, model: Path, size: int) -> None:
@@ -49,7 +59,7 @@ def _copy(writer, source: Path, model: Path, size: int) -> None:
             writer.add_key_value(key, field.contents(), kind, sub_type=inner)
 
 
-def _from_json(writer, model: Path, size: int) -> None:
+def _from_json(writer, model: Path, size: int) -> list[str]:
     import gguf
 
     path = model / "tokenizer.json"
@@ -60,9 +70,17 @@ def _from_json(writer, model: Path, size: int) -> None:
     tokenizer, vocabulary = load_tokenizer(model), said["model"]["vocab"]
     tokens = [f"[PAD{number}]" for number in range(size)]
     kinds = [gguf.TokenType.UNUSED] * size
+    added_tokens = said.get("added_tokens", [])
+    last = max([*vocabulary.values(), *(added["id"] for added in added_tokens)])
+    if last >= size:
+        raise UserError(
+            f"GGUF: {path} has a token of number {last}, the model embeddings for {size}: tokens"
+            " that were added without embeddings; take them out of tokenizer.json, or enlarge the"
+            " embeddings before the model is brought in"
+        )
     for token, number in vocabulary.items():
         tokens[number], kinds[number] = token, gguf.TokenType.NORMAL
-    for added in said.get("added_tokens", []):
+    for added in added_tokens:
         kind = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
         tokens[added["id"]], kinds[added["id"]] = added["content"], kind
     merges = said["model"]["merges"]
@@ -84,6 +102,9 @@ def _from_json(writer, model: Path, size: int) -> None:
     writer.add_add_space_prefix(False)
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
+    if said.get("normalizer"):
+        return ["llama.cpp does not bring text into Unicode's NFC first, as the tokenizer does."]
+    return []
 
 
 def pre_tokenizer(said: dict) -> str:
@@ -97,13 +118,20 @@ def pre_tokenizer(said: dict) -> str:
     steps = said.get("pre_tokenizer") or {}
     steps = steps["pretokenizers"] if steps.get("type") == "Sequence" else [steps]
     name = _name(steps)
-    allowed = (None, {"type": "NFC"}) if name == "qwen2" else (None,)
+    allowed = (None, NFC) if name == "qwen2" else (None,)
     if name is None or normal not in allowed:
         kinds = ", ".join(str(step.get("type")) for step in steps)
         raise UserError(
             f"GGUF: llama.cpp has no name for a tokenizer that cuts text by {kinds}"
             f"{f' after {normal}' if normal else ''}; {WAY_OUT}"
         )
+    implied = IMPLIED | {"ignore_merges": name in WHOLE_PIECES}
+    for key, value in implied.items():
+        if (model.get(key) or None) != (value or None):
+            raise UserError(
+                f"GGUF: llama.cpp's {name} has {key} = {value}, this tokenizer"
+                f" {model.get(key)}: it would cut text otherwise; {WAY_OUT}"
+            )
     return name
 
 

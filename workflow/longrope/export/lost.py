@@ -84,13 +84,12 @@ def pairs(measured: Sequence[Measured], tables: Tables) -> list[Pair]:
             for each in measured
             if (each.task, each.evaluation, each.length) == (task, evaluation, length)
         ]
-        used = tables.short if length <= tables.original else tables.long
         row = Pair(
             task,
             evaluation,
             length,
             _with(here, factors_at(tables.tiers, length)),
-            _with(here, used) if length <= tables.window else None,
+            _with(here, _used(tables, length)) if length <= tables.window else None,
         )
         if row.tiers or row.export:
             rows.append(row)
@@ -98,20 +97,41 @@ def pairs(measured: Sequence[Measured], tables: Tables) -> list[Pair]:
 
 
 def losses(rows: Sequence[Pair], tables: Tables) -> Iterator[str]:
-    """What the exported factors cost at each length, a sentence each; and what nobody measured."""
-    for row in rows:
-        if row.task != "perplexity" or not (row.tiers and row.export):
-            continue
-        if row.tiers.factors != row.export.factors:
-            yield (
-                f"perplexity at {row.length} tokens ({row.evaluation}): {row.export.value:.2f} with"
-                f" the exported factors, {row.tiers.value:.2f} with those of its tier"
-            )
+    """What the exported factors cost at each length, a sentence each; and where nobody measured
+    it, the original window above all."""
     if not any(row.export for row in rows):
         yield (
             "no evaluation of these weights with the exported factors was given: what they cost at"
             " short windows is not measured (give --records)"
         )
+        return
+    original = tables.tiers.rope.original_window
+    asked = [row for row in rows if row.task == "perplexity" and row.length <= tables.window]
+    known = {row.length for row in asked if row.export}
+    for length in sorted({row.length for row in asked if row.tiers} | {original}):
+        tier = factors_at(tables.tiers, length)
+        if identity_of(tier) == identity_of(_used(tables, length)):
+            continue
+        of_tiers = [row for row in asked if row.length == length and row.tiers]
+        for row in of_tiers:
+            if row.export:
+                yield (
+                    f"perplexity at {length} tokens ({row.evaluation}): {row.export.value:.2f} with"
+                    f" the exported factors, {row.tiers.value:.2f} with those of its tier"
+                )
+        if length not in known:
+            where = " (the original window)" if length == original else ""
+            others = "; ".join(f"{row.tiers.value:.2f} ({row.evaluation})" for row in of_tiers)
+            yield (
+                f"perplexity at {length} tokens{where} is not measured with the exported factors"
+                f"{f', with those of its tier {others}' if others else ''}: give --records of these"
+                " weights with these factors at every length"
+            )
+
+
+def _used(tables: Tables, length: int) -> RescaleFactors:
+    """What the export turns by at a length."""
+    return tables.short if length <= tables.original else tables.long
 
 
 def _with(here: Sequence[Measured], factors: RescaleFactors) -> Measured | None:

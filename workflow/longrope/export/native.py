@@ -16,6 +16,7 @@ STRICT = ("phi3",)  # whose rope_scaling may hold a type and two lists, and noth
 OLD_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
 NOT_IN_4 = ("olmo", "olmo2")  # whose config class of transformers 4.57 refuses longrope, loudly
 REPLACED = ("rope_parameters", "rope_scaling", "rope_theta", "original_max_position_embeddings")
+OF_CODE = ("auto_map", "custom_pipelines")  # what names modules of the base's own, not exported
 
 
 def goes_to_weights(config: dict, engine: Engine, tables: Tables) -> bool:
@@ -38,7 +39,8 @@ def native_config(config: dict, tables: Tables, *, in_weights: bool, dtype: str)
         "original_max_position_embeddings": tables.original,
         "attention_factor": 1.0 if in_weights else float(tables.long.attention_factor),
     }
-    if not in_weights and tables.long.attention_factor != 1:
+    # Two tables leave a ratio of windows, from which some engines would make a factor of their own.
+    if not in_weights and (tables.long.attention_factor != 1 or not tables.one):
         block["short_mscale"] = float(tables.short.attention_factor)
         block["long_mscale"] = float(tables.long.attention_factor)
     own = {"rope_theta": rope.theta} | ({"partial_rotary_factor": share} if share else {})
@@ -46,10 +48,13 @@ def native_config(config: dict, tables: Tables, *, in_weights: bool, dtype: str)
     legacy = block
     if kind in STRICT:
         block.pop("factor")  # its class computes it
+        if tables.one:  # so is this: 1, at a ratio of 1
+            block.pop("attention_factor")
         legacy = {key: block[key] for key in ("short_factor", "long_factor")} | {"type": "longrope"}
     names = OLD_NAMES.get(kind, {})
     return (
-        {key: value for key, value in config.items() if key not in REPLACED}
+        {key: value for key, value in config.items() if key not in (*REPLACED, *OF_CODE)}
+        | _architectures(config)
         | own
         | {names[key]: value for key, value in own.items() if key in names}
         | {
@@ -60,6 +65,15 @@ def native_config(config: dict, tables: Tables, *, in_weights: bool, dtype: str)
         }
         | {"dtype": dtype, "torch_dtype": dtype}  # older engines read the second
     )
+
+
+def _architectures(config: dict) -> dict[str, list[str]]:
+    """The class that computes the model, which engines go by: transformers' own of the family,
+    whatever the checkpoint's code called its."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
+
+    kind = config.get("model_type")
+    return {"architectures": [NAMES[kind]]} if kind in NAMES else {}
 
 
 def inverse_frequencies(factors: RescaleFactors, rope: Rope) -> list[float]:

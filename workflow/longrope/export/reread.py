@@ -3,13 +3,17 @@ An export as its target reads it, against what was meant to be written.
 
 Loaded by transformers from the folder that was just written: the window, the frequencies and the
 scaling that it comes to on both sides of the original window, and logits of a few tokens at the
-end of each window against this project's own. A difference is an error, never a warning.
+end of each window against this project's own. Logits there see neither n_hat nor where one tier
+ends, so of the form full the tiers themselves and the angles that they make are compared, too. A
+difference is an error, never a warning.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from longrope.architectures import body_of
 from longrope.errors import UserError
+from longrope.export.full import full_keys
 from longrope.export.native import inverse_frequencies
 from longrope.export.tables import Tables
 from longrope.extended import Tiers
@@ -19,6 +23,8 @@ from longrope.models import ModelRecord, quiet
 TOKENS = 24  # of a probe
 EXACT = 1e-3  # largest difference of a logit, as part of the largest logit, in float32
 FINE = 16384  # tokens up to which angles in float32, which transformers has, keep within that
+PROBED = 256  # positions of a window whose angles are compared
+TURNED = 1e-5  # largest difference of a cos or sin, which may be float32
 ROUNDED = 3e-2  # the same where weights were stored anew in a short type
 
 
@@ -82,12 +88,20 @@ def reread_native(
     return worst
 
 
-def reread_full(draft: Path, tiers: Tiers, expected: list, *, exact: bool) -> float:
-    """The same of an export with a modelling file: every tier."""
+def reread_full(
+    draft: Path, tiers: Tiers, expected: list, *, exact: bool, folded: float = 1.0
+) -> float:
+    """The same of an export with a modelling file: every tier, its angles over its window, and
+    where one ends and the next begins. `folded` is an attention factor that is in the weights."""
     import torch
 
     model, worst = _load(draft, trust=True), 0.0
+    _check_tiers(model, full_keys(tiers, folded)["longrope_tiers"])
+    before = 0
     for factors, logits in zip(tiers.factors, expected, strict=True):
+        for length in (before + 1, factors.window):
+            _check_angles(model, length, factors, folded)
+        before = factors.window
         model.pin(factors.window)
         with torch.no_grad():
             found = model(
@@ -97,6 +111,47 @@ def reread_full(draft: Path, tiers: Tiers, expected: list, *, exact: bool) -> fl
             ).logits
         worst = max(worst, _difference(found, logits, EXACT if exact else ROUNDED))
     return worst
+
+
+def _check_tiers(model, meant: dict) -> None:
+    """Raise UserError unless the tiers that were read are, to the last digit, those meant."""
+    found = model.config.longrope_tiers
+    for key in ("rope_theta", "rotary_dim", "original_window"):
+        if found[key] != meant[key]:
+            raise UserError(f"reread: longrope_tiers.{key} is {found[key]}, not {meant[key]}")
+    if len(found["tiers"]) != len(meant["tiers"]):
+        raise UserError(f"reread: {len(found['tiers'])} tiers, not {len(meant['tiers'])}")
+    for number, (ours, theirs) in enumerate(zip(meant["tiers"], found["tiers"], strict=True)):
+        for key, value in ours.items():
+            if theirs.get(key) != value:
+                raise UserError(
+                    f"reread: {key} of tier {number} (up to {ours['max_length']} tokens) is"
+                    f" {theirs.get(key)}, not {value}"
+                )
+
+
+def _check_angles(model, length: int, factors: RescaleFactors, folded: float) -> None:
+    """Raise UserError unless a sequence of some length turns by some factors: around n_hat, and
+    from the first to the last position of the window."""
+    import torch
+
+    from longrope.rope import rescaled_cos_sin
+
+    spread = torch.linspace(0, factors.window - 1, PROBED).long().tolist()
+    places = {*spread, 1, factors.n_hat - 1, factors.n_hat, factors.n_hat + 1}
+    positions = torch.tensor([sorted(each for each in places if 0 <= each < factors.window)])
+    model.pin(length)
+    found = body_of(model).rotary_emb(torch.zeros(1, 1, 1, dtype=torch.float64), positions)
+    model.pin(None)
+    meant = replace(factors, attention_factor=factors.attention_factor / folded)
+    for ours, theirs in zip(rescaled_cos_sin([meant], positions, "cpu"), found, strict=True):
+        wrong = (ours - theirs.double()).abs().amax(dim=-1)[0] > TURNED
+        if wrong.any():
+            place = int(positions[0, int(wrong.nonzero()[0])])
+            raise UserError(
+                f"reread: in a text of {length} tokens the export turns position {place} otherwise"
+                f" than the factors for {factors.window} tokens do"
+            )
 
 
 def _load(draft: Path, *, trust: bool = False):

@@ -3,44 +3,31 @@ Exporting an extended model: written beside its place, reread, compared, and onl
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
+from longrope import __version__
+from longrope.architectures import PLAIN, rope_type_of
 from longrope.errors import UserError, unknown_name
-from longrope.export.engines import Engine
+from longrope.export.asked import Export, Written
+from longrope.export.card import write_card
+from longrope.export.full import full_keys, write_module
+from longrope.export.gguf_file import write_gguf
 from longrope.export.lost import losses, pairs, read_measured
+from longrope.export.native import NOT_IN_4, goes_to_weights, native_config
+from longrope.export.reread import own_logits, reread_full, reread_native
+from longrope.export.serve import write_serving
 from longrope.export.tables import Tables, choose, left_out
+from longrope.export.weights import carry, check_foldable, rewrite, tidy_tokenizer
 from longrope.extended import read_tiers, with_original
-from longrope.factors import RescaleFactors, write_factors
+from longrope.factors import write_factors
 from longrope.files import read_json, replacing, write_json
 from longrope.models import ModelRecord, read_record, stored_dtype
+from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
 FORMS = ("native", "full", "gguf")
 NOTE = "longrope_export.json"  # what was exported from what, for tools and for people
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """What is exported, and how."""
-
-    form: str  # native, full or gguf
-    engine: Engine
-    window: int | None = None  # whose factors serve every length; None: the longest
-    two: bool = False  # two tables instead of one
-    dtype: str | None = None  # in which weights are stored; None: as they are
-    licence: str | None = None  # of the base model, where nothing tells it
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What a form wrote, for the card."""
-
-    tables: Tables
-    in_weights: bool  # whether an attention factor went into the weights
-    difference: float | None  # the largest of a logit, to this project's own; None: not run
-    said: list[str]  # what the form cannot express
-    lost: list[str] = field(default_factory=list)  # what that costs, as measured
 
 
 def export_model(
@@ -72,19 +59,18 @@ def export_model(
     tables = choose(extended, asked.window, two=asked.two)
     if asked.two:
         asked.engine.check_two_tables((tables.short.attention_factor, tables.long.attention_factor))
-    from longrope.export.card import write_card
-    from longrope.export.serve import write_serving
-
     with replacing(out) as draft:
         draft.mkdir()
         if asked.form == "gguf":
-            from longrope.export.gguf_file import write_gguf
-
             written = write_gguf(draft, model, record, tables, asked.dtype)
         else:
             written = _write_folder(draft, asked, model, record, tables)
         rows = pairs(read_measured(records, record), tables)
         written = replace(written, lost=list(losses(rows, tables)))
+        if asked.form == "full":  # the one table counts only where nobody trusts its file
+            written = replace(
+                written, **{key: _untrusted(getattr(written, key)) for key in ("said", "lost")}
+            )
         write_factors(draft / "factors.json", tables.long)
         _write_note(draft, asked, record, written)
         write_serving(draft, asked, record, written)
@@ -95,11 +81,6 @@ def export_model(
 def _write_folder(
     draft: Path, asked: Export, model: Path, record: ModelRecord, tables: Tables
 ) -> Written:
-    from longrope.export.full import full_keys, write_module
-    from longrope.export.native import NOT_IN_4, goes_to_weights, native_config
-    from longrope.export.reread import own_logits, reread_full, reread_native
-    from longrope.export.weights import carry, check_foldable, rewrite, tidy_tokenizer
-
     config = read_json(model / "config.json")
     in_weights = goes_to_weights(config, asked.engine, tables)
     if in_weights:
@@ -115,31 +96,22 @@ def _write_folder(
         exported |= full_keys(tables.tiers, folded)
         write_module(draft, config)
     write_json(draft / "config.json", exported)
-    meant = _as_transformers_reads(tables)
+    meant = [tables.long] if tables.one else [tables.short, tables.long]
     every = list(tables.tiers.factors) if asked.form == "full" else []
     logits = own_logits(model, record, meant + every)
     exact = stored == "float32" or not (in_weights or asked.dtype)
     plain, tiers = logits[: len(meant)], logits[len(meant) :]
     difference = reread_native(draft, meant, tables, plain, in_weights=in_weights, exact=exact)
     said = list(left_out(tables))
-    if meant[0].attention_factor != tables.short.attention_factor:
-        said.append(
-            f"transformers itself scales short texts by {meant[0].attention_factor:g}, too; only"
-            f" {asked.engine.name} reads the {tables.short.attention_factor:g} meant for them."
-        )
     if (kind := config.get("model_type")) in NOT_IN_4:
         said.append(f"transformers 4.57 refuses to load {kind} models with longrope: 5 does.")
     if asked.form == "full":
-        difference = reread_full(draft, tables.tiers, tiers, exact=exact)
-        said = [f"Without trust_remote_code: {each}" for each in said]
+        difference = reread_full(draft, tables.tiers, tiers, exact=exact, folded=folded)
     return Written(tables, in_weights, difference, said)
 
 
-def _as_transformers_reads(tables: Tables) -> list[RescaleFactors]:
-    """The short and the long table, or the one, with the attention factor that it has for both."""
-    if tables.one:
-        return [tables.long]
-    return [replace(tables.short, attention_factor=tables.long.attention_factor), tables.long]
+def _untrusted(said: list[str]) -> list[str]:
+    return [f"without trust_remote_code: {each}" for each in said]
 
 
 def _check_out(out: Path, model: Path, tiers: Path) -> None:
@@ -154,8 +126,6 @@ def _check_out(out: Path, model: Path, tiers: Path) -> None:
 
 def _check_plain(model: Path, record: ModelRecord) -> None:
     """Raise UserError for a checkpoint that comes with a rescaled RoPE."""
-    from longrope.architectures import PLAIN, rope_type_of
-
     if (type_ := rope_type_of(read_json(model / "config.json"))) != PLAIN:
         raise UserError(
             f"model {record.rope.model!r} comes with a RoPE of its own ({type_}): only models that"
@@ -164,9 +134,6 @@ def _check_plain(model: Path, record: ModelRecord) -> None:
 
 
 def _write_note(draft: Path, asked: Export, record: ModelRecord, written: Written) -> None:
-    from longrope import __version__
-    from longrope.versions import VERSIONS
-
     tables = written.tables
     write_json(
         draft / NOTE,
@@ -206,4 +173,5 @@ def summary(asked: Export, written: Written, out: Path) -> list[str]:
         lines.append(
             f"the attention factor {tables.long.attention_factor:g} is in the query weights"
         )
-    return [*lines, *[f"not in this form: {each}" for each in written.said], *written.lost]
+    lacks = "" if asked.form == "full" else "not in this form: "
+    return [*lines, *[f"{lacks}{each}" for each in written.said], *written.lost]

@@ -8,15 +8,14 @@ engine; the weights round anew in the type that they are stored in. Tensors neve
 safetensors.
 """
 
-import os
 import re
-import shutil
 from pathlib import Path
 
 from longrope.errors import UserError
 from longrope.factors import Rope
+from longrope.files import copy_file
+from longrope.import_model import carried
 
-NOT_CARRIED = ("longrope.json", "tuned_factors.json", "training.json", ".snakemake_timestamp")
 QUERIES = {  # model_type -> what makes the queries, and how their rows are laid out
     "llama": (r"self_attn\.q_proj\.(weight|bias)$", "heads"),
     "mistral": (r"self_attn\.q_proj\.(weight|bias)$", "heads"),
@@ -31,17 +30,10 @@ QUERIES = {  # model_type -> what makes the queries, and how their rows are laid
 
 
 def carry(source: Path, target: Path) -> None:
-    """Take over a checkpoint: weights linked where the file system allows, the rest copied."""
-    for file in sorted(Path(source).iterdir()):
-        if not file.is_file() or file.name in NOT_CARRIED or file.name.startswith("."):
-            continue
-        if file.suffix == ".safetensors":
-            try:
-                os.link(file.resolve(), target / file.name)
-                continue
-            except OSError:  # another file system
-                pass
-        shutil.copyfile(file, target / file.name)
+    """Copy what belongs to a checkpoint, and no code. Nothing is linked: who edits an export must
+    not edit the study."""
+    for file in carried(Path(source)):
+        copy_file(file, target / file.name)
 
 
 def check_foldable(config: dict) -> None:
@@ -84,7 +76,6 @@ def rewrite(
                 rows = rows.reshape(-1, *[1] * (tensor.dim() - 1))
                 tensor, changed = tensor.to(torch.float64) * rows, changed + 1
             tensors[name] = tensor.to(stored)
-        file.unlink()  # it may be a link to the source
         save_file(tensors, file, metadata)
     if factor != 1 and not changed:
         raise UserError(f"{folder}: no tensor matches {pattern}, which makes the queries")
@@ -111,15 +102,17 @@ def _rows(config: dict, rope: Rope, layout: str, scale: float, count: int):
 
 
 def tidy_tokenizer(folder: Path) -> None:
-    """Name the tokenizer as transformers 4 knows it, too; 5 calls every fast one
-    TokenizersBackend."""
+    """Name the tokenizer as transformers 4 knows it, too (5 calls every fast one
+    TokenizersBackend), and no code for it."""
     from longrope.files import read_json, write_json
 
     path = folder / "tokenizer_config.json"
     if not path.exists():
         return
     config = read_json(path)
+    config.pop("auto_map", None)  # it names code, which is not carried
     if config.get("tokenizer_class") == "TokenizersBackend":
         own = ("backend", "is_local", "local_files_only")
         config = {key: value for key, value in config.items() if key not in own}
-        write_json(path, config | {"tokenizer_class": "PreTrainedTokenizerFast"})
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    write_json(path, config)

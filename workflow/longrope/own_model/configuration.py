@@ -174,6 +174,9 @@ def _settings(
         extension["recovery"] = {found.window: budgets[found.window]}
         model["extension"] = extension
         methods[name] = ["extended"]
+    passkeys = {weights: list(names) for weights, names in methods.items()}
+    # The one table of an export, at short lengths too: what it costs there is then in its card.
+    methods[list(methods)[-1]].append("tuned" if level.steps and not second else "longest")
     model["evaluation"] = {
         "text": {
             "task": "perplexity",
@@ -182,7 +185,11 @@ def _settings(
         },
     }
     if prompts := {window: level.prompts for window in lengths if window >= PASSKEY}:
-        model["evaluation"]["passkey"] = {"task": "passkey", "prompts": prompts, "methods": methods}
+        model["evaluation"]["passkey"] = {
+            "task": "passkey",
+            "prompts": prompts,
+            "methods": passkeys,
+        }
     splits = {split: corpus.splits[split] for split in ("validation", "test")}
     text: dict = {"source": {"kind": "text", "files": corpus.files}, "splits": splits}
     if corpus.join_to:
@@ -239,7 +246,7 @@ def _yaml(settings: dict, found: Found, target: int, command: str) -> str:
     body = [
         f"# {found.name}: {window_label(found.window)} to {window_label(target)}, theta"
         f" {found.theta:g}, {found.pairs} pairs. Written by `{command}`;"
-        " config/README.md has every key.",
+        " docs/configuration.md has every key.",
         f"seed: {settings['seed']}",
         f"corpora: {_flow(settings['corpora'])}",
         "models:",

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from longrope.devices import SETTING, UNLEASED, lease_several, leasing
 from longrope.errors import UserError
+from longrope.parallel.place import check_gpus
 from longrope.parallel.pulse import Silence
 
 SPREAD = ("finetune", "search", "evaluate-perplexity", "evaluate-passkey")  # stages that can be
@@ -38,8 +39,8 @@ LOST = (  # what a rank that lost another one says
     "DistNetworkError",
 )
 TIMED_OUT = re.compile("tim(ed|e) ?out|no sign of life", re.IGNORECASE)
+THIS_JOB = ("SLURM_JOB_ID", "SLURM_CONF", "SLURM_CLUSTER_NAME")
 MEETING = 300  # seconds that a machine looks for the first one
-LAST_WORDS = 10  # seconds that ranks have to end after SIGTERM, before SIGKILL
 
 
 def wants_several(options: argparse.Namespace) -> bool:
@@ -71,16 +72,15 @@ def _through_slurm(options: argparse.Namespace, arguments: list[str]) -> int:
             f"--nodes {options.nodes}: outside a Slurm job, start the same command on every node"
             " with --rendezvous HOST:PORT, of the first one"
         )
-    # Since Slurm 22.05 a step does not take over how many cores a task of the job has.
-    asked = os.environ.get("SLURM_CPUS_PER_TASK")
-    threads = [f"--cpus-per-task={asked}"] if asked else []
     command = [
         "srun",
         f"--nodes={options.nodes}",
         f"--ntasks={options.nodes}",
         "--ntasks-per-node=1",
+        "--overlap",  # with the step that this may run in
+        "--cpu-bind=none",  # all cores that the job has on a node, and all of its memory
+        "--mem=0",
         "--kill-on-bad-exit=1",
-        *threads,
         sys.executable,
         "-m",
         "longrope.cli",
@@ -88,7 +88,20 @@ def _through_slurm(options: argparse.Namespace, arguments: list[str]) -> int:
         f"{socket.gethostname()}:{free_port()}",
         *arguments,
     ]
-    os.execvp(command[0], command)
+    os.execvpe(command[0], command, step_environment())
+
+
+def step_environment() -> dict[str, str]:
+    """What srun may take from the environment: which job this is.
+
+    The rest, of a job that was started otherwise or of a step that this runs in, may contradict
+    what is asked for: tasks a GPU, memory a core, cores to be bound to.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in THIS_JOB or not name.startswith(("SLURM_", "SRUN_"))
+    }
 
 
 def free_port() -> int:
@@ -99,6 +112,8 @@ def free_port() -> int:
 
 
 def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
+    # Read when torch is loaded, which else warns of every try to reach a machine.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from torch.distributed import DistNetworkError
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -106,8 +121,7 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     _lease(options.processes)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // options.processes)))
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(LAST_WORDS))
+    os.environ["OMP_NUM_THREADS"] = str(threads_of_each(options.processes))
     with tempfile.TemporaryDirectory(prefix="longrope-ranks-") as folder:
         config = LaunchConfig(
             min_nodes=options.nodes,
@@ -128,7 +142,7 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
         except ChildFailedError as error:
             ended = {
                 # `error_file_data` is torch's own where a rank left no report
-                rank: Ended(each.exitcode, report if "code" in report else {})
+                rank: Ended(each.exitcode, report if "code" in report else {}, each.timestamp)
                 for rank, each in error.failures.items()
                 for report in [each.error_file_data]
             }
@@ -137,14 +151,22 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
             print(said, file=sys.stderr)
             return code
         except (RendezvousError, DistNetworkError) as error:
+            said = str(error) or f"they waited {options.patience:g} s"
             raise UserError(
-                f"{options.nodes} machines did not meet at {options.rendezvous}: {error}; is the"
+                f"{options.nodes} machines did not meet at {options.rendezvous}: {said}; is the"
                 " command running on each of them, and can they reach that address?"
             ) from error
         except SignalException as error:
             print(f"longrope {options.stage}: ended by {error.sigval.name}", file=sys.stderr)
             return 128 + error.sigval.value
     return 0
+
+
+def threads_of_each(processes: int) -> int:
+    """The threads of one rank: its share of those that Snakemake, or whoever starts the command,
+    gave all of it; else of the cores that it may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, (int(asked) if asked.isdecimal() else cores()) // processes)
 
 
 def cores() -> int:
@@ -156,11 +178,9 @@ def _lease(processes: int) -> None:
     """The GPUs of this machine that the ranks use, leased where they are; UserError if too few."""
     import torch
 
-    if not torch.cuda.is_available():
-        return
-    if (found := torch.cuda.device_count()) < processes:
-        raise UserError(f"--processes {processes}: this machine has {found} GPUs, one for each")
-    if leasing():
+    check_gpus(processes)
+    if leasing() and torch.cuda.is_available():
+        found = torch.cuda.device_count()
         # Those that are visible are counted from 0, whatever they are called.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else list(map(str, range(found)))
@@ -207,16 +227,24 @@ class Ended:
 
     exitcode: int  # below 0: the signal that killed it
     report: dict = field(default_factory=dict)  # as `leave_report` wrote it; empty: not a word
+    at: int = 0  # when, in seconds: its own word, or when it was found
+
+
+def _when(each: tuple[int, Ended]) -> tuple[int, bool, int]:
+    """In which order ranks ended; of those in the same second one that aborted did so later."""
+    rank, ended = each
+    return ended.at, ended.exitcode == -signal.SIGABRT, rank
 
 
 def cause_of(ended: dict[int, Ended], ranks: int, stage: str, patience: float) -> tuple[str, int]:
     """What to say of the ranks that failed, and the exit code.
 
-    A rank's own error comes first, then a rank that was killed, then what those saw who waited for
-    another in vain. Those that are left torch ends by SIGTERM, or SIGKILL; and one that waited too
-    long for another on a GPU by SIGABRT.
+    A rank's own error comes first, then what those saw who waited for another in vain, then a rank
+    that was killed; of several of a kind the earliest. Those that are left torch ends by SIGTERM,
+    or SIGKILL; and one that waited too long for another on a GPU by SIGABRT.
     """
-    reports = {rank: each.report for rank, each in sorted(ended.items()) if each.report}
+    ended = dict(sorted(ended.items(), key=_when))
+    reports = {rank: each.report for rank, each in ended.items() if each.report}
     own = {rank: each for rank, each in reports.items() if not each["lost"]}
     if own:
         rank, report = next(iter(own.items()))
@@ -224,19 +252,18 @@ def cause_of(ended: dict[int, Ended], ranks: int, stage: str, patience: float) -
         return f"{report['message']['message']}{where}", report["code"]
     words = [each["message"]["message"].splitlines()[-1][:300] for each in reports.values()]
     silent = [each for each in words if TIMED_OUT.search(each)]
-    killed = {rank: -each.exitcode for rank, each in ended.items() if each.exitcode < 0}
-    killed = {rank: number for rank, number in killed.items() if number != signal.SIGTERM}
-    aborted = {rank for rank, number in killed.items() if number == signal.SIGABRT}
+    killed = [rank for rank, each in ended.items() if each.exitcode < 0]
+    killed = [rank for rank in killed if ended[rank].exitcode != -signal.SIGTERM]
     if silent:
         what = f"a rank of {ranks} did not answer for {patience:g} s ({silent[0]})"
-    elif others := killed.keys() - aborted:
-        rank = min(others)
-        what = f"rank {rank} of {ranks} was killed by {signal.Signals(killed[rank]).name}"
-    elif aborted:
+    elif killed and ended[killed[0]].exitcode == -signal.SIGABRT:
         what = (
-            f"rank {min(aborted)} of {ranks} ended by SIGABRT, as torch does where a rank waited"
+            f"rank {killed[0]} of {ranks} ended by SIGABRT, as torch does where a rank waited"
             f" more than {patience:g} s for another, or its GPU failed: what it printed says more"
         )
+    elif killed:
+        name = signal.Signals(-ended[killed[0]].exitcode).name
+        what = f"rank {killed[0]} of {ranks} was killed by {name}"
     else:
         what = f"a rank of {ranks} was lost" + (f" ({words[0]})" if words else "")
     return f"longrope {stage}: {what}; run the stage again, it goes on from its state", 1

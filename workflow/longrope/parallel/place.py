@@ -140,6 +140,7 @@ def join(per_sequence: int = 1, patience: float = PATIENCE) -> Place:
 
     rank, world, local = (int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     check_groups(world, per_sequence)
+    check_gpus(local + 1)
     if torch.cuda.is_available():
         torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -177,3 +178,11 @@ def check_groups(world: int, per_sequence: int) -> None:
             f"{world} processes cannot be grouped by {per_sequence}, the ranks that hold one"
             " sequence together: choose a divisor of the number of processes"
         )
+
+
+def check_gpus(processes: int) -> None:
+    """Raise UserError where this machine has GPUs, and fewer than one for each process."""
+    import torch
+
+    if torch.cuda.is_available() and (found := torch.cuda.device_count()) < processes:
+        raise UserError(f"--processes {processes}: this machine has {found} GPUs, one for each")

@@ -19,7 +19,9 @@ import warnings
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from longrope.architectures import body_of
 from longrope.errors import UserError
@@ -31,17 +33,38 @@ METADATA = ".metadata"  # of torch's format: what lies where
 SUMS = "sha256.json"  # of every file of a checkpoint
 
 
-def shard(wrapped: nn.Module, model) -> None:
-    """Deal the weights of `model`, whose loss `wrapped` is, to all ranks; nothing on one rank."""
+def shard(wrapped: nn.Module, model, device: torch.device) -> None:
+    """Deal the weights of `model`, whose loss `wrapped` is, to all ranks, which hold their parts on
+    a device. The values are those of rank 0; others may have none. Nothing on one rank.
+    """
     if here().world == 1:
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(next(model.parameters()).device.type, (here().world,))
+    mesh = init_device_mesh(device.type, (here().world,))
     for layer in layers_of(model):
+        _hand_out(layer, device)
         fully_shard(layer, mesh=mesh)
+    _hand_out(wrapped, device)
     fully_shard(wrapped, mesh=mesh, reshard_after_forward=False)
+
+
+def _hand_out(module: nn.Module, device: torch.device) -> None:
+    """Give all ranks what rank 0 has of the weights of a module that are not dealt yet."""
+    handed: dict[nn.Parameter, nn.Parameter] = {}  # weights may be tied
+    for part in module.modules():
+        for name, weight in part.named_parameters(recurse=False):
+            if isinstance(weight, DTensor):
+                continue
+            if weight not in handed:
+                if here().leads:
+                    values = weight.detach().to(device)
+                else:
+                    values = torch.empty_like(weight, device=device, requires_grad=False)
+                dist.broadcast(values, src=0)
+                handed[weight] = nn.Parameter(values, requires_grad=weight.requires_grad)
+            setattr(part, name, handed[weight])
 
 
 def layers_of(model) -> list[nn.Module]:

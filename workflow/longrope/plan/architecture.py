@@ -85,6 +85,24 @@ def architecture_of(name: str, settings: ModelSettings) -> Architecture:
             return _of_hub(name, source.name, source.revision)
 
 
+def stored_in_bfloat16(settings: ModelSettings) -> bool:
+    """Whether a configured model's weights are known to be stored in bfloat16."""
+    source = settings.source
+    match source.kind:
+        case "folder":
+            return _dtype(read_json(Path(source.path) / "config.json")) == "bfloat16"
+        case "hub":
+            if cached := _in_cache(source.name, source.revision):
+                return _dtype(read_json(cached)) == "bfloat16"
+            rows = {row["name"]: row["stored"] for row in _carried()}
+            return rows.get(source.name) == "bfloat16"
+    return True  # as what is pre-trained here is written, and what comes from a GGUF
+
+
+def _dtype(config: dict) -> str | None:
+    return config.get("dtype") or config.get("torch_dtype")
+
+
 def of_config(config: dict, place: str) -> Architecture:
     """The shape that a config.json says; UserError if it lacks a part of it."""
     config = config.get("text_config", config)
@@ -134,10 +152,7 @@ def _of_gguf(name: str, path: Path) -> Architecture:
 
 def _of_hub(name: str, repository: str, revision: str | None) -> Architecture:
     """From the hub's cache on this machine, else from the carried table."""
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(repository, "config.json", revision=revision)
-    if isinstance(cached, str):
+    if cached := _in_cache(repository, revision):
         return of_config(read_json(cached), f"{repository} in the hub's cache")
     known = known_architectures()
     if repository not in known:
@@ -149,15 +164,28 @@ def _of_hub(name: str, repository: str, revision: str | None) -> Architecture:
     return known[repository]
 
 
+def _in_cache(repository: str, revision: str | None) -> str | None:
+    """The path of its config.json in the hub's cache on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(repository, "config.json", revision=revision)
+    return cached if isinstance(cached, str) else None
+
+
 def known_architectures() -> dict[str, Architecture]:
     """Hub name -> shape, of the models in the carried table."""
+    sizes = [field.name for field in fields(Architecture) if field.name != "tied"]
+    return {
+        row["name"]: Architecture(
+            **{size: int(row[size]) for size in sizes}, tied=row["tied"] == "yes"
+        )
+        for row in _carried()
+    }
+
+
+def _carried() -> list[dict[str, str]]:
+    """The lines of the carried table; `stored` is the type of the weights, where it is known."""
     if not KNOWN.exists():
         raise UserError(f"{KNOWN} is missing: run from a clone of the repository")
-    sizes = [field.name for field in fields(Architecture) if field.name != "tied"]
     with KNOWN.open(encoding="utf-8") as file:
-        return {
-            row["name"]: Architecture(
-                **{size: int(row[size]) for size in sizes}, tied=row["tied"] == "yes"
-            )
-            for row in csv.DictReader(file)
-        }
+        return list(csv.DictReader(file))

@@ -6,8 +6,11 @@ kernel that holds no scores and skips what is not causal, MLP, head and loss in 
 but where tokens are generated. A multiplication with its addition is two FLOPs. Norms, rotation and
 activation functions are left out: they cost time, which the utilisation covers, and few FLOPs.
 
-Bytes are those of tensors; `width` is that of one number (2 bfloat16, 4 float32).
+Bytes are those of tensors; `width` is that of one number (2 bfloat16, 4 float32), in training that
+of what matrices take and make: 2 is autocast.
 """
+
+from dataclasses import dataclass
 
 from longrope.config.training import Lora
 from longrope.memory import rows_of
@@ -22,21 +25,45 @@ STEPPING = 20  # and while AdamW steps, when activations are gone
 CAST = 2  # bytes a weight: the copy that autocast keeps
 
 
+@dataclass(frozen=True, slots=True)
+class Flops:
+    """Multiplications and additions: with weights, and of attention, whose kernel has a rate of its
+    own."""
+
+    matrices: float = 0.0
+    attention: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.matrices + self.attention
+
+    def __add__(self, other: "Flops") -> "Flops":
+        return Flops(self.matrices + other.matrices, self.attention + other.attention)
+
+    def __mul__(self, times: float) -> "Flops":
+        return Flops(self.matrices * times, self.attention * times)
+
+
 def attention(shape: Architecture, tokens: int) -> float:
     """FLOPs of causal attention over a sequence: scores and values of half of all pairs."""
     return 2 * shape.layers * shape.heads * shape.head_size * tokens**2
 
 
-def forward(shape: Architecture, tokens: int) -> float:
+def forward(shape: Architecture, tokens: int) -> Flops:
     """FLOPs of one sequence through body and head."""
-    return 2 * (shape.body + shape.head) * tokens + attention(shape, tokens)
+    return Flops(2 * (shape.body + shape.head) * tokens, attention(shape, tokens))
 
 
-def generation(shape: Architecture, tokens: int, new: int) -> float:
-    """FLOPs of a prompt, of whose tokens only the last needs the head, and of new tokens after."""
-    prompt = 2 * shape.body * tokens + attention(shape, tokens)
-    one = 2 * (shape.body + shape.head) + 2 * attention(shape, tokens) / max(tokens, 1)
-    return prompt + new * one
+def read_off(shape: Architecture, tokens: int) -> Flops:
+    """FLOPs of one sequence, of whose tokens only some of the last need the head."""
+    return Flops(2 * shape.body * tokens, attention(shape, tokens))
+
+
+def generation(shape: Architecture, tokens: int, new: int) -> Flops:
+    """FLOPs of a prompt, and of new tokens after it."""
+    one = Flops(2 * (shape.body + shape.head), 2 * attention(shape, tokens) / max(tokens, 1))
+    return read_off(shape, tokens) + one * new
 
 
 def training(
@@ -46,7 +73,7 @@ def training(
     *,
     recompute: bool,
     lora: Lora | None = None,
-) -> float:
+) -> Flops:
     """FLOPs of one sequence forward and backward.
 
     MLP and head are computed again where they do not fit in one piece; with `recompute`, which is
@@ -58,7 +85,8 @@ def training(
     body = 2 * shape.body * tokens * (1 + backward + recompute)
     mlp = 2 * shape.mlp * tokens * (held > rows_of(shape.intermediate))
     head = 2 * shape.head * tokens * (1 + BACKWARD + (held > rows_of(shape.vocabulary)))
-    return body + mlp + head + attention(shape, tokens) * (1 + BACKWARD_ATTENTION + recompute)
+    passes = 1 + BACKWARD_ATTENTION + recompute
+    return Flops(body + mlp + head, attention(shape, tokens) * passes)
 
 
 def kv_cache(shape: Architecture, tokens: int, width: int) -> int:
@@ -86,17 +114,63 @@ def logits(shape: Architecture, tokens: int) -> int:
     return LOGIT * shape.vocabulary * min(tokens, rows_of(shape.vocabulary))
 
 
-def kept(shape: Architecture, tokens: int, width: int, *, recompute: bool) -> int:
-    """Bytes kept for the backward pass: of every layer, or with `recompute` its input and one
-    layer's."""
-    keys = 2 * shape.kv_heads * shape.head_size
-    queries = 2 * shape.heads * shape.head_size  # and what attention gives
-    piece = min(tokens, rows_of(shape.intermediate))  # of an MLP in several, no more is kept
-    mlp = 4 * shape.intermediate * piece
-    layer = (6 * shape.hidden + queries + keys) * tokens
+def kept_of_layer(
+    shape: Architecture, tokens: int, width: int, lora: Lora | None = None
+) -> tuple[int, int]:
+    """Bytes that a layer keeps for its backward pass: beside its MLP's pieces, and of one piece.
+
+    Under autocast (width 2) what passes from layer to layer, and with it what norms take, stays
+    float32, and each matrix makes a bfloat16 copy of its input of its own. A norm keeps what it
+    takes and, if it runs whole and its weights train, what it normalised; a matrix its input if
+    it trains, or its change of low rank does; an MLP in several pieces what it takes.
+    """
+    hidden, queries = shape.hidden, shape.heads * shape.head_size
+    keys, autocast = shape.kv_heads * shape.head_size, width == 2
+    in_pieces = tokens > rows_of(shape.intermediate)
+    normalised = tokens <= rows_of(hidden) and (lora is None or "norms" in lora.train)
+    residual = (2 + 2 * normalised) * hidden * 4  # of two norms
+    projected = 3 * hidden * 2 if autocast else hidden * 4  # into queries, keys and values
+    if in_pieces:
+        into_mlp = hidden * 4
+    else:
+        into_mlp = 0 if lora else 2 * hidden * 2 if autocast else hidden * 4
+    attention = (2 * queries + 2 * keys) * width + 4 * shape.heads  # its results, sums of softmax
+    if lora:  # what the rank makes of four inputs; autocast copies the fourth, too
+        attention += (4 * lora.rank + autocast * queries) * width
+    mlp = (3 if lora else 4) * shape.intermediate * width
+    piece = min(tokens, rows_of(shape.intermediate))
+    return (residual + projected + into_mlp + attention) * tokens, mlp * piece
+
+
+def kept(
+    shape: Architecture, tokens: int, width: int, *, recompute: bool, lora: Lora | None = None
+) -> int:
+    """Bytes kept for the backward pass: of every layer, or with `recompute` its input alone."""
     if recompute:
-        return (shape.layers * shape.hidden * tokens + layer + mlp) * width
-    return (shape.layers * layer + (shape.layers if piece == tokens else 1) * mlp) * width
+        return shape.layers * shape.hidden * tokens * 4
+    layer, mlp = kept_of_layer(shape, tokens, width, lora)
+    return shape.layers * (layer + (mlp if tokens <= rows_of(shape.intermediate) else 0))
+
+
+def passing_gradients(
+    shape: Architecture, tokens: int, width: int, *, recompute: bool, lora: Lora | None = None
+) -> int:
+    """Bytes beside `kept` where a training step holds the most: at its loss, or in the backward
+    pass of one layer's MLP or attention, with all that `recompute` makes of the layer again."""
+    hidden, queries = shape.hidden, shape.heads * shape.head_size
+    keys, whole = shape.kv_heads * shape.head_size, tokens <= rows_of(shape.hidden)
+    loss = (3 + whole) * hidden * 4 * tokens + logits(shape, tokens)  # the last norm, a gradient
+    rotation = 8 * queries + 2 * keys if width == 2 else 4 * (queries + keys)  # of gradients
+    attention = (rotation + (hidden * 4 if lora else 0)) * tokens
+    layer, mlp = kept_of_layer(shape, tokens, width, lora)
+    piece = 6 * shape.intermediate * width * min(tokens, rows_of(shape.intermediate))
+    if recompute:
+        backward = layer + max(attention, piece)
+    else:
+        known = mlp if tokens <= rows_of(shape.intermediate) else 0  # of the last layer
+        backward = max(attention - known, piece - known)
+    angles = 2 * shape.head_size * 4 * tokens  # cos and sin
+    return max(loss, backward) + angles
 
 
 def inference_memory(shape: Architecture, tokens: int, width: int, cached: int = 0) -> int:
@@ -115,13 +189,42 @@ def lora_weights(shape: Architecture, lora: Lora) -> tuple[int, int]:
 
 
 def training_memory(
-    shape: Architecture, tokens: int, width: int, *, recompute: bool, lora: Lora | None = None
+    shape: Architecture,
+    tokens: int,
+    width: int,
+    *,
+    recompute: bool,
+    lora: Lora | None = None,
+    stored: int = 4,
 ) -> int:
-    """Bytes at the most of a training step with `tokens` tokens held at a time."""
-    cast, trained, frozen = CAST if width == 2 else 0, shape.parameters, 0
-    if lora:  # the body's matrices are held in the type that they run in
-        changes, whole = lora_weights(shape, lora)
-        trained = changes + whole
-        frozen = width * shape.body + (4 + cast) * (shape.parameters - shape.body - whole)
-    held = kept(shape, tokens, width, recompute=recompute) + logits(shape, tokens)
-    return frozen + max((STATES + cast) * trained + held, STEPPING * trained)
+    """Bytes at the most of a training step with `tokens` tokens held at a time.
+
+    Under autocast (width 2) matrices that LoRA freezes are held in bfloat16 if they are `stored` in
+    2 bytes; else in float32, and those of all layers that keep their activations as copies, too.
+    """
+    weights, trained = held_weights(shape, width, recompute=recompute, lora=lora, stored=stored)
+    options = {"recompute": recompute, "lora": lora}
+    held = kept(shape, tokens, width, **options)
+    held += passing_gradients(shape, tokens, width, **options)
+    cast = CAST if width == 2 else 0
+    return weights + max((STATES + cast) * trained + held, STEPPING * trained)
+
+
+def held_weights(
+    shape: Architecture, width: int, *, recompute: bool, lora: Lora | None, stored: int
+) -> tuple[int, int]:
+    """Bytes of the weights that do not train, and how many do."""
+    if lora is None:
+        return 0, shape.parameters
+    cast = CAST if width == 2 else 0
+    changes, whole = lora_weights(shape, lora)
+    body = 2 if width == stored == 2 else 4 + (0 if recompute else cast)
+    rest = shape.parameters - shape.body - whole  # embedding or head, norms
+    return body * shape.body + (4 + cast) * rest, changes + whole
+
+
+def gathered(shape: Architecture, width: int) -> int:
+    """Bytes that every rank of a training has whole for a time: two layers, the next one coming,
+    and embedding and head, each with its gradient and, under autocast, its copy."""
+    ends = shape.head * (1 if shape.tied else 2)
+    return (8 + (CAST if width == 2 else 0)) * (2 * shape.body // shape.layers + ends)

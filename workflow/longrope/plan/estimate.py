@@ -12,11 +12,13 @@ import math
 import os
 from dataclasses import dataclass
 
+from longrope.batches import ANSWER_TOKENS, BATCH_TOKENS
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
 from longrope.memory import is_generated
 from longrope.plan import cost
-from longrope.plan.architecture import Architecture, architecture_of
+from longrope.plan.architecture import Architecture, architecture_of, stored_in_bfloat16
+from longrope.plan.cost import Flops
 from longrope.plan.jobs import Job, jobs_of
 from longrope.plan.machine import GIB, Machine
 from longrope.plan.questions import sequences
@@ -29,11 +31,28 @@ PROCESS = GIB * 6 // 10  # bytes of such a process, which count where there is n
 CHARACTERS = 1.6e6  # a second that are tokenised on one core
 PER_BIT = 0.27  # characters a token and bit of the vocabulary: 2.7 for 1,024 words, 4.0 for 32,000
 PACKED = 3  # characters a byte of a compressed text
-KEY = 6  # tokens that are generated after a passkey's prompt
-BATCH = {"passkey": 1 << 14, "ruler": 1 << 14, "benchmarks": 1 << 12}  # tokens that run together
 STORED = 2  # bytes a weight of a checkpoint, in bfloat16
 STATE = 12  # and of a training's own checkpoint: float32, and AdamW's two moments
-NEEDLE = 128  # tokens that are generated after one of RULER's prompts
+
+
+NOTHING = Flops()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of a job over several GPUs: what each has whole, and what is parted among them."""
+
+    whole: int
+    parted: int
+
+    def on(self, gpus: int) -> int:
+        """Of each of so many."""
+        return self.whole + math.ceil(self.parted / gpus)
+
+    def gpus(self, usable: int) -> int | None:
+        """The least number, at least 2, that holds it; None if none does."""
+        room = usable - self.whole
+        return max(2, math.ceil(self.parted / room)) if room > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +61,22 @@ class Work:
 
     what: str = ""  # at which lengths, how often
     tokens: int = 0  # through the model
-    flops: float = 0.0
-    memory: int = 0  # bytes, on all GPUs together
+    computed: Flops = NOTHING
+    memory: int = 0  # bytes, on one GPU
+    over: Memory | None = None  # over several; None: it runs in one process only
     disk: int = 0  # bytes that are left afterwards, state included
     seconds: float = 0.0  # beside the FLOPs
-    recompute: bool = False  # counted with activation checkpointing that is not configured
+
+    @property
+    def flops(self) -> float:
+        """Of all kinds together."""
+        return self.computed.total
+
+    def gpus(self, usable: int) -> int | None:
+        """How many GPUs hold it; None if no number does."""
+        if self.memory <= usable:
+            return 1
+        return self.over.gpus(usable) if self.over else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +85,21 @@ class Estimate:
 
     job: Job
     work: Work
-    gpus: int  # that hold it, the memory parted among them
+    gpus: int  # that hold it; where none do, as many as have its bytes together
     seconds: float
+    holds: bool = True  # whether so many do hold it
+    lighter: int = 0  # of a tuning without activation checkpointing: GPUs with it, if fewer
 
     @property
     def hours(self) -> float:
         """From start to end."""
         return self.seconds / 3600
+
+    @property
+    def memory(self) -> int:
+        """Bytes, on all its GPUs together."""
+        over = self.work.over
+        return self.gpus * over.on(self.gpus) if self.gpus > 1 and over else self.work.memory
 
 
 def estimate_study(config: Config, machine: Machine, target: str = "all") -> list[Estimate]:
@@ -69,12 +107,16 @@ def estimate_study(config: Config, machine: Machine, target: str = "all") -> lis
     shapes = {name: architecture_of(name, each) for name, each in config.models.items()}
     found = []
     for job in jobs_of(config, target):
-        work = Work()
+        work, lighter = Work(), 0
         if job.model:
-            work = _Model(config, job.model, shapes[job.model], machine).work(job)
-        gpus = max(1, math.ceil(work.memory / machine.usable))
-        seconds = START + work.seconds + machine.seconds(work.flops, gpus)
-        found.append(Estimate(job, work, gpus, seconds))
+            model = _Model(config, job.model, shapes[job.model], machine)
+            work = model.work(job)
+            lighter = model.lighter(job)
+        held = work.gpus(machine.usable)
+        gpus = held or math.ceil(work.memory / machine.usable)
+        seconds = START + work.seconds + machine.seconds(work.computed, gpus)
+        lighter = lighter if held is None or lighter < gpus else 0
+        found.append(Estimate(job, work, gpus, seconds, held is not None, lighter))
     return found
 
 
@@ -98,6 +140,12 @@ class _Model:
         if precision == "auto":
             precision = "float32" if self.machine.is_cpu else "bfloat16"
         return 4 if precision == "float32" else 2
+
+    @property
+    def stored(self) -> int:
+        """Bytes of a weight as its checkpoint has it where that is bfloat16, else 4: a training
+        holds no other type than these."""
+        return 2 if stored_in_bfloat16(self.settings) else 4
 
     def work(self, job: Job) -> Work:
         """What a job does."""
@@ -132,92 +180,106 @@ class _Model:
         known = "" if sizes else "size not known before it is fetched"
         return Work(known, disk=int(tokens * width), seconds=characters / CHARACTERS)
 
+    def _scored(self, tokens: int, cached: int = 0, apart: int | None = None) -> tuple[int, Memory]:
+        """Memory of forward passes, `cached` tokens of them with a cache: on one GPU, and over
+        several, which hold the weights whole and keep no cache; `apart` tokens are one sequence's,
+        which several share, where they are not all."""
+        alone = self._held(cost.inference_memory(self.shape, tokens, self.width, cached))
+        weights = self.shape.parameters * self.width
+        one = cost.inference_memory(self.shape, apart or tokens, self.width) - weights
+        return alone, Memory(self._held(weights), one)
+
     def _search(self, job: Job) -> Work:
         search = search_settings(self.config, self.name, job.weights, job.name, job.window)
         fitness, window, budget = search.fitness, search.window, search.budget
         passes = budget.scores * (1 + (fitness.needles if fitness.needle else 0))
-        tokens, flops = passes * window, passes * cost.forward(self.shape, window)
+        tokens, flops = passes * window, cost.forward(self.shape, window) * passes
         if fitness.long_tokens:  # once: each document whole, and by a window that slides by half
             short = self.settings.original_window
             if job.weights != BASE:
                 short = self.settings.tunings[job.weights].window
             slides = math.ceil((window - short) / max(1, short // 2))
             tokens += budget.documents * (window + slides * short)
-            both = cost.forward(self.shape, window) + slides * cost.forward(self.shape, short)
-            flops += budget.documents * both
-        memory = self._held(cost.inference_memory(self.shape, window, self.width))
+            both = cost.forward(self.shape, window) + cost.forward(self.shape, short) * slides
+            flops += both * budget.documents
         what = f"{window_label(window)}, {budget.evaluations} x {budget.documents}"
-        return Work(what, tokens, flops, memory)
+        return Work(what, tokens, flops, *self._scored(window))
 
-    def _tuning(self, job: Job) -> Work:
+    def lighter(self, job: Job) -> int:
+        """GPUs that hold a tuning with activation checkpointing, where it is not configured; else
+        0."""
+        if job.rule != "finetune_model" or self.settings.tunings[job.weights].checkpointing:
+            return 0
+        return self._tuning(job, recompute=True).gpus(self.machine.usable) or 0
+
+    def _tuning(self, job: Job, recompute: bool = False) -> Work:
         tuning = self.settings.tunings[job.weights]
         length, held, lora = tuning.sequence_length, tuning.micro_batch, tuning.lora
         width = 2 if tuning.precision == "bfloat16" else 4
-
-        def memory_of(recompute: bool) -> int:
-            return self._held(
-                cost.training_memory(
-                    self.shape, held * length, width, recompute=recompute, lora=lora
-                )
-            )
-
-        def flops_of(tokens: int, together: int) -> float:
-            return cost.training(self.shape, tokens, together, recompute=recompute, lora=lora)
-
-        recompute = tuning.checkpointing or memory_of(False) > self.machine.usable
+        options = {"recompute": recompute or tuning.checkpointing, "lora": lora}
         replaced = tuning.short_sequences
-        flops = (tuning.batch - replaced) * flops_of(length, held)
+        flops = cost.training(self.shape, length, held, **options) * (tuning.batch - replaced)
         if tuning.short:
             short = tuning.short.length or self.settings.original_window
-            flops += replaced * length // short * flops_of(short, held * length // short)
+            one = cost.training(self.shape, short, held * length // short, **options)
+            flops += one * (replaced * length // short)
         trained = sum(cost.lora_weights(self.shape, lora)) if lora else self.shape.parameters
+        # Over several GPUs all weights are held in float32; a rank loads them before it parts them.
+        alone = cost.training_memory(
+            self.shape, held * length, width, **options, stored=self.stored
+        )
+        parted = cost.training_memory(self.shape, held * length, width, **options)
+        whole = self._held(cost.gathered(self.shape, width))
         return Work(
             f"{window_label(length)}, {tuning.steps} x {tuning.batch}",
             tuning.steps * tuning.batch * length,
-            tuning.steps * flops,
-            memory_of(recompute),
+            flops * tuning.steps,
+            self._held(alone),
+            Memory(whole, parted) if 4 * self.shape.parameters < self.machine.usable else None,
             STORED * self.shape.parameters + STATE * trained,
-            recompute=recompute and not tuning.checkpointing,
         )
 
     def _pretraining(self) -> Work:
-        made, tokens, flops, memory = self.settings.source, 0, 0.0, 0
+        made, tokens, flops, memory = self.settings.source, 0, Flops(), 0
         width = 2 if made.precision == "bfloat16" else 4
         for phase in made.phases:
             count = made.tokens_per_step // phase.length
             one = cost.training(self.shape, phase.length, count, recompute=False)
             tokens += phase.steps * count * phase.length
-            flops += phase.steps * count * one
+            flops += one * (phase.steps * count)
             held = cost.training_memory(self.shape, count * phase.length, width, recompute=False)
             memory = max(memory, self._held(held))
         steps = sum(phase.steps for phase in made.phases)
         disk = (STORED + STATE) * self.shape.parameters
-        return Work(f"{steps} x {made.tokens_per_step} tokens", tokens, flops, memory, disk)
+        return Work(f"{steps} x {made.tokens_per_step} tokens", tokens, flops, memory, disk=disk)
 
     def _evaluation(self, job: Job) -> Work:
         asked = self.settings.evaluation[job.evaluation]
         lengths = lengths_of(self.settings, job.weights, job.name, asked)
-        tokens, flops, memory = 0, 0.0, 0
+        tokens, flops, memory, over = 0, Flops(), 0, None
         for length, amount in lengths.items():
+            passes, cached = amount, 0
+            together = apart = length
             if asked.task == "perplexity":
-                passes, cached, together = self._windows(asked, length, amount), 0, length
+                passes = self._windows(asked, length, amount)
                 one = cost.forward(self.shape, length)
+            elif asked.task == "passkey" and not is_generated(length):
+                one = cost.read_off(self.shape, length)
             else:
-                new = KEY if asked.task == "passkey" else NEEDLE
-                passes = amount * (1 if asked.task == "passkey" else len(asked.needles))
-                rows = min(amount, max(1, BATCH[asked.task] // length))
-                together = cached = rows * length
-                one = cost.generation(self.shape, length, new)
-                if asked.task == "passkey" and not is_generated(length):
-                    cached, one = 0, cost.forward(self.shape, length)
+                passes *= len(asked.needles) if asked.task == "ruler" else 1
+                together = length * min(amount, max(1, BATCH_TOKENS[asked.task] // length))
+                cached = together
+                one = cost.generation(self.shape, length, ANSWER_TOKENS[asked.task])
             tokens += passes * length
-            flops += passes * one
-            held = cost.inference_memory(self.shape, together, self.width, cached)
-            memory = max(memory, self._held(held))
+            flops += one * passes
+            alone, several = self._scored(together, cached, apart)
+            memory = max(memory, alone)
+            if asked.task != "ruler" and (over is None or several.parted > over.parted):
+                over = several
         what = " to ".join(
             dict.fromkeys(window_label(each) for each in (min(lengths), max(lengths)))
         )
-        return Work(what, tokens, flops, memory)
+        return Work(what, tokens, flops, memory, over)
 
     def _windows(self, asked, length: int, amount: int) -> int:
         """Forward passes of `amount` windows at a length, as `evaluate/perplexity.py` slides."""
@@ -235,12 +297,12 @@ class _Model:
     def _benchmarks(self, job: Job) -> Work:
         asked = self.settings.evaluation[job.evaluation]
         per_token = PER_BIT * math.log2(self.shape.vocabulary)
-        tokens, flops = 0, 0.0
+        tokens, flops = 0, Flops()
         for count, characters in sequences(asked):
             length = min(asked.window, round(characters / per_token))
             tokens += count * length
-            flops += count * cost.forward(self.shape, length)
-        together = max(asked.window, BATCH["benchmarks"])
+            flops += cost.forward(self.shape, length) * count
+        together = max(asked.window, BATCH_TOKENS["benchmarks"])
         logits = together * self.shape.vocabulary * (self.width + 8)  # the harness holds them all
         memory = cost.inference_memory(self.shape, together, self.width) + logits
         what = f"up to {window_label(asked.window)}"

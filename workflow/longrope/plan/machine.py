@@ -2,7 +2,9 @@
 What a job runs on: how much memory a GPU has, how fast it multiplies, and what share of it is had.
 
 resources/gpus.csv has the makers' figures: memory in GiB, and dense matrix FLOP/s in bfloat16 with
-float32 sums. `cpu` is one core of this machine, in float32; its rate is measured or given.
+float32 sums; and what share of these products with weights reach, and attention's kernel, which
+docs/plan.md has the sources of. `cpu` is one core of this machine, in float32; its rate is measured
+or given.
 """
 
 import csv
@@ -13,13 +15,15 @@ from dataclasses import dataclass
 
 from longrope.errors import UserError, unknown_name
 from longrope.plan.architecture import RESOURCES
+from longrope.plan.cost import Flops
 
 GIB = 1 << 30
 GPUS = RESOURCES / "gpus.csv"
 CPU = "cpu"
 USABLE = 0.9  # of the memory; the rest is the driver's, workspaces and gaps between tensors
-# Share of the peak that is reached: docs/plan.md has what it was held against.
-UTILISATION = 0.4
+UTILISATION = (
+    0.4  # share of the peak that a core reaches: docs/plan.md has what it was held against
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,8 @@ class Machine:
     name: str
     memory: int  # bytes of one
     flops: float  # a second, of one, at best
-    utilisation: float = UTILISATION  # share of `flops` that is reached
+    matrices: float = UTILISATION  # share of `flops` that products with weights reach
+    attention: float = UTILISATION  # and attention
     gpus: int = 1  # that one job may have
 
     @property
@@ -42,9 +47,17 @@ class Machine:
         """Bytes of one that tensors may take."""
         return int(self.memory * USABLE)
 
-    def seconds(self, flops: float, gpus: int = 1) -> float:
+    def seconds(self, flops: Flops, gpus: int = 1) -> float:
         """How long that many FLOPs take."""
-        return flops / (gpus * self.flops * self.utilisation)
+        each = flops.matrices / self.matrices + flops.attention / self.attention
+        return each / (gpus * self.flops)
+
+    @property
+    def reached(self) -> str:
+        """The shares, as text."""
+        if self.matrices == self.attention:
+            return f"{self.matrices:.0%} of it reached"
+        return f"{self.matrices:.0%} of it reached with weights, {self.attention:.0%} in attention"
 
 
 def find_machine(
@@ -55,9 +68,9 @@ def find_machine(
     utilisation: float | None = None,
     gpus: int = 1,
 ) -> Machine:
-    """A machine by name; `memory` (GiB) and `flops` replace what is known or measured."""
-    utilisation = UTILISATION if utilisation is None else utilisation
-    if not 0 < utilisation <= 1:
+    """A machine by name; `memory` (GiB) and `flops` replace what is known or measured, and
+    `utilisation` both shares of them."""
+    if utilisation is not None and not 0 < utilisation <= 1:
         raise UserError(f"utilisation {utilisation:g}: it is a share, above 0 and at most 1")
     if gpus < 1:
         raise UserError(f"gpus {gpus}: a job has at least 1")
@@ -66,23 +79,29 @@ def find_machine(
         raise UserError("memory (GiB) and flops (a second) are numbers above 0")
     if name == CPU:
         own = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        found = own, flops or measured_flops()
+        found = own, flops or measured_flops(), UTILISATION, UTILISATION
     else:
         known = _known()
         if name not in known:
             raise unknown_name("GPU", name, [CPU, *known])
         found = known[name]
     size = found[0] if memory is None else int(memory * GIB)
-    return Machine(name, size, flops or found[1], utilisation, gpus)
+    shares = found[2:] if utilisation is None else (utilisation, utilisation)
+    return Machine(name, size, flops or found[1], *shares, gpus)
 
 
-def _known() -> dict[str, tuple[int, float]]:
-    """Name -> bytes and FLOP/s."""
+def _known() -> dict[str, tuple[int, float, float, float]]:
+    """Name -> bytes, FLOP/s, and the shares of them in matrices and in attention."""
     if not GPUS.exists():
         raise UserError(f"{GPUS} is missing: run from a clone of the repository")
     with GPUS.open(encoding="utf-8") as file:
         return {
-            row["name"]: (int(float(row["memory_gib"]) * GIB), float(row["flops"]))
+            row["name"]: (
+                int(float(row["memory_gib"]) * GIB),
+                float(row["flops"]),
+                float(row["matrices"]),
+                float(row["attention"]),
+            )
             for row in csv.DictReader(file)
         }
 

@@ -35,6 +35,7 @@ class Stated:
     window: int
     gpus: int
     hours: float
+    steps: int  # of a tuning; else 0
     says: str
 
     def utilisation(self, flops: float) -> float:
@@ -71,6 +72,7 @@ def stated_costs() -> list[Stated]:
                 parse_window(row["window"]),
                 int(row["gpus"]),
                 float(row["hours"]),
+                int(row["steps"] or 0),
                 row["says"],
             )
             for row in csv.DictReader(file)
@@ -88,7 +90,7 @@ def beside_paper(config: Config, estimates: list[Estimate], machine: Machine) ->
             if stated.stage == "perplexity":
                 flops = cost.forward(architecture_of(name, settings), stated.window)
                 planned = machine.seconds(flops) / 3600
-                found.append(Beside(stated, name, BASE, flops, planned, 1))
+                found.append(Beside(stated, name, BASE, flops.total, planned, 1))
                 continue
             found += [
                 Beside(
@@ -111,8 +113,8 @@ def _matches(config: Config, stated: Stated, estimate: Estimate) -> int | None:
     settings = config.models[job.model]
     if job.rule == "finetune_model" and stated.stage == "finetune":
         tuning = settings.tunings[job.weights]
-        as_long = (tuning.length or tuning.window) == stated.window
-        return 0 if as_long and stated.says.startswith(f"{tuning.steps} steps") else None
+        same = (tuning.sequence_length, tuning.steps) == (stated.window, stated.steps)
+        return 0 if same else None
     stage = "search" if job.weights == BASE else "second search"
     if job.rule != "search_factors" or job.name != "search" or stage != stated.stage:
         return None

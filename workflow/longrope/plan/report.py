@@ -51,7 +51,7 @@ class Line:
             str(len(all_)),
             _short(sum(each.work.tokens for each in all_)),
             _short(sum(each.work.flops for each in all_), power=True),
-            _gib(max(each.work.memory for each in all_)),
+            _gib(max(each.memory for each in all_)),
             str(first.gpus),
             hours_text(hours),
             _hours(hours * first.gpus),
@@ -71,7 +71,7 @@ def plan(
     estimates = estimate_study(config, machine, target)
     parts = [
         f"The jobs of the target `{target}` on {machine.name}: {machine.memory / GIB:.0f} GiB,"
-        f" {machine.flops / 1e12:.4g} TFLOP/s at best, {machine.utilisation:.0%} of it reached.",
+        f" {machine.flops / 1e12:.4g} TFLOP/s at best, {machine.reached}.",
         aligned([list(HEADER), *(line.cells for line in _lines(estimates))]),
         _totals(config, estimates),
     ]
@@ -86,12 +86,12 @@ def plan(
 
 def check_fits(estimates: list[Estimate], machine: Machine) -> None:
     """Raise one UserError that names the jobs that need more GPUs than a job may have."""
-    large = [each for each in estimates if each.gpus > machine.gpus]
+    large = [each for each in estimates if each.gpus > machine.gpus or not each.holds]
     if not large:
         return
     worst = sorted(large, key=lambda each: -each.work.memory)
     lines = [
-        f"{_name(each)} takes {each.work.memory / GIB:,.1f} GiB: {each.gpus} of {machine.name}"
+        f"{_name(each)} takes {each.work.memory / GIB:,.1f} GiB: {_needs(each, machine.name)}"
         for each in worst[:5]
     ]
     if len(worst) > 5:
@@ -100,9 +100,28 @@ def check_fits(estimates: list[Estimate], machine: Machine) -> None:
         f"the plan does not fit: {machine.name} has {machine.memory / GIB:,.1f} GiB, of which"
         f" {machine.usable / GIB:,.1f} can be used, and a job may have {machine.gpus}:"
         + "".join(f"\n  {line}" for line in lines)
+        + _remedy(large, machine)
         + "\n  name a larger GPU (gpu), allow a job more of them (gpus), or shorten windows in the"
         " configuration; `longrope plan` shows every job"
     )
+
+
+def _needs(estimate: Estimate, name: str) -> str:
+    if estimate.holds:
+        return f"{estimate.gpus} of {name}"
+    if estimate.work.over is None:
+        return "it cannot be shared by several GPUs"
+    return "its weights lie whole on every GPU, so no number of them holds it"
+
+
+def _remedy(large: list[Estimate], machine: Machine) -> str:
+    """Which tunings would fit with activation checkpointing."""
+    keys = [_key(each) for each in large if 0 < each.lighter <= machine.gpus]
+    return f"\n  these fit with `checkpointing: true`: {', '.join(keys)}" if keys else ""
+
+
+def _key(estimate: Estimate) -> str:
+    return f"models.{estimate.job.model}.tunings.{estimate.job.weights}"
 
 
 def check_study(config: Config, gpu: str, gpus: int = 1, memory: float | None = None) -> None:
@@ -151,7 +170,7 @@ def _totals(config: Config, estimates: list[Estimate]) -> str:
         f" {_hours(gpu_hours)} GPU-hours, {_gib(disk)} GiB of disk.\n"
         f"One after the other they take {hours_text(sum(hours.values()))}; side by side where they"
         f" can, {hours_text(chain)}: the longest chain.\n"
-        f"At most {_gib(max(each.work.memory for each in estimates))} GiB and"
+        f"At most {_gib(max(each.memory for each in estimates))} GiB and"
         f" {max(each.gpus for each in estimates)} GPUs at a time in one job."
     )
 
@@ -173,14 +192,20 @@ def _notes(config: Config, estimates: list[Estimate], machine: Machine) -> list[
     notes = []
     if any(each.gpus > 1 for each in estimates):
         notes.append(
-            "Memory is that of a job on all its GPUs. Where that is more than one, weights,"
-            " activations and\ntime are taken to be parted evenly: run it with `processes` and"
-            " `per_sequence` in a profile\n(docs/parallel.md); not tried on GPUs."
+            "Memory is that of a job on all its GPUs. Where that is more than one, each holds the"
+            " weights of a model whole\nbut in a tuning; the rest and the time are taken to be"
+            " parted evenly: run it with `processes` and\n`per_sequence` in a profile"
+            " (docs/parallel.md); not tried on GPUs."
         )
-    if any(each.work.recompute for each in estimates):
+    if lighter := [each for each in estimates if each.lighter]:
+        keys = ", ".join(f"{_key(each)} ({each.lighter})" for each in lighter)
         notes.append(
-            "Tunings that one GPU does not hold are counted with activation checkpointing, one"
-            " forward pass more:\nset `checkpointing: true` for them."
+            "With `checkpointing: true`, one forward pass more, these tunings need fewer GPUs (so"
+            f" many): {keys}."
+        )
+    if alone := [each for each in estimates if not each.holds]:
+        notes.append(
+            "No number of these GPUs holds " + ", ".join(dict.fromkeys(map(_name, alone))) + "."
         )
     if loose := _loose(config, estimates):
         notes.append(

@@ -7,7 +7,7 @@ from longrope.baselines import is_closed_form, parts_of
 from longrope.config import ModelSettings
 from longrope.config.base import BASE
 from longrope.published import checkpoint_of
-from longrope.study import ON_TUNED, chain_of, searches
+from longrope.study import ON_TUNED, chain_of, searched, searches
 from longrope.windows import window_label
 
 NAMES = {  # as their authors write them
@@ -72,8 +72,7 @@ def method_label(settings: ModelSettings, weights: str, method: str) -> str:
         case "tuned":
             return f"as tuned ({window_label(tuning.window)} factors)"
         case "longest":
-            longest = max([tuning.window, *settings.extension.search])
-            return f"{window_label(longest)} factors throughout"
+            return f"{window_label(max(searched(settings, weights)))} factors throughout"
     if method.startswith("search-"):  # a variant
         _, seed = searches(settings).get(method, (None, None))
         name = method.removeprefix("search-").removesuffix(f"-seed{seed}")
