@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from longrope.audit import check
+from longrope.audit.values import OF_BLOCK, OF_CONFIG, THETAS
 from longrope.cli import main
 from longrope.errors import UserError
 
@@ -160,6 +163,40 @@ FAULTS = {  # name -> config.json, codes of what is wrong
                   | {"low_freq_factor": 4.0, "high_freq_factor": 1.0}},
         {"frequency-factors-swapped"},
     ),
+    # values that nothing can be computed with
+    "theta 0": (LLAMA2 | {"rope_theta": 0}, {"theta-not-a-base"}),
+    "theta -1 in a block": (
+        LLAMA2 | {"rope_parameters": {"rope_type": "default", "rope_theta": -1}},
+        {"theta-not-a-base"},
+    ),
+    "a window of 0": (LLAMA2 | {"max_position_embeddings": 0}, {"value-out-of-range"}),
+    "a window of -5": (LLAMA2 | {"max_position_embeddings": -5}, {"value-out-of-range"}),
+    "a sliding window as text": (MISTRAL | {"sliding_window": "4096"}, {"value-of-wrong-type"}),
+    "layer_types that are no list": (MISTRAL | {"layer_types": 5}, {"value-of-wrong-type"}),
+    "yarn with the original window as text": (
+        yarn(**{ORIGINAL: "4096"}), {"value-of-wrong-type"},
+    ),
+    "linear with the original window as text": (
+        LLAMA2 | {"rope_scaling": {"type": "linear", "factor": 2.0, ORIGINAL: "4096"}},
+        {"value-of-wrong-type"},
+    ),
+    "yarn by infinity": (yarn(factor=float("inf")), {"value-out-of-range"}),
+    "beta_fast as text": (yarn(beta_fast="32"), {"value-of-wrong-type"}),
+    "llama3 with a low_freq_factor of 0": (
+        LLAMA3 | {"rope_scaling": LLAMA3["rope_scaling"] | {"low_freq_factor": 0}},
+        {"value-out-of-range"},
+    ),
+    "longrope with its factor as text": (llama({"factor": "32"}), {"value-of-wrong-type"}),
+    "a block within a block": (
+        yarn(full_attention={"rope_type": "yarn", "factor": 4.0}), {"block-in-block"},
+    ),
+    "a type that is no name": (LLAMA2 | {"rope_scaling": {"type": ["su"]}}, {"type-unknown"}),
+    "linear by 1": (LLAMA2 | {"rope_scaling": {"type": "linear", "factor": 1.0}}, {"factor-one"}),
+    "llama3 from a longer window than its own": (
+        LLAMA3 | {"max_position_embeddings": 4096},
+        {"window-not-raised", "original-window-too-long"},
+    ),
+    "yarn with a table": (yarn(long_factor=TABLE), {"table-not-read"}),
     # what surrounds it
     "microsoft/LongRoPE#8": (
         MISTRAL | {"max_position_embeddings": 131072, ORIGINAL: 32768,
@@ -189,9 +226,50 @@ def test_a_known_fault_is_named_and_nothing_else(tmp_path, name):
         assert finding.engines and finding.key and finding.instead
 
 
+KEYS = st.sampled_from(sorted({*OF_CONFIG, *THETAS, "rope_scaling", "rope_parameters", "x",
+                               "model_type", "use_sliding_window"}))  # fmt: skip
+INNER = st.sampled_from(sorted({*OF_BLOCK, "rope_type", "type", "rope_theta", "long_factor"}))
+NAMES = st.sampled_from(["longrope", "yarn", "linear", "llama3", "dynamic", "default", "jamba"])
+ODD = st.sampled_from([0, 1, -5, 0.5, 10**400, float("inf"), float("nan"), "4096", True, [], {}])
+VALUES = st.recursive(
+    st.none() | ODD | NAMES | st.integers(-9, 1 << 20) | st.floats(),
+    lambda each: st.lists(each, max_size=2) | st.dictionaries(INNER | NAMES, each, max_size=2),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=300, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(st.sampled_from([*SOUND.values(), llama(), yarn()]), st.dictionaries(KEYS, VALUES),
+       st.dictionaries(INNER, VALUES))  # fmt: skip
+def test_any_configuration_gives_findings_and_no_other_exception(tmp_path, sound, top, inner):
+    config = sound | top
+    for key in ("rope_scaling", "rope_parameters"):
+        if isinstance(config.get(key), dict):
+            config[key] = config[key] | inner
+    report = check(write(tmp_path, config))
+    assert report.as_text() and json.dumps(report.as_json())
+
+
 @pytest.mark.parametrize("name", SOUND)
 def test_a_sound_public_configuration_passes(tmp_path, name):
     assert check(write(tmp_path, SOUND[name])).findings == ()
+
+
+def test_phi_3_small_whose_own_code_reads_su_passes_with_any_tables(tmp_path):
+    block = {"type": "su", "short_factor": [1.0] * 64, "long_factor": TABLE, ORIGINAL: 8192,
+             "short_mscale": 1.0, "long_mscale": 1.1902380714238083}  # fmt: skip
+    config = {"model_type": "phi3small", "hidden_size": 4096, "num_attention_heads": 32,
+              "max_position_embeddings": 131072, "rope_embedding_base": 1000000,
+              "rope_scaling": block}  # fmt: skip
+    report = check(write(tmp_path, config))
+    assert report.findings == () and report.facts["theta"] == "1e+06"
+
+
+def test_an_architecture_without_a_rope_has_nothing_of_it_to_find(tmp_path):
+    report = check(write(tmp_path, SOUND["gpt2"] | {"rope_theta": 0, "n_positions": 10**6}))
+    assert report.findings == () and report.facts["RoPE"] == "none"
+    assert "has no RoPE" in report.remarks[0]
 
 
 def test_what_this_project_exports_in_both_schemas_passes(tmp_path):
@@ -283,6 +361,8 @@ def gguf_file(path: Path, tables: dict | None = None, **changes) -> Path:
             writer.add_string(f"llama.{key}", value)
         elif isinstance(value, float):
             writer.add_float32(f"llama.{key}", value)
+        elif isinstance(value, list):
+            writer.add_array(f"llama.{key}", value)
         elif value is not None:
             writer.add_uint32(f"llama.{key}", value)
     full = {"rope_factors_long": [1, 2, 3, 4], "rope_factors_short": [1, 1, 1, 1]}
@@ -314,6 +394,11 @@ LONG, SHORT = {"rope_factors_long": [1, 2, 3, 4]}, {"rope_factors_short": [1, 1,
         ({}, {"rope.scaling.type": "yarn"}, {"factor-missing"}),
         ({}, {"rope.scaling.type": "none", "context_length": 131072}, {"scaling-lost"}),
         ({}, {"rope.scaling.type": "none", "rope.freq_base": None}, {"theta-missing"}),
+        (None, {"rope.dimension_count": [8, 8, 8]}, set()),
+        (None, {"rope.dimension_count": [8, 16]}, set()),
+        (None, {"rope.dimension_count": "8"}, {"value-of-wrong-type"}),
+        (None, {"rope.freq_base": 0.0}, {"value-out-of-range"}),
+        (None, {"context_length": 0}, {"value-out-of-range"}),
     ],
 )
 def test_faults_of_a_gguf_file_are_named(tmp_path, tables, changes, expected):

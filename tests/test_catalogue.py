@@ -30,10 +30,13 @@ def test_a_carried_entry_was_measured_with_its_own_factors(name):
     assert entry.perplexities(), "an entry without a measured perplexity"
     for record in entry.measured:
         assert record["commit"], "a record whose code is not known"
+        assert record["weights_fingerprint"] == entry.weights_fingerprint
+        assert record.get("ran_in", {}).get("weights") in (None, entry.weights_fingerprint)
+        assert record["factors"].keys() == record["results"].keys()
         for label, result in record["results"].items():
-            assert factors_at(entry.tiers, parse_window(label)).window >= min(
-                parse_window(label), entry.tiers.longest.window
-            )
+            factors = factors_at(entry.tiers, parse_window(label))
+            assert record["factors"][label]["fingerprint"] == identity_of(factors)
+            assert record["factors"][label]["window"] == factors.window
             if "perplexity" in result:
                 assert result["tokens"] > 0 and math.isfinite(result["perplexity"])
 
@@ -52,6 +55,13 @@ def test_the_list_names_windows_and_perplexities(capsys):
         entry = catalogue.entry(name)
         assert f"{name}: {entry.about}" in shown
         assert f"{next(iter(entry.perplexities().values()))['perplexity']:.2f}" in shown
+
+
+def test_an_entry_whose_weights_are_not_to_be_had_says_so(capsys):
+    shown = {name: catalogue.summary(catalogue.entry(name)) for name in catalogue.names()}
+    unpublished = {name for name, text in shown.items() if "are not published" in text}
+    assert unpublished == {"smollm2-135m-q4-lora-32k", "tiny-longrope-2k"}
+    assert "weights are not published" in catalogue.entry("smollm2-135m-q4-lora-32k").about
 
 
 def test_an_entry_is_written_as_the_files_that_everything_reads(tmp_path, capsys):
@@ -98,6 +108,8 @@ def test_an_entry_holds_what_the_records_say(measured, model_folder, tmp_path):
     assert entry.perplexities()[128] == record["results"]["128"]
     assert entry.measured[0]["protocol"] == record["protocol"]
     assert entry.measured[0]["commit"] == "abc123"
+    for key in ("weights_fingerprint", "factors"):
+        assert entry.measured[0][key] == record[key]
     assert "records" not in entry.measured[0] and "/" not in str(entry.source)
     assert identity_of(entry.tiers.longest) == record["factors"]["128"]["fingerprint"]
 

@@ -1,11 +1,13 @@
 """Own models: what init writes passes every check, and extend runs the workflow to an extension."""
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
 import yaml
 
@@ -75,6 +77,26 @@ def test_a_rescaled_model_and_a_faulty_one_are_refused_with_what_to_write(source
     lost = {"max_position_embeddings": 100_000}
     with pytest.raises(UserError, match=r"without any scaling.*longrope check"):
         find(rewrite(source, tmp_path / "b", **lost))
+
+
+def test_what_cannot_be_extended_at_all_is_refused(source, tmp_path):
+    with pytest.raises(UserError, match="jamba has no RoPE"):
+        find(rewrite(source, tmp_path / "a", model_type="jamba"))
+    with pytest.raises(UserError, match="states no window"):
+        find(rewrite(source, tmp_path / "b", max_position_embeddings=None))
+    for name, changes in {"gpt2": {}, "llama": {"rope.dimension_count": [8, 16]}}.items():
+        writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", name)
+        values = {"context_length": 256, "embedding_length": 16} | changes
+        for key, value in values.items():
+            add = writer.add_array if isinstance(value, list) else writer.add_uint32
+            add(f"{name}.{key}", value)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+    with pytest.raises(UserError, match="gpt2 has no RoPE"):
+        find(tmp_path / "gpt2.gguf")
+    with pytest.raises(UserError, match="no one number of pairs"):
+        find(tmp_path / "llama.gguf")
 
 
 def test_the_sliding_window_is_the_window_where_there_is_one(source, tmp_path):
@@ -165,6 +187,44 @@ def test_init_writes_a_configuration_whose_jobs_snakemake_lists(source, texts, t
     assert "assemble_extended" in jobs and "search_factors" in jobs and "finetune_model" in jobs
 
 
+@pytest.mark.parametrize("name", ["true", "2024", "null", "no", "1e5", "y", "a.b"])
+def test_any_name_is_written_as_text(name):
+    found = dataclasses.replace(find(TINY), name=name)
+    corpus = Corpus(["/x/\x7f ü 😀.txt"], {"test": ["null"], "validation": ["2024"]},
+                    {"null": 10**7, "2024": 10**7, "c": 10**7}, None)  # fmt: skip
+    made = configure(found, 2048, corpus, CPU, 1000.0)
+    written = yaml.safe_load(made.text)
+    assert list(written["models"]) == [name] and load_config(written) == made.config
+    assert written["corpora"]["text"]["source"]["files"] == corpus.files
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf"])
+def test_hours_that_no_plan_fits_are_refused(source, tmp_path, capsys, hours):
+    out = tmp_path / "my.yaml"
+    assert main(["init", str(source), "--to", "256", "--hours", hours, "--out", str(out)]) == 1
+    assert f"--hours {hours}: must be" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "gone", "message"),
+    [
+        ({"final_logit_softcapping": 30.0}, None, "changes its logits after the head"),
+        ({"model_type": "nobody"}, None, "transformers cannot use it"),
+        ({}, "*.safetensors", "no *.safetensors"),
+        ({}, "tokenizer*", "no usable tokenizer"),
+    ],
+)
+def test_init_refuses_what_the_import_would(
+    source, texts, tmp_path, capsys, changes, gone, message
+):
+    folder = rewrite(source, tmp_path / "other", **changes)
+    for path in folder.glob(gone or "nothing"):
+        path.unlink()
+    out = tmp_path / "my.yaml"
+    assert main(["init", str(folder), "--to", "256", "--text", texts, "--out", str(out)]) == 1
+    assert message in capsys.readouterr().err and not out.exists()
+
+
 def dry_run(config: Path, folder: Path) -> str:
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"),
                "--directory", str(folder), "--configfile", str(config), "--dry-run"]  # fmt: skip
@@ -186,23 +246,77 @@ def test_the_checkout_is_found_by_name_or_by_where_the_package_is(tmp_path, monk
         extend.find_project(None)
 
 
-def test_extend_runs_every_stage_and_hands_the_model_to_the_export(
-    source, texts, tmp_path, monkeypatch, capfd
+def begin(source: Path, texts: str, out: Path, *more: str, to: str = "256") -> list[str]:
+    return ["extend", str(source), "--to", to, "--text", texts, "--trial", "--out", str(out), *more]
+
+
+def test_extend_goes_on_with_the_configuration_of_its_first_start_and_no_other(
+    source, texts, tmp_path, monkeypatch, capsys
 ):
+    out, ran = tmp_path / "mine", []
+
+    def run(project, folder, config, cores, *more):
+        ran.append((config, config.read_text()))
+        raise UserError("killed")
+
+    monkeypatch.setattr(extend, "run_workflow", run)
+    assert main(begin(source, texts, out, "--hours", "9", "--dry-run")) == 1
+    assert not (out / "config.yaml").exists()
+    assert main(begin(source, texts, out)) == 1
+    written = ran[-1][1].replace(
+        "evaluations: 3", "evaluations: 2"
+    )  # edited, or measured otherwise
+    (out / "config.yaml").write_text(written)
+    capsys.readouterr()
+    assert main(begin(source, texts, out)) == 1
+    assert ran[-1] == (out / "config.yaml", written)
+    assert "of an earlier start, is used as it is" in capsys.readouterr().out
+    count = len(ran)
+    other = save_llama(tmp_path / "Other")
+    for command, message in [
+        (begin(source, texts, out, to="512"), "is of an extension to 256, this is to 512"),
+        (begin(other, texts, out), "is of another checkpoint"),
+    ]:
+        assert main(command) == 1
+        assert message in capsys.readouterr().err
+    (out / "config.yaml").write_text("models: {}")
+    assert main(begin(source, texts, out)) == 1
+    assert "delete that file to begin anew" in capsys.readouterr().err
+    assert len(ran) == count
+
+
+def test_extend_runs_every_stage_and_exports_the_model(source, texts, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "workflow"), *sys.path[:1]]))
-    handed = []
-    monkeypatch.setattr(extend, "export", lambda places, out: handed.append((places, out)))
     out = tmp_path / "mine"
-    command = ["extend", str(source), "--to", "256", "--text", texts, "--trial", "--out", str(out)]
+    # Fewer jobs than it would write: each takes seconds to begin.
+    command = begin(source, texts, out, to="128")
+    assert main(["init", *command[1:-1], str(out / "config.yaml")]) == 0
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    (model,) = config["models"].values()
+    assert list(model["evaluation"]) == ["text"]  # no room for passkeys
+    model["evaluation"]["text"]["methods"] = {"longrope-128": ["extended"]}
+    (out / "config.yaml").write_text(yaml.safe_dump(config))
     assert main([*command, "--cores", "2"]) == 0, capfd.readouterr().err
-    ((places, exported),) = handed
-    assert exported == out / "export" and places.factors.exists() and places.checkpoint.exists()
-    model, _ = longrope.load(places.checkpoint.parent)
-    assert [each.window for each in model.tiers.factors] == [WINDOW, 256]
-    assert (out / "results/tables/summary.md").exists()
     shown = capfd.readouterr().out
+    weights = out / "results/my-model-v1/longrope-128"
+    assert f"from Python: longrope.load({str(weights)!r})" in shown
+    model, _ = longrope.load(weights)
+    assert [each.window for each in model.tiers.factors] == [WINDOW, 128]
+    assert (out / "results/tables/summary.md").exists()
     assert "instructions, before" in shown and "instructions, after, one table" in shown
-    assert check(places.checkpoint).facts["window"] == WINDOW
+    assert check(weights / "model").facts["window"] == WINDOW
+    exported = check(out / "export")
+    assert not exported.failed and exported.facts["window"] == 128
+    assert exported.facts["scaling"] == "longrope"
+
+
+def test_what_extend_says_of_a_model_that_was_not_tuned_loads_it(tmp_path):
+    folder = make_checkpoint(tmp_path / "results/mine/base")
+    rope = read_record(folder).rope
+    places = extend.Places(tmp_path, "mine", "base", 256)
+    write_factors(places.factors, RescaleFactors(rope, 256, "search", (4.0,) * rope.pairs))
+    model, _ = eval(places.call)
+    assert [each.window for each in model.tiers.factors] == [WINDOW, 256]
 
 
 # --- the instruction check ------------------------------------------------------------------

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import io
 import json
+import lzma
 import shutil
 import subprocess
 import sys
@@ -16,9 +17,11 @@ from conftest import WINDOW
 from longrope.cli import main
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, make_tiers, read_tiers, write_extended
-from longrope.factors import RescaleFactors, write_factors
+from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.generate import Decoding, check_room, prompt_text, prompt_tokens, stream
 from longrope.models import load_model, load_tokenizer, read_record, save_model
+from longrope.searched_on import check_searched_on
+from longrope.use import tiers_from
 
 LONG = 4 * WINDOW
 
@@ -113,6 +116,91 @@ def test_factors_of_other_weights_are_refused_unless_it_is_meant(checkpoint, rop
         longrope.apply(model, stretched(dataclasses.replace(rope, theta=5e5)), other_weights=True)
 
 
+def test_saving_a_model_with_factors_warns_and_claims_no_long_window(checkpoint, rope, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    able = longrope.apply(model, stretched(rope))
+    able.generate(ids(WINDOW), max_new_tokens=8, do_sample=False)
+    with pytest.warns(UserWarning, match="longrope export"):
+        model.save_pretrained(tmp_path / "saved")
+    saved = longrope.check(tmp_path / "saved")
+    assert saved.facts["window"] == WINDOW and saved.facts["scaling"] == "none"
+    with pytest.warns(UserWarning, match="longrope export"):
+        copy.deepcopy(model).save_pretrained(tmp_path / "copy")
+
+
+def searched(rope, weights: str) -> RescaleFactors:
+    """Factors that say which weights they were searched on."""
+    return dataclasses.replace(stretched(rope), provenance={"weights_fingerprint": weights})
+
+
+def test_factors_of_a_tuning_and_of_its_base_are_not_for_each_other(results, model_folder, rope):
+    tuned = read_record(results / "model").fingerprint
+    refused = r"searched on other weights.*other_weights=True"
+    with pytest.raises(UserError, match=refused):
+        longrope.load(model_folder, searched(rope, tuned))
+    other = dataclasses.replace(searched(rope, rope.fingerprint), n_hat=3)
+    with pytest.raises(UserError, match=refused):
+        longrope.load(results / "model", other)
+    longrope.load(results / "model", other, other_weights=True)
+    # what they were tuned with was searched on the base
+    longrope.load(results / "model", searched(rope, rope.fingerprint))
+    longrope.load(model_folder, searched(rope, rope.fingerprint))
+    # a formula was searched on nothing
+    longrope.load(results / "model", dataclasses.replace(stretched(rope), n_hat=3))
+
+
+def test_tiers_put_together_for_weights_may_hold_those_of_the_base():
+    rope = Rope("m", 1e4, 8, WINDOW, "base")
+    tiers = [searched(rope, "base"), searched(rope, "tuned")]
+    check_searched_on(tiers, "tuned", "base")
+    with pytest.raises(UserError, match="searched on other weights: base"):
+        check_searched_on(tiers[:1], "tuned", "base")
+    with pytest.raises(UserError, match="searched on other weights: tuned"):
+        check_searched_on(tiers, "base", "base")
+
+
+def test_a_published_entry_of_other_weights_is_refused():
+    entry = longrope.catalogue.entry("tiny-longrope-2k")
+    with pytest.raises(UserError, match="tiny-longrope-2k is for other weights"):
+        tiers_from(entry.name, entry.tiers.rope, entry.tiers.rope.fingerprint)
+    assert tiers_from(entry.name, entry.tiers.rope, entry.weights_fingerprint) == entry.tiers
+
+
+def test_weights_in_memory_are_compared_with_their_files_or_a_warning_says_so(
+    checkpoint, rope, tmp_path
+):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.model.layers[1].self_attn.q_proj.weight[0, 0] += 1
+    with pytest.raises(UserError, match=r"not those of .*q_proj.weight differs.*other_weights"):
+        longrope.apply(model, stretched(rope))
+    for name in ("", "nobody/nothing", str(tmp_path / "gone")):
+        model = AutoModelForCausalLM.from_pretrained(checkpoint)
+        model.name_or_path = model.config._name_or_path = name
+        with pytest.warns(UserWarning, match="cannot be checked, as no files"):
+            longrope.apply(model, stretched(rope))
+
+
+def test_a_model_of_the_hub_is_checked_by_the_files_in_its_cache(
+    checkpoint, rope, tmp_path, monkeypatch
+):
+    from huggingface_hub import constants
+    from transformers import AutoModelForCausalLM
+
+    snapshot = tmp_path / "models--some--model" / "snapshots" / ("a" * 40)
+    shutil.copytree(checkpoint, snapshot)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    model.name_or_path, model.config._commit_hash = "some/model", "a" * 40
+    with pytest.raises(UserError, match="searched on other weights"):
+        longrope.apply(model, searched(rope, "0123456789abcdef"))
+    assert longrope.apply(model, searched(rope, rope.fingerprint)).tiers.rope.model
+
+
 @pytest.mark.parametrize(
     ("path", "factors", "message"),
     [
@@ -191,6 +279,34 @@ def test_a_question_goes_through_the_chat_template_where_there_is_one(tokenizer,
 def test_a_prompt_or_a_file_is_given_never_both_nor_none(prompt, file, question):
     with pytest.raises(UserError, match="--file"):
         prompt_text(prompt, file, question)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([""], "the prompt is empty"),
+        ([" \n"], "the prompt is empty"),
+        (["King", "--new-tokens", "0"], "--new-tokens 0: must be 1 or more"),
+        (["King", "--new-tokens", "-3"], "--new-tokens -3"),
+        (["King", "--temperature", "-1"], "--temperature -1: must be"),
+        (["King", "--temperature", "nan"], "--temperature nan: must be"),
+        (["King", "--temperature", "inf"], "--temperature inf: must be"),
+        (["King", "--temperature", "1", "--seed", "-1"], "--seed -1: must be"),
+        (["--file", "/nowhere.txt"], "/nowhere.txt: not a readable UTF-8 text"),
+    ],
+)
+def test_what_generate_cannot_do_is_one_clear_error(results, capsys, options, message):
+    assert main(["generate", str(results), *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_compressed_file_is_read_and_an_empty_one_refused(tmp_path):
+    with lzma.open(tmp_path / "book.txt.xz", "wt") as file:
+        file.write("A long book.\n")
+    assert prompt_text(None, tmp_path / "book.txt.xz", None) == "A long book.\n"
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match="holds no text"):
+        prompt_text(None, tmp_path / "empty.txt", None)
 
 
 def test_the_command_streams_an_answer_and_refuses_what_does_not_fit(results, tmp_path, capsys):

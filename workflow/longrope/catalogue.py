@@ -31,6 +31,7 @@ class Entry:
     tiers: Tiers
     weights: str  # base, or the name of the tuning that they are for
     weights_fingerprint: str
+    weights_published: bool  # False: tuned ones that are to be had nowhere
     source: dict  # where the base weights come from
     measured: tuple[dict, ...]  # one for each evaluation, without its single records
     made_with: dict  # command, version
@@ -69,6 +70,7 @@ def _read(record: dict) -> Entry:
         tiers=make_tiers([factors_of_record(each) for each in record["factors"]]),
         weights=record["weights"],
         weights_fingerprint=record["weights_fingerprint"],
+        weights_published=record.get("weights_published", True),
         source=record["source"],
         measured=tuple(record["measured"]),
         made_with=record["made_with"],
@@ -91,6 +93,11 @@ def summary(found: Entry) -> str:
         f" {rope.pairs} pairs)",
         f"  windows {windows}",
     ]
+    if not found.weights_published:
+        lines.append(
+            "  these weights are not published: the command below makes them, to the same bits only"
+            " where everything else is the same; on others, search"
+        )
     for record in found.measured:
         lines.append(f"  {record['evaluation']} ({record['task']}, data {_data(record)}): ")
         lines[-1] += ", ".join(

@@ -5,12 +5,14 @@ The tier is chosen once, for prompt and new tokens together, so no key in the ca
 by other factors than the rest. What does not fit the longest window is refused before any work.
 """
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, Tiers
+from longrope.files import read_text
 from longrope.windows import window_label
 
 
@@ -22,6 +24,17 @@ class Decoding:
     temperature: float = 0.0  # 0: the likeliest token each time
     seed: int = 1
 
+    def __post_init__(self) -> None:
+        if self.new_tokens < 1:
+            raise UserError(f"--new-tokens {self.new_tokens}: must be 1 or more")
+        if not 0 <= self.temperature < math.inf:
+            raise UserError(
+                f"--temperature {self.temperature:g}: must be a finite number, 0 (the likeliest"
+                " token each time) or more"
+            )
+        if not 0 <= self.seed < 1 << 63:
+            raise UserError(f"--seed {self.seed}: must be a whole number from 0 to 2^63 - 1")
+
 
 def prompt_text(prompt: str | None, file: Path | None, question: str | None) -> str:
     """The text that a model is given: a prompt, or a file; UserError for both, or neither."""
@@ -30,11 +43,13 @@ def prompt_text(prompt: str | None, file: Path | None, question: str | None) -> 
     if file is None:
         if question is not None:
             raise UserError("--question needs --file, the text that it is about")
+        if not prompt.strip():
+            raise UserError("the prompt is empty: give some text to continue")
         return prompt
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--file {file}: cannot be read ({error})") from None
+    text = read_text(file)
+    if not text.strip():
+        raise UserError(f"--file {file}: holds no text")
+    return text
 
 
 def prompt_tokens(tokenizer, text: str, question: str | None = None, *, chat: bool = True):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from longrope import __version__
 from longrope.catalogue import FOLDER, SCHEMA
-from longrope.config.base import NAME
+from longrope.config.base import BASE, NAME
 from longrope.errors import UserError
 from longrope.evaluate.records import factors_at, identity_of, tiers_of
 from longrope.extended import Tiers
@@ -19,7 +19,10 @@ from longrope.files import read_json, sha256_of, write_json
 from longrope.models import read_record
 from longrope.windows import parse_window
 
-KEPT = ("evaluation", "task", "method", "protocol", "results", "ran_in", "version", "longrope")
+KEPT = (
+    "evaluation", "task", "method", "weights_fingerprint", "factors", "protocol", "results",
+    "ran_in", "version", "longrope",
+)  # fmt: skip
 
 
 def publish(
@@ -49,6 +52,8 @@ def publish(
             "model": tiers.rope.model,
             "weights": of_model.weights,
             "weights_fingerprint": of_model.fingerprint,
+            # An entry carries factors; tuned weights are nowhere unless somebody puts them there.
+            **({} if of_model.weights == BASE else {"weights_published": False}),
             "source": of_model.public_source,
             "factors": [record_of_factors(each) for each in tiers.factors],
             "measured": measured,

@@ -2,11 +2,13 @@
 Using an extended model: loading one ready for any length, and putting factors into a loaded model.
 
 Factors come as a file, as an object, or as the name of a published entry. They are for certain
-weights: a model that is known not to descend from those is refused, and `other_weights=True` says
-that it is meant (your own tuning of the same base, saved elsewhere).
+weights (`searched_on.py`): others are refused, and `other_weights=True` says that it is meant (your
+own tuning of the same base, saved elsewhere). Only of a model in memory whose files are not found
+nothing can be told: there a warning says so.
 """
 
 import dataclasses
+import types
 import warnings
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from longrope.catalogue import entry, names
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, Tiers, make_tiers, read_tiers, with_original
 from longrope.factors import RescaleFactors, Rope, check_same_model
-from longrope.models import METADATA, fingerprint_of, read_record
+from longrope.models import METADATA, fingerprint_of, read_record, tuned_factors
+from longrope.searched_on import MEANT, check_searched_on
 
 
 def load(path, factors=None, *, other_weights: bool = False):
@@ -31,10 +34,11 @@ def load(path, factors=None, *, other_weights: bool = False):
 
     folder, found = _places(Path(path), factors)
     rope, weights = rope_of_folder(folder)
-    tiers = tiers_from(found, rope, weights, other_weights=other_weights)
+    tiers = tiers_from(found, rope, weights, _tuned(folder), other_weights=other_weights)
     model = _load(folder)
     if weights == rope.fingerprint:
         tiers = with_original(tiers)
+    _warn_of_saving(model)
     return ExtendedModel(model, tiers), load_tokenizer(folder)
 
 
@@ -42,25 +46,46 @@ def apply(model, factors, *, other_weights: bool = False) -> ExtendedModel:
     """Put factors into a transformers model; until `pin`, those of the longest window are used.
 
     The model is changed in place: its `rotary_emb` is replaced, calls of it turn by the factors.
-    Where it was loaded from a folder that still exists, its weights are checked.
+    Where the files that it was loaded from are still there (a folder, or the hub's cache), its
+    weights are compared with them, and factors of other weights are refused.
     """
     from longrope.architectures import rope_of_config
 
-    folder = Path(getattr(model, "name_or_path", "") or "")
-    if (folder / "config.json").exists() and not other_weights:
+    folder = None if other_weights else _files_of(model)
+    if folder is not None:
+        _check_unchanged(model, folder)
         rope, weights = rope_of_folder(folder)
+        tiers = tiers_from(factors, rope, weights, _tuned(folder))
     else:
-        rope, weights = rope_of_config(model.config.to_dict(), type(model).__name__), None
-        other_weights = True  # nothing is known of them
-    able = ExtendedModel(model, tiers_from(factors, rope, weights, other_weights=other_weights))
+        if not other_weights:
+            warnings.warn(
+                f"the weights of this {type(model).__name__} cannot be checked, as no files of them"
+                f" were found ({getattr(model, 'name_or_path', '') or 'no name'}): these factors"
+                " are right for the weights that they were searched on alone;"
+                f" {MEANT}=True says that they are",
+                stacklevel=2,
+            )
+        rope = rope_of_config(model.config.to_dict(), type(model).__name__)
+        tiers = tiers_from(factors, rope, other_weights=True)
+    able = ExtendedModel(model, tiers)
     able.pin(able.tiers.longest.window)
+    _warn_of_saving(model)
     return able
 
 
 def tiers_from(
-    factors, rope: Rope, weights: str | None = None, *, other_weights: bool = False
+    factors,
+    rope: Rope,
+    weights: str | None = None,
+    tuned: RescaleFactors | None = None,
+    *,
+    other_weights: bool = False,
 ) -> Tiers:
-    """Tiers for a model, from whatever names them; UserError if they are for other weights."""
+    """Tiers for a model, from whatever names them; UserError if they are for other weights.
+
+    `weights` is the fingerprint of the model's, `tuned` what they were tuned with.
+    """
+    published = None
     if isinstance(factors, RescaleFactors):
         tiers = make_tiers([factors])
     elif isinstance(factors, Tiers):
@@ -68,12 +93,6 @@ def tiers_from(
     elif str(factors) in names():
         published = entry(str(factors))
         tiers = published.tiers
-        if weights not in (None, published.weights_fingerprint):
-            warnings.warn(
-                f"{published.name}: measured on weights {published.weights_fingerprint}, these are"
-                f" {weights}: its perplexities are not theirs",
-                stacklevel=3,
-            )
     elif Path(factors).is_file():
         tiers = read_tiers(Path(factors))
     else:
@@ -88,12 +107,84 @@ def tiers_from(
     except UserError as error:
         hint = " (or say other_weights, if these weights descend from those)"
         raise UserError(f"{error}{hint if 'fingerprint' in str(error) else ''}") from None
+    if published and not other_weights and weights not in (None, published.weights_fingerprint):
+        raise UserError(
+            f"{published.name} is for other weights: {published.weights_fingerprint}"
+            f" ({published.weights}), these are {weights}: its perplexities would not be theirs;"
+            f" search on these, or say {MEANT}=True if it is meant"
+        )
+    if weights is not None and not (other_weights or published):
+        check_searched_on(tiers.factors, weights, rope.fingerprint, tuned)
     return make_tiers([_renamed(each, model=rope.model) for each in tiers.factors])
 
 
 def _renamed(factors: RescaleFactors, **changes) -> RescaleFactors:
     """The same factors, of a model by another name or of other weights."""
     return dataclasses.replace(factors, rope=dataclasses.replace(factors.rope, **changes))
+
+
+def _tuned(folder: Path) -> RescaleFactors | None:
+    """What the weights in a folder were tuned with; None if they were not, or not here."""
+    return tuned_factors(folder) if (folder / METADATA).exists() else None
+
+
+def _files_of(model) -> Path | None:
+    """Where the files of a model in memory are: its folder, or the hub's cache; None if neither."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    name = str(getattr(model, "name_or_path", "") or "")
+    folder = Path(name)
+    if not (name and (folder / "config.json").exists()):
+        revision = getattr(model.config, "_commit_hash", None)
+        try:
+            found = try_to_load_from_cache(name, "config.json", revision=revision)
+        except HFValidationError:  # no name of a repository
+            return None
+        if not isinstance(found, str):
+            return None
+        folder = Path(found).parent
+    return folder if any(folder.glob("*.safetensors")) else None
+
+
+def _warn_of_saving(model) -> None:
+    """Let `save_pretrained` of one model say that the factors are not in what it writes."""
+    kept = type(model).save_pretrained
+
+    def save_pretrained(self, *arguments, **options):
+        warnings.warn(
+            "what is saved has no factors: by itself it runs with the RoPE of the pre-training, in"
+            " its window alone. `longrope export` writes a model with factors, for other tools",
+            stacklevel=2,
+        )
+        return kept(self, *arguments, **options)
+
+    model.save_pretrained = types.MethodType(save_pretrained, model)
+
+
+def _check_unchanged(model, folder: Path) -> None:
+    """Raise UserError if weights in memory differ from those in a folder.
+
+    What is stored otherwise in memory (quantised, fused, on no device) is not compared.
+    """
+    import torch
+    from safetensors import safe_open
+
+    held = model.state_dict()
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            for name in names:
+                ours = held.get(name)
+                if ours is None or ours.is_meta or not ours.is_floating_point():
+                    continue
+                stored = file.get_tensor(name).to(ours.dtype)
+                if stored.shape == ours.shape and not torch.equal(stored, ours.cpu()):
+                    raise UserError(
+                        f"the weights in memory are not those of {folder} ({name} differs), so"
+                        " factors searched on those are not for them: search on them, or say"
+                        f" {MEANT}=True if it is meant"
+                    )
 
 
 def rope_of_folder(folder: Path) -> tuple[Rope, str]:

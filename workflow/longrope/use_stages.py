@@ -37,7 +37,7 @@ def evaluate_instructions(options: argparse.Namespace) -> Outcome:
 def init(options: argparse.Namespace) -> None:
     from longrope.files import write_text
 
-    made = _own_configuration(options)
+    made = _own_configuration(options, _found(options))
     path = options.out or Path(f"{next(iter(made.config.models))}.yaml")
     write_text(path, made.text)
     print(
@@ -51,37 +51,51 @@ def extend(options: argparse.Namespace) -> None:
     from longrope.own_model import extend
     from longrope.windows import window_label
 
-    project = extend.find_project(options.project)
-    made = _own_configuration(options)
-    (name,) = made.config.models
-    folder = options.out or Path(f"{name}-{window_label(options.to)}")
-    write_text(folder / "config.yaml", made.text)
+    project, found = extend.find_project(options.project), _found(options)
+    folder = options.out or Path(f"{found.name}-{window_label(options.to)}")
+    path = folder / "config.yaml"
+    if path.exists():  # anew, the machine would measure otherwise, and other jobs would be due
+        config = extend.begun(path, found, options.to)
+    else:
+        made = _own_configuration(options, found)
+        config = made.config
+        # What is only looked at decides nothing of what is run later.
+        path = folder / "dry-run.yaml" if options.dry_run else path
+        write_text(path, made.text)
     more = ["--dry-run"] if options.dry_run else []
-    extend.run_workflow(project, folder, folder / "config.yaml", options.cores, *more)
+    extend.run_workflow(project, folder, path, options.cores, *more)
     if options.dry_run:
         return
-    places = extend.places_of(made, folder, options.to)
+    places = extend.places_of(config, folder, options.to)
     print(extend.check_instructions(places))
     extend.export(places, folder / "export")
     print(
         f"done: {folder}/results/tables/summary.md has what was measured, {folder}/export the model"
-        f" for other tools; from Python: longrope.load({str(places.checkpoint.parent)!r})"
+        f" for other tools; from Python: {places.call}"
     )
 
 
-def _own_configuration(options: argparse.Namespace):
-    """The configuration for a checkpoint, with what is to be known of it printed."""
+def _found(options: argparse.Namespace):
+    """The checkpoint that is to be extended, by the name that was given."""
     from longrope.own_model.checkpoint import find, name_of
-    from longrope.own_model.configuration import configure
+
+    found = find(options.checkpoint)
+    found = replace(found, name=name_of(options.name)) if options.name else found
+    print(found.line)
+    return found
+
+
+def _own_configuration(options: argparse.Namespace, found):
+    """The configuration for a checkpoint, with what is to be known of it printed."""
+    from longrope.own_model.configuration import check_hours, configure
     from longrope.own_model.extend import find_project
+    from longrope.own_model.importable import check_importable
     from longrope.own_model.texts import carried, find_texts
     from longrope.plan.machine import find_machine
     from longrope.windows import window_label
 
-    found = find(options.checkpoint)
-    if options.name:
-        found = replace(found, name=name_of(options.name))
-    print(found.line)
+    check_hours(options.hours)
+    check_importable(found)
     if options.text:
         corpus = find_texts(options.text, found.vocabulary, options.to)
     else:
@@ -92,7 +106,8 @@ def _own_configuration(options: argparse.Namespace):
         )
     made = configure(
         found, options.to, corpus, find_machine(options.gpu), options.hours, trial=options.trial,
-        command=f"longrope {options.stage} --to {window_label(options.to)}",
+        command=f"longrope {options.stage} --to {window_label(options.to)}"
+        + " --trial" * options.trial,
     )  # fmt: skip
     print(f"Budget {made.level.name!r}: {made.hours:.2g} hours of one {options.gpu} by plan")
     for note in made.notes:

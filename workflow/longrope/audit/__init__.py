@@ -31,14 +31,17 @@ def check(path: Path) -> Report:
     if not path.exists():
         raise UserError(f"{path}: no such folder or file")
     checkpoint = read_checkpoint(path)
-    findings: list[Finding] = [
-        *check_schemas(checkpoint),
-        *(each for block in checkpoint.blocks for each in check_windows(checkpoint, block)),
-        *(each for block in checkpoint.blocks for each in check_scaling(checkpoint, block)),
-        *(each for block in checkpoint.blocks for each in check_tables(checkpoint, block)),
-        *check_surroundings(checkpoint),
-        *check_weights(checkpoint),
-    ]
+    findings: list[Finding] = []
+    if checkpoint.rotary:
+        findings += [*checkpoint.wrong, *check_schemas(checkpoint)]
+    if checkpoint.rotary and not checkpoint.wrong:  # else what is left is judged by defaults
+        for block in checkpoint.blocks:
+            findings += check_windows(checkpoint, block)
+            findings += check_scaling(checkpoint, block)
+            findings += check_tables(checkpoint, block)
+    if not checkpoint.wrong:
+        findings += check_surroundings(checkpoint)
+    findings += check_weights(checkpoint)
     return Report(str(path), checkpoint.facts, tuple(findings), tuple(remarks(checkpoint)))
 
 

@@ -9,30 +9,33 @@ where that is given. A block may also hold one block for each kind of layer.
 from dataclasses import dataclass
 from pathlib import Path
 
+from longrope.audit.finding import Finding, everywhere
+from longrope.audit.values import (
+    CONFIG,
+    ORIGINAL,
+    THETAS,
+    WINDOW,
+    is_number,
+    is_whole,
+    wrong_of_block,
+    wrong_of_config,
+)
 from longrope.errors import UserError
 from longrope.files import read_json
 
-CONFIG = "config.json"
 THETA = 10_000.0  # what engines take where nothing is said
 THETA_OF = {  # model_type -> what transformers takes there instead
     "mixtral": 1e6, "gemma3_text": 1e6, "smollm3": 2e6, "cohere2": 10_000.0, "minimax": 1e6,
 }  # fmt: skip
 ORIGINAL_OF = {"phi3": 4096, "phimoe": 4096}  # model_type -> original window where none is stated
-ORIGINAL = "original_max_position_embeddings"
-WINDOW = "max_position_embeddings"
 PLAIN = ("default", "mrope", "none")  # rope_types that rescale nothing
 LONGROPE = ("longrope", "su")
+NO_ROPE = (  # model_types whose positions are learned, biases, or those of a state space
+    "gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "bloom", "mpt", "xglm", "biogpt", "ctrl",
+    "t5", "jamba", "mamba", "mamba2", "falcon_mamba", "rwkv", "rwkv6", "rwkv7", "starcoder",
+)  # fmt: skip
+NOT_ROTARY = ("nope", "alibi")  # position_embedding_type of architectures that can be either
 CLOSE = 1e-3  # attention factors that differ by less are the same
-
-
-def is_number(value: object) -> bool:
-    """Whether a value of a JSON file is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_whole(value: object) -> bool:
-    """Whether it is a whole one."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +72,18 @@ class Checkpoint:
     blocks: tuple[Block, ...]  # those that are in force, one for each kind of layer
     tokenizer: dict
     generation: dict
+    wrong: tuple[Finding, ...] = ()  # values that nothing can be computed with; taken out above
 
     @property
     def kind(self) -> str:
         """Its model_type."""
         return str(self.config.get("model_type", "unknown"))
+
+    @property
+    def rotary(self) -> bool:
+        """Whether its architecture has a RoPE at all."""
+        said = self.config.get("position_embedding_type")
+        return self.kind not in NO_ROPE and not self.config.get("alibi") and said not in NOT_ROTARY
 
     @property
     def default_theta(self) -> float:
@@ -87,17 +97,14 @@ class Checkpoint:
         places = [self.modern.values if self.modern else {}, self.config]
         places += [self.legacy.values] if self.legacy else []
         stated = [
-            float(place[key])
-            for place in places
-            for key in ("rope_theta", "rotary_emb_base")
-            if isinstance(place.get(key), int | float)
+            float(place[key]) for place in places for key in THETAS if is_number(place.get(key))
         ]
         return max(stated, default=self.default_theta)
 
     @property
     def top_theta(self) -> float | None:
         """The theta at the top level."""
-        return self.config.get("rope_theta", self.config.get("rotary_emb_base"))
+        return next((self.config[key] for key in THETAS if key in self.config), None)
 
     @property
     def window(self) -> int | None:
@@ -118,9 +125,9 @@ class Checkpoint:
     def head_size(self) -> int | None:
         """Dimensions of a head."""
         size, heads = self.config.get("hidden_size"), self.config.get("num_attention_heads")
-        if isinstance(head := self.config.get("head_dim"), int):
+        if is_whole(head := self.config.get("head_dim")):
             return head
-        return size // heads if isinstance(size, int) and isinstance(heads, int) and heads else None
+        return size // heads if is_whole(size) and is_whole(heads) else None
 
     @property
     def pairs(self) -> int | None:
@@ -133,7 +140,7 @@ class Checkpoint:
                 place[key]
                 for place in places
                 for key in ("partial_rotary_factor", "rotary_pct")
-                if isinstance(place.get(key), int | float)
+                if is_number(place.get(key))
             ),
             1.0,
         )
@@ -150,6 +157,8 @@ class Checkpoint:
     @property
     def facts(self) -> dict[str, object]:
         """The line that a report begins with."""
+        if not self.rotary:
+            return {"model": self.kind, "window": self.window, "RoPE": "none", "scaling": "none"}
         types = sorted({str(block.type) for block in self.blocks if block.rescales})
         facts = {
             "model": self.kind,
@@ -168,8 +177,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     config = read_json(folder / CONFIG if path.is_dir() else path)
     if isinstance(inner := config.get("text_config"), dict):
         config = {key: value for key, value in config.items() if key != "text_config"} | inner
-    legacy = _blocks("rope_scaling", config.get("rope_scaling"))
-    modern = _blocks("rope_parameters", config.get("rope_parameters"))
+    wrong = list(wrong_of_config(config))
+    config = {key: value for key, value in config.items() if key not in {at.key for at in wrong}}
+    found: dict[str, tuple[Block, ...]] = {}
+    for key in ("rope_scaling", "rope_parameters"):
+        found[key] = tuple(_sound(block, wrong) for block in _blocks(key, config.get(key), wrong))
+    legacy, modern = found.values()
     return Checkpoint(
         folder=folder,
         config=config,
@@ -178,16 +191,45 @@ def read_checkpoint(path: Path) -> Checkpoint:
         blocks=legacy or modern or (Block("rope_scaling", {}),),
         tokenizer=_optional(folder / "tokenizer_config.json"),
         generation=_optional(folder / "generation_config.json"),
+        wrong=tuple(wrong),
     )
 
 
-def _blocks(key: str, value: object) -> tuple[Block, ...]:
+def _blocks(key: str, value: object, wrong: list[Finding]) -> tuple[Block, ...]:
+    """The block, or one for each kind of layer; both at once is wrong."""
     if not isinstance(value, dict) or not value:
         return ()
     inner = {name: each for name, each in value.items() if isinstance(each, dict)}
-    if inner:
+    own = {name: each for name, each in value.items() if name not in inner}
+    if inner and not {"rope_type", "type", "factor"} & own.keys():
         return tuple(Block(f"{key}.{name}", each) for name, each in inner.items())
-    return (Block(key, value),)
+    for name in inner:
+        wrong.append(
+            Finding(
+                "block-in-block",
+                "error",
+                CONFIG,
+                f"{key}.{name}",
+                f"{key} rescales by itself, and holds a block {name!r}.",
+                everywhere("refuses to load, or takes either of them, silently"),
+                "one block for all layers, or one for each kind of layer and nothing beside them",
+            )
+        )
+    return (Block(key, own),)
+
+
+def _sound(block: Block, wrong: list[Finding]) -> Block:
+    """The block without what is wrong with its values; that is added to `wrong`."""
+    values = {
+        key: str(value)  # of any other type it is unknown as a name, and nothing else
+        if key in ("rope_type", "type") and not isinstance(value, str | None)
+        else value
+        for key, value in block.values.items()
+    }
+    found = list(wrong_of_block(block.key, values, Block(block.key, values).type))
+    wrong += found
+    bad = {each.key.rpartition(".")[2] for each in found}
+    return Block(block.key, {key: value for key, value in values.items() if key not in bad})
 
 
 def _optional(path: Path) -> dict:

@@ -10,14 +10,23 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from longrope.audit.checkpoint import THETA
+from longrope.audit.checkpoint import NO_ROPE, THETA
 from longrope.audit.finding import LLAMA_CPP, Finding, Report, among
 from longrope.audit.surroundings import OLLAMA
+from longrope.audit.values import BASE, COUNT, NOT_BELOW, TOKENS, WORD, Rule, judge
 from longrope.audit.windows import TURNS, turns_of
 from longrope.errors import UserError
 
 FREQS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 TABLES = (FREQS, LONG, SHORT)
+RULES: dict[str, Rule] = {
+    "context_length": TOKENS, "rope.scaling.original_context_length": TOKENS,
+    "embedding_length": COUNT, "attention.key_length": COUNT, "attention.head_count": COUNT,
+    "rope.dimension_count": COUNT, "rope.scaling.factor": NOT_BELOW,
+    "rope.freq_base": BASE, "rope.scaling.type": WORD,
+}  # fmt: skip
+PER_LAYER = ("attention.key_length", "attention.head_count", "rope.dimension_count")
+WRONG = "refuses to load, or computes with nonsense"
 
 
 def check_gguf(path: Path) -> Report:
@@ -30,12 +39,22 @@ def check_gguf(path: Path) -> Report:
         reader = gguf.GGUFReader(path)
     except (ValueError, OSError, IndexError) as error:
         raise UserError(f"{path}: not a readable GGUF file ({error})") from None
+    if "general.architecture" not in reader.fields:
+        raise UserError(f"{path}: names no architecture (general.architecture): no model")
     kind = reader.fields["general.architecture"].contents()
     values = {
         name.removeprefix(f"{kind}."): each.contents()
         for name, each in reader.fields.items()
         if name.startswith(f"{kind}.")
     }
+    wrong = [
+        found
+        for key, rule in RULES.items()
+        for each in _each(key, values.get(key))
+        for found in judge(path.name, f"{kind}.{key}", each, rule, among(WRONG, LLAMA_CPP))
+    ]
+    for each in wrong:
+        values.pop(each.key.removeprefix(f"{kind}."), None)
     tables = {each.name: each.data.tolist() for each in reader.tensors if each.name in TABLES}
     facts = {
         "model": kind,
@@ -45,7 +64,13 @@ def check_gguf(path: Path) -> Report:
         "scaling": values.get("rope.scaling.type", "none"),
         "tables": ", ".join(sorted(tables)) or "none",
     }
-    findings = [*_tables(path.name, values, tables), *_metadata(path.name, values, tables)]
+    if kind in NO_ROPE:
+        facts = {"model": kind, "window": values.get("context_length"), "RoPE": "none"}
+        facts |= {"scaling": "none", "tables": "none"}
+        return Report(str(path), facts, tuple(wrong))
+    findings = [*wrong, *_tables(path.name, values, tables)]
+    if not wrong:  # else what was taken out would count as not said
+        findings += _metadata(path.name, values, tables)
     note = f"Ollama serves {OLLAMA} of it at most unless num_ctx is set"
     return Report(str(path), facts, tuple(findings), (note,) * (_window(values) > OLLAMA))
 
@@ -56,11 +81,23 @@ def _window(values: dict) -> int:
 
 def _pairs(values: dict) -> int | None:
     """How many pairs turn, as llama.cpp takes it."""
-    size = values.get("rope.dimension_count") or values.get("attention.key_length")
-    if size is None and values.get("attention.head_count"):
-        heads = values["attention.head_count"]
-        size = values["embedding_length"] // (max(heads) if isinstance(heads, list) else heads)
+    size = values.get("rope.dimension_count", values.get("attention.key_length"))
+    heads, width = values.get("attention.head_count"), values.get("embedding_length")
+    if size is None and heads and width:
+        size = width // (max(heads) if isinstance(heads, list) else heads)
+    if isinstance(size, list):  # one number a layer: several pairs have no one number
+        size = size[0] if len(set(size)) == 1 else None
     return size // 2 if size else None
+
+
+def _each(key: str, value: object) -> list:
+    """The values of a key to be judged: of some there is one a layer; 0 heads: it attends to
+    nothing."""
+    if value is None:
+        return []
+    return (
+        [one for one in value if one] if key in PER_LAYER and isinstance(value, list) else [value]
+    )
 
 
 def _tables(file: str, values: dict, tables: dict[str, list[float]]) -> Iterator[Finding]:
@@ -76,7 +113,7 @@ def _tables(file: str, values: dict, tables: dict[str, list[float]]) -> Iterator
                 "table-values", file, name, "factors that are not above 0.",
                 "infinite or backward angles, silently", "numbers of 1 and more",
             )  # fmt: skip
-        elif 2 * sum(each < 0.999 for each in numbers) > len(numbers):
+        elif 2 * sum(each < 0.99 for each in numbers) > len(numbers):
             yield _finding(
                 "table-below-one", file, name,
                 f"most factors are below 1 (least {min(numbers):g}): these look like reciprocals.",

@@ -17,8 +17,7 @@ from longrope.audit.finding import (
     among,
     everywhere,
 )
-
-BY_FACTOR = ("linear", "dynamic", "yarn", "llama3")
+from longrope.audit.values import BY_FACTOR, shown
 
 
 def check_scaling(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
@@ -41,7 +40,7 @@ def _factor(block: Block) -> Iterator[Finding]:
     if factor is None:
         yield Finding(
             "factor-missing", "error", CONFIG, key,
-            f"{block.type} has no factor" + ("." if value is None else f", but {value!r}."),
+            f"{block.type} has no factor" + ("." if value is None else f", but {shown(value)}."),
             among("refuses to load", T4, T5, SGLANG)
             | {VLLM: "refuses to load, or takes 1 for the window",
                LLAMA_CPP: "does not scale at all, silently"},
@@ -128,12 +127,12 @@ def _llama3(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
             among("refuses to load", T4, T5, VLLM, SGLANG) | {LLAMA_CPP: "takes 1 and 4"},
             "low_freq_factor 1.0 and high_freq_factor 4.0, as in Llama 3.1",
         )  # fmt: skip
-    elif high <= low:
+    elif high < low:  # if they are equal, there is no ramp but a step
         yield Finding(
             "frequency-factors-swapped", "error", CONFIG,
             f"{block.key}.low_freq_factor, {block.key}.high_freq_factor",
-            f"high_freq_factor ({high:g}) must be above low_freq_factor ({low:g}).",
-            everywhere("a ramp the wrong way round, or a division by zero; at most a log line"),
+            f"high_freq_factor ({high:g}) must not be below low_freq_factor ({low:g}).",
+            everywhere("a ramp the wrong way round; at most a log line"),
             "low_freq_factor 1.0 and high_freq_factor 4.0, as in Llama 3.1",
         )  # fmt: skip
     original, window = checkpoint.original(block), checkpoint.window

@@ -41,7 +41,9 @@ def _sliding(checkpoint: Checkpoint, window: int) -> Iterator[Finding]:
     if not (isinstance(sliding, int) and config.get("use_sliding_window", True)):
         return
     layers = config.get("layer_types") or []
-    if not any(block.rescales for block in checkpoint.blocks) or "full_attention" in layers:
+    # Of so many layers one sees everything; some write a word of letters, such as LLLG.
+    everything = "full_attention" in layers or config.get("sliding_window_pattern") not in (None, 1)
+    if not any(block.rescales for block in checkpoint.blocks) or everything:
         return
     if sliding < window:
         yield Finding(
@@ -56,6 +58,9 @@ def _sliding(checkpoint: Checkpoint, window: int) -> Iterator[Finding]:
 
 def remarks(checkpoint: Checkpoint) -> Iterator[str]:
     """How engines treat a sound checkpoint, where that is worth knowing."""
+    if not checkpoint.rotary:
+        yield f"{checkpoint.kind} has no RoPE, so there is nothing of it to check"
+        return
     for block in checkpoint.blocks:
         original = checkpoint.original(block)
         if block.type in LONGROPE and original:

@@ -5,7 +5,7 @@ The factor tables of longrope: lengths, values, and the attention scaling beside
 import math
 from collections.abc import Iterator
 
-from longrope.audit.checkpoint import CLOSE, CONFIG, LONGROPE, Block, Checkpoint, is_number
+from longrope.audit.checkpoint import CLOSE, CONFIG, LONGROPE, Block, Checkpoint
 from longrope.audit.finding import (
     LLAMA_CPP,
     MLX,
@@ -17,9 +17,11 @@ from longrope.audit.finding import (
     among,
     everywhere,
 )
+from longrope.audit.values import is_number
 from longrope.factors import su_factor
 
-OWN_SCALING = ("phimoe",)  # model_types whose code reads short_mscale and long_mscale
+BELOW = 0.99  # some published tables begin a little below 1
+OWN_SCALING = ("phimoe", "phi3small")  # model_types whose code reads short_mscale and long_mscale
 
 
 def check_tables(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
@@ -66,7 +68,7 @@ def _table(checkpoint: Checkpoint, block: Block, key: str) -> Iterator[Finding]:
             everywhere("infinite or backward angles, silently"), "numbers of 1 and more",
         )  # fmt: skip
         return
-    below = [value for value in values if value < 0.999]
+    below = [value for value in values if value < BELOW]
     if below:
         most = 2 * len(below) > len(values)
         yield Finding(

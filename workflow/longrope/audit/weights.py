@@ -71,7 +71,8 @@ def _weight_map(index: Path) -> dict:
         found = read_json(index).get("weight_map")
     except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
+    found = found if isinstance(found, dict) else {}
+    return {key: file for key, file in found.items() if isinstance(file, str)}
 
 
 def read_header(file: Path) -> dict:
@@ -81,6 +82,9 @@ def read_header(file: Path) -> dict:
             (length,) = struct.unpack("<Q", opened.read(8))
             if length > LONGEST:
                 raise UserError("not a safetensors file")
-            return json.loads(opened.read(length))
+            header = json.loads(opened.read(length))
     except (OSError, struct.error, ValueError) as error:
         raise UserError(f"not a readable safetensors file ({error})") from None
+    if not isinstance(header, dict):
+        raise UserError("not a safetensors file")
+    return header

@@ -27,6 +27,7 @@ from longrope.audit.finding import (
 )
 
 FROM_ORIGINAL = (*LONGROPE, "yarn", "llama3")  # whose frequencies depend on the window before
+READS_THE_BLOCK = ("phi3small",)  # model_types whose own code takes the original window from it
 TURNS = 25  # of the middle pair: more than in any window that a base was trained for; `turns_of`
 
 
@@ -68,7 +69,12 @@ def _original(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
              SGLANG: "refuses to load", LLAMA_CPP: "cannot be converted, or loses the scaling"},
             instead,
         )  # fmt: skip
-    elif top is None and inside is not None and longrope and _sees_it(checkpoint, block):
+    elif (
+        top is None
+        and inside not in (None, checkpoint.window)  # what transformers 4 takes for it
+        and longrope
+        and _sees_it(checkpoint, block)
+    ):
         yield Finding(
             "original-window-only-in-block", "error", CONFIG, ORIGINAL,
             f"the original window, {inside}, stands only in {block.key}.",
@@ -96,7 +102,9 @@ def _original(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
 def _sees_it(checkpoint: Checkpoint, block: Block) -> bool:
     """Whether it matters which of two tables is used, or what the ratio of the windows is."""
     two = _two_tables(block)
-    return checkpoint.kind not in ORIGINAL_OF and (two or "attention_factor" not in block.values)
+    return checkpoint.kind not in (*ORIGINAL_OF, *READS_THE_BLOCK) and (
+        two or "attention_factor" not in block.values
+    )
 
 
 def _two_tables(block: Block) -> bool:

@@ -61,6 +61,11 @@ def find(path: Path) -> Found:
             f"{path}: {first.problem} ({first.file}, {first.key}); write {first.instead}."
             f" `longrope check {path}` has all that is wrong with it"
         )
+    if report.facts.get("RoPE") == "none":
+        raise UserError(
+            f"{path}: {report.facts['model']} has no RoPE, so there is nothing to rescale: LongRoPE"
+            " extends models such as Llama, Mistral, Qwen or Phi"
+        )
     if report.facts["scaling"] not in ("none", "default"):
         raise UserError(
             f"{path}: its RoPE is rescaled already ({report.facts['scaling']}), and two scalings"
@@ -92,7 +97,7 @@ def _of_folder(path: Path) -> Found:
     template = (path / "chat_template.jinja").exists() or "chat_template" in known.tokenizer
     return Found(
         name_of(path.resolve().name), path.resolve(), "folder", window, known.theta, known.pairs,
-        known.config.get("vocab_size", 32_000), template, tuple(notes),
+        known.config.get("vocab_size") or 32_000, template, tuple(notes),
     )  # fmt: skip
 
 
@@ -101,6 +106,8 @@ def _of_gguf(path: Path, facts: dict) -> Found:
 
     if facts["tables"] != "none":
         raise UserError(f"{path}: its RoPE is rescaled already ({facts['tables']})")
+    if facts["window"] is None or facts["pairs"] is None:
+        raise UserError(f"{path}: states no window (context_length), or no one number of pairs")
     fields = gguf.GGUFReader(path).fields
     words = fields.get("tokenizer.ggml.tokens")
     return Found(

@@ -8,9 +8,12 @@ least that still tells something, until the plan fits; below that the tuning is 
 
 import importlib.util
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from longrope.config import Config
 from longrope.errors import UserError
@@ -63,6 +66,12 @@ class Made:
     notes: tuple[str, ...]
 
 
+def check_hours(hours: float) -> None:
+    """Raise UserError unless hours are some that a plan can fit."""
+    if not 0 < hours < math.inf:
+        raise UserError(f"--hours {hours:g}: must be a finite number above 0")
+
+
 def configure(
     found: Found,
     target: int,
@@ -77,6 +86,7 @@ def configure(
     that is no longer window, or too long a one."""
     from longrope.plan.estimate import estimate_study
 
+    check_hours(hours)
     if target <= found.window:
         raise UserError(
             f"--to {window_label(target)}: {found.name} has a window of"
@@ -118,8 +128,9 @@ def configure(
             " a perplexity over a joint is not that of one long text"
         )
     weights = f"longrope-{window_label(_tuned(found, target))}" if level.steps else "base"
-    return Made(_yaml(settings, found, target, command), config, level, weights, planned,
-                tuple(notes))  # fmt: skip
+    text = _yaml(settings, found, target, command)
+    assert _checked(yaml.safe_load(text)) == config, "what is written reads back otherwise"
+    return Made(text, config, level, weights, planned, tuple(notes))
 
 
 def _checked(settings: dict) -> Config:
@@ -172,12 +183,13 @@ def _settings(
             "windows": {window: _amount(corpus, level, window, target) for window in lengths},
             "methods": methods,
         },
-        "passkey": {
-            "task": "passkey",
-            "prompts": {window: level.prompts for window in lengths if window >= PASSKEY},
-            "methods": passkeys,
-        },
     }
+    if prompts := {window: level.prompts for window in lengths if window >= PASSKEY}:
+        model["evaluation"]["passkey"] = {
+            "task": "passkey",
+            "prompts": prompts,
+            "methods": passkeys,
+        }
     splits = {split: corpus.splits[split] for split in ("validation", "test")}
     text: dict = {"source": {"kind": "text", "files": corpus.files}, "splits": splits}
     if corpus.join_to:
@@ -238,7 +250,7 @@ def _yaml(settings: dict, found: Found, target: int, command: str) -> str:
         f"seed: {settings['seed']}",
         f"corpora: {_flow(settings['corpora'])}",
         "models:",
-        f"  {name}:",
+        f"  {_flow(name)}:",
     ]  # fmt: skip
     for key, value in model.items():
         if key == "evaluation":
@@ -258,7 +270,8 @@ def _flow(value, key: str = "") -> str:
     """A value in YAML's one-line style; windows by their labels."""
     if isinstance(value, dict):
         inner = ", ".join(
-            f"{window_label(name) if isinstance(name, int) else name}: {_flow(each, str(name))}"
+            f"{window_label(name) if isinstance(name, int) else _flow(name)}:"
+            f" {_flow(each, str(name))}"
             for name, each in value.items()
         )
         return f"{{{inner}}}"
@@ -270,5 +283,10 @@ def _flow(value, key: str = "") -> str:
         return window_label(value)
     if isinstance(value, str):
         plain = re.fullmatch(PLAIN, value) and not re.fullmatch(WORDS, value)
-        return value if plain else json.dumps(value, ensure_ascii=False)
+        return value if plain else _quoted(value)
     return f"{value:.1e}" if isinstance(value, float) and 0 < value < 0.001 else str(value)
+
+
+def _quoted(text: str) -> str:
+    """A text between quotes, on one line."""
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).rstrip("\n")

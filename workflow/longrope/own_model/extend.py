@@ -9,15 +9,20 @@ its place is given, or that of an editable installation.
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 import longrope
+from longrope.config import Config
 from longrope.config.base import BASE
 from longrope.errors import UserError
-from longrope.files import read_json
-from longrope.own_model.configuration import Made
+from longrope.files import read_json, read_text
+from longrope.own_model.checkpoint import Found
 from longrope.study import factors_path
+from longrope.windows import window_label
 
 MARKS = ("Snakefile", "workflow/rules/common.smk")  # of a checkout
 
@@ -47,6 +52,13 @@ class Places:
         if self.weights == BASE:
             return self.folder / factors_path(self.model, BASE, "search", self.target)
         return self.folder / f"results/{self.model}/{self.weights}/extended/extended.json"
+
+    @property
+    def call(self) -> str:
+        """How Python loads it: only tuned weights have their factors where `load` finds them."""
+        if self.weights == BASE:
+            return f"longrope.load({str(self.checkpoint)!r}, {str(self.factors)!r})"
+        return f"longrope.load({str(self.checkpoint.parent)!r})"
 
 
 def find_project(given: Path | None) -> Path:
@@ -91,7 +103,7 @@ def export(places: Places, out: Path) -> Path:
     if ended:
         raise UserError(
             f"the export ended with {ended}, as it says above; the extended model itself is done:"
-            f" longrope.load({str(places.checkpoint.parent)!r})"
+            f" {places.call}"
         )
     return out
 
@@ -102,10 +114,48 @@ def _longrope(*arguments) -> int:
     return subprocess.run(command, env={"OMP_NUM_THREADS": "1"} | os.environ).returncode
 
 
-def places_of(made: Made, folder: Path, target: int) -> Places:
+def begun(path: Path, found: Found, target: int, say: Callable[[str], None] = print) -> Config:
+    """The configuration of an earlier start, which goes on; UserError if that was another one.
+
+    A new one would be of other budgets, as the machine is measured anew, and would leave what is
+    done behind.
+    """
+    from longrope.checks import load_config
+
+    anew = "name another folder with --out, or delete that file to begin anew"
+    try:
+        config = load_config(yaml.safe_load(read_text(path)))
+    except (UserError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"{path}: not the configuration of an extension ({error}); {anew}"
+        ) from None
+    if len(config.models) != 1:
+        raise UserError(f"{path}: has {len(config.models)} models, an extension one; {anew}")
+    ((name, model),) = config.models.items()
+    source = getattr(model.source, "path", model.source.kind)
+    if (name, source) != (found.name, str(found.path)):
+        raise UserError(
+            f"{path} is of another checkpoint, {name} ({source}), this is {found.name}"
+            f" ({found.path}): {anew}"
+        )
+    windows = [*model.search, *(each.window for each in model.tunings.values())]
+    windows += model.extension.search if model.extension else []
+    if (before := max(windows, default=0)) != target:
+        raise UserError(
+            f"{path} is of an extension to {window_label(before)}, this is to"
+            f" {window_label(target)}: {anew}"
+        )
+    say(
+        f"{path}, of an earlier start, is used as it is, whatever --text, --hours, --gpu and"
+        " --trial say now; delete it to begin with others"
+    )
+    return config
+
+
+def places_of(config: Config, folder: Path, target: int) -> Places:
     """Where the study of a configuration leaves its results."""
-    (model,) = made.config.models
-    return Places(folder, model, made.weights, target)
+    ((name, model),) = config.models.items()
+    return Places(folder, name, model.extension.weights if model.extension else BASE, target)
 
 
 def check_instructions(places: Places) -> str:

@@ -1,0 +1,50 @@
+"""
+Whether the import will take a checkpoint, asked before a configuration for it is written.
+
+These are the import's own checks, on the files as they are: nothing is copied, linked, hashed or
+dequantised, and the architecture is built without weights.
+"""
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+from longrope.errors import UserError
+from longrope.own_model.checkpoint import Found
+
+
+def check_importable(found: Found) -> None:
+    """Raise UserError if the import would refuse a checkpoint, with what it would say."""
+    from longrope.import_model import _existing_folder
+    from longrope.models import load_tokenizer, quiet
+
+    quiet()
+    if found.kind == "folder":
+        _existing_folder(found.path)
+        load_tokenizer(found.path)
+        _check_architecture(found.path, found)
+        return
+    from transformers import AutoConfig, AutoTokenizer
+
+    parent, file = found.path.parent, found.path.name
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            AutoTokenizer.from_pretrained(parent, gguf_file=file)
+            AutoConfig.from_pretrained(parent, gguf_file=file).save_pretrained(folder)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            first = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{found.path}: not a GGUF file that transformers can read ({first})"
+            ) from error
+        _check_architecture(Path(folder), found)
+
+
+def _check_architecture(folder: Path, found: Found) -> None:
+    from longrope.architectures import check_head, complete_config, rope_of_config
+    from longrope.import_model import _check_plain, _check_rotary
+
+    config = complete_config(folder)
+    rope = rope_of_config(config, found.name)
+    check_head(config, found.name)
+    _check_plain(config, rope, found.window, config.get("sliding_window"))
+    _check_rotary(folder, dataclasses.replace(rope, original_window=found.window))
