@@ -13,7 +13,7 @@ from longrope.errors import UserError
 from longrope.factors import RescaleFactors
 from longrope.windows import window_label
 
-MEANT = "other_weights"  # how a caller says that factors of other weights are meant
+MEANT = "other_weights=True (generate: --other-weights)"  # how one says that they are meant
 
 
 def weights_of(factors: RescaleFactors) -> str | None:
@@ -27,7 +27,7 @@ def check_searched_on(
     weights: str,
     base: str,
     tuned: RescaleFactors | None = None,
-    way_out: str = f"say {MEANT}=True if it is meant",
+    way_out: str = f"say {MEANT} if it is meant",
 ) -> None:
     """Raise UserError unless factors are for the weights with a fingerprint.
 

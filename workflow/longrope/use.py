@@ -62,7 +62,7 @@ def apply(model, factors, *, other_weights: bool = False) -> ExtendedModel:
                 f"the weights of this {type(model).__name__} cannot be checked, as no files of them"
                 f" were found ({getattr(model, 'name_or_path', '') or 'no name'}): these factors"
                 " are right for the weights that they were searched on alone;"
-                f" {MEANT}=True says that they are",
+                f" {MEANT} says that they are",
                 stacklevel=2,
             )
         rope = rope_of_config(model.config.to_dict(), type(model).__name__)
@@ -111,7 +111,7 @@ def tiers_from(
         raise UserError(
             f"{published.name} is for other weights: {published.weights_fingerprint}"
             f" ({published.weights}), these are {weights}: its perplexities would not be theirs;"
-            f" search on these, or say {MEANT}=True if it is meant"
+            f" search on these, or say {MEANT} if it is meant"
         )
     if weights is not None and not (other_weights or published):
         check_searched_on(tiers.factors, weights, rope.fingerprint, tuned)
@@ -183,7 +183,7 @@ def _check_unchanged(model, folder: Path) -> None:
                     raise UserError(
                         f"the weights in memory are not those of {folder} ({name} differs), so"
                         " factors searched on those are not for them: search on them, or say"
-                        f" {MEANT}=True if it is meant"
+                        f" {MEANT} if it is meant"
                     )
 
 
