@@ -25,6 +25,7 @@ from exports import (
 from longrope.config import FolderModel
 from longrope.errors import UserError
 from longrope.extended import Tiers
+from longrope.factors import write_factors
 from longrope.files import read_json, sha256_of, write_json
 from longrope.import_model import import_model
 from longrope.models import read_record
@@ -260,6 +261,7 @@ def as_tuned(tiny, folder) -> Path:
     shutil.copytree(tiny, folder)
     record = read_json(folder / "longrope.json")
     write_json(folder / "longrope.json", record | {"weights": "t", "base_fingerprint": "0" * 16})
+    write_factors(folder / "tuned_factors.json", tiers_for(read_record(folder).rope).longest)
     return folder
 
 
@@ -276,6 +278,14 @@ def test_weights_that_were_never_tuned_keep_their_own_rope_within_their_window(t
     path = write_tiers(tmp_path / "of-tuned", tuned, Tiers((rebased(longest, tuned),)))
     export(tuned, path, tmp_path / "tuned-full", "full")
     assert [each["max_length"] for each in tiers_of(tmp_path / "tuned-full")] == [1024]
+
+
+def test_factors_that_were_searched_on_other_weights_are_refused(tiny, tmp_path):
+    factors = tiers_for(read_record(tiny).rope).longest
+    other = replace(factors, provenance={"weights_fingerprint": "f" * 16, "weights": "longrope-1k"})
+    path = write_tiers(tmp_path / "tiers", tiny, Tiers((other,)))
+    with pytest.raises(UserError, match=r"for 1k were searched on other weights: f+ \(longrope-1k"):
+        export(tiny, path, tmp_path / "out")
 
 
 def tiers_of(folder) -> list[dict]:

@@ -22,7 +22,8 @@ from longrope.export.weights import carry, check_foldable, rewrite, tidy_tokeniz
 from longrope.extended import read_tiers, with_original
 from longrope.factors import write_factors
 from longrope.files import read_json, replacing, write_json
-from longrope.models import ModelRecord, read_record, stored_dtype
+from longrope.models import ModelRecord, read_record, stored_dtype, tuned_factors
+from longrope.searched_on import check_searched_on
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
@@ -54,6 +55,13 @@ def export_model(
     _check_plain(model, record)
     _check_out(out, model, tiers)
     extended = read_tiers(tiers, record.rope)
+    check_searched_on(
+        extended.factors,
+        record.fingerprint,
+        record.rope.fingerprint,
+        tuned_factors(model),
+        "export the weights that they were searched on",
+    )
     if record.fingerprint == record.rope.fingerprint:
         extended = with_original(extended)
     tables = choose(extended, asked.window, two=asked.two)
