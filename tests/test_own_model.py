@@ -347,3 +347,24 @@ def test_untouched_factors_change_no_answer_and_wild_ones_do(tmp_path):
     record = json.loads((tmp_path / "wild.json").read_text())
     assert len(record["records"]) == len(questions()) >= 20
     assert record["results"]["log_prob"] == pytest.approx(found["wild"]["log_prob"])
+
+
+def test_a_folder_is_unlocked_after_a_kill_and_not_while_a_workflow_lives(tmp_path):
+    (tmp_path / "Snakefile").write_text('rule all:\n    output: "done"\n    shell: "touch done"\n')
+    (tmp_path / "profiles/default").mkdir(parents=True)
+    (tmp_path / "profiles/default/config.yaml").write_text("quiet: all\n")
+    (tmp_path / "config.yaml").write_text("{a: 1}")
+    place = tmp_path / "place"
+    locks = place / ".snakemake/locks"
+    locks.mkdir(parents=True)
+    (locks / "0.output.lock").write_text("done\n")  # what a kill leaves
+    with extend._alone(place) as lock:
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[lock])  # a workflow that lives on
+    try:
+        with pytest.raises(UserError, match="a workflow is at work there"):
+            extend.run_workflow(tmp_path, place, tmp_path / "config.yaml", "1")
+    finally:
+        child.kill()
+        child.wait()
+    extend.run_workflow(tmp_path, place, tmp_path / "config.yaml", "1")
+    assert (place / "done").exists()

@@ -52,7 +52,8 @@ def extend(options: argparse.Namespace) -> None:
     from longrope.windows import window_label
 
     project, found = extend.find_project(options.project), _found(options)
-    folder = options.out or Path(f"{found.name}-{window_label(options.to)}")
+    trial = "-trial" * options.trial  # whose budgets are not those of a real run
+    folder = options.out or Path(f"{found.name}-{window_label(options.to)}{trial}")
     path = folder / "config.yaml"
     if path.exists():  # anew, the machine would measure otherwise, and other jobs would be due
         config = extend.begun(path, found, options.to)

@@ -125,6 +125,8 @@ def _untrusted(said: list[str]) -> list[str]:
 def _check_out(out: Path, model: Path, tiers: Path) -> None:
     """Raise UserError where an export would take the place of anything but an older export."""
     where = out.resolve()
+    if where == Path.cwd():
+        raise UserError(f"--out {out}: the working directory cannot be replaced: name a folder")
     for source in (model.resolve(), tiers.resolve()):
         if where == source or where in source.parents or source in where.parents:
             raise UserError(f"--out {out}: {source} is there, from which it is made: take another")

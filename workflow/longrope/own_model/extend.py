@@ -6,10 +6,12 @@ so a killed run goes on where it was. It needs the checkout, which an installed 
 its place is given, or that of an editable installation.
 """
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +78,7 @@ def find_project(given: Path | None) -> Path:
 def run_workflow(
     project: Path, folder: Path, config: Path, cores: str, *more: str
 ) -> None:  # fmt: skip
-    """Run the project's workflow in `folder`; UserError if a job failed."""
+    """Run the project's workflow in `folder`; UserError if a job failed, or if one runs there."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(project / "Snakefile"),
@@ -85,12 +87,31 @@ def run_workflow(
     ]  # fmt: skip
     # Rules call `longrope`: that of this very Python.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    ended = subprocess.run(command, env=os.environ | {"PATH": path}).returncode
+    environment = os.environ | {"PATH": path}
+    with _alone(folder) as lock:
+        if any((folder / ".snakemake/locks").glob("*")):  # of one that was killed: none lives
+            subprocess.run([*command, "--unlock"], env=environment, capture_output=True)
+        ended = subprocess.run(command, env=environment, pass_fds=[lock]).returncode
     if ended:
         raise UserError(
             f"the workflow ended with {ended}; what failed is above and in {folder}/logs. The same"
             " command goes on from there"
         )
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[int]:
+    """Hold the folder for one workflow; UserError if another one has it. The file that is given is
+    to be handed on to it: if this process is killed, the workflow may live on, and holds it."""
+    with (folder / "extend.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: a workflow is at work there, perhaps that of an earlier start that was"
+                " killed alone: wait until it is done, or end it (pkill -INT -f snakemake)"
+            ) from None
+        yield file.fileno()
 
 
 def export(places: Places, out: Path) -> Path:
