@@ -29,7 +29,8 @@ def check(path: Path) -> Report:
         file = path if path.suffix == ".gguf" else _only_gguf(path)
         return check_gguf(file)
     if not path.exists():
-        raise UserError(f"{path}: no such folder or file")
+        hub = "; of a model of the hub: hf download NAME --local-dir FOLDER"
+        raise UserError(f"{path}: no such folder or file{hub if len(path.parts) == 2 else ''}")
     checkpoint = read_checkpoint(path)
     findings: list[Finding] = []
     if checkpoint.rotary:
