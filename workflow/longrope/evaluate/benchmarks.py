@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from longrope import batches
 from longrope.config.evaluation import BenchmarksStage
 from longrope.errors import UserError
 from longrope.evaluate import harness
@@ -33,7 +34,7 @@ from longrope.statistics import Z
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
-BATCH_TOKENS = 1 << 12  # tokens of sequences that run together
+BATCH_TOKENS = batches.BATCH_TOKENS["benchmarks"]
 MMLU_SUBJECTS = 57
 
 

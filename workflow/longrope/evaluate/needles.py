@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from longrope import batches
 from longrope.config.corpus import CorpusSettings
 from longrope.corpus import read_documents, tokenizer_fingerprint
 from longrope.errors import UserError
@@ -25,7 +26,7 @@ from longrope.files import fingerprint, read_lines, write_lines
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
-ANSWER = 128  # tokens that are generated, as in RULER
+ANSWER = batches.ANSWER_TOKENS["ruler"]
 ESSAY = "essay"  # RULER's word for running text
 
 

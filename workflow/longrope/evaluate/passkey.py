@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longrope import memory
+from longrope import batches, memory
 from longrope.config.evaluation import PasskeyStage
 from longrope.evaluate.greedy import greedy
 from longrope.evaluate.records import Task, Units, evaluate_lengths, tiers_of
@@ -30,7 +30,7 @@ from longrope.statistics import found_share
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
-BATCH_TOKENS = 1 << 14  # tokens of prompts that run together
+BATCH_TOKENS = batches.BATCH_TOKENS["passkey"]
 
 
 def evaluate_passkey(
@@ -51,15 +51,15 @@ def evaluate_passkey(
         together = here().per_sequence > 1 or not memory.is_generated(length)
         answer = _answer_together if together else _answer
         rotary.use([factors])
-        batches = [
-            batch
+        parts = [
+            part
             for size, group in itertools.groupby(
                 sorted(prompts[length], key=lambda each: len(each.prompt)),
                 key=lambda each: len(each.prompt),
             )
-            for batch in _batches(list(group), max(1, BATCH_TOKENS // size))
+            for part in _batches(list(group), max(1, BATCH_TOKENS // size))
         ]
-        answered = units.deal(batches, lambda batch: answer(model, tokenizer, batch))
+        answered = units.deal(parts, lambda part: answer(model, tokenizer, part))
         trials = list(itertools.chain.from_iterable(answered))
         found = sum(trial["found"] for trial in trials)
         return [{"length": length, "prompts": len(trials), "found": found, "trials": trials}]

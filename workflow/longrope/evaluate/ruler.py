@@ -10,6 +10,7 @@ beginning of the answer, as for models that only continue text.
 import functools
 from pathlib import Path
 
+from longrope import batches
 from longrope.config.evaluation import RulerStage
 from longrope.evaluate import harness
 from longrope.evaluate.needles import ANSWER, SampleWriter, import_ruler
@@ -22,7 +23,7 @@ from longrope.statistics import found_share
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
-BATCH_TOKENS = 1 << 14  # tokens of sequences that run together
+BATCH_TOKENS = batches.BATCH_TOKENS["ruler"]
 
 
 def evaluate_ruler(
