@@ -68,9 +68,9 @@ def import_model(
         draft.mkdir()
         match source:
             case FolderModel(path=path):
-                _take_over(_existing_folder(Path(path)), draft)
+                _take_over(existing_folder(Path(path)), draft)
             case HubModel(name=repository, revision=revision):
-                _take_over(_existing_folder(_download(repository, revision)), draft)
+                _take_over(existing_folder(_download(repository, revision)), draft)
             case GgufModel(path=path):
                 _dequantise(Path(path), draft)
         changes = _open_sliding_window(draft) if rope == "plain" else {}
@@ -79,17 +79,17 @@ def import_model(
         check_head(config, name)
         if rope == "plain":
             sliding = changes.get("sliding_window", {}).get("was")
-            _check_plain(config, found, original_window, sliding)
+            check_plain(config, found, original_window, sliding)
         else:
             _check_scaling(read_json(draft / "config.json"), found, original_window)
         found = dataclasses.replace(found, original_window=original_window)
-        _check_rotary(draft, found)
+        check_rotary(draft, found)
         origin = source.model_dump(exclude_none=True)
         write_record(draft, ModelRecord(found, BASE, UNKNOWN, origin, changes))
     return read_record(folder)
 
 
-def _check_plain(config: dict, found: Rope, original_window: int, sliding: int | None) -> None:
+def check_plain(config: dict, found: Rope, original_window: int, sliding: int | None) -> None:
     """Raise UserError unless a RoPE was never rescaled and is of the configured window.
 
     That may be the sliding window that it was trained with: within it, no token sees further.
@@ -126,7 +126,7 @@ def _check_scaling(config: dict, found: Rope, claimed: int) -> None:
         )
 
 
-def _check_rotary(folder: Path, rope: Rope) -> None:
+def check_rotary(folder: Path, rope: Rope) -> None:
     """Raise UserError unless the rotary embedding of a checkpoint is one that can be replaced."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -148,7 +148,7 @@ def _check_rotary(folder: Path, rope: Rope) -> None:
     install(model, rope, one_call=True)
 
 
-def _existing_folder(path: Path) -> Path:
+def existing_folder(path: Path) -> Path:
     """The folder, if it holds a whole checkpoint; UserError names what it lacks."""
     if not (path / "config.json").exists():
         raise UserError(f"{path}: no checkpoint there (no config.json)")

@@ -15,12 +15,12 @@ from longrope.own_model.checkpoint import Found
 
 def check_importable(found: Found) -> None:
     """Raise UserError if the import would refuse a checkpoint, with what it would say."""
-    from longrope.import_model import _existing_folder
+    from longrope.import_model import existing_folder
     from longrope.models import load_tokenizer, quiet
 
     quiet()
     if found.kind == "folder":
-        _existing_folder(found.path)
+        existing_folder(found.path)
         load_tokenizer(found.path)
         _check_architecture(found.path, found)
         return
@@ -41,10 +41,10 @@ def check_importable(found: Found) -> None:
 
 def _check_architecture(folder: Path, found: Found) -> None:
     from longrope.architectures import check_head, complete_config, rope_of_config
-    from longrope.import_model import _check_plain, _check_rotary
+    from longrope.import_model import check_plain, check_rotary
 
     config = complete_config(folder)
     rope = rope_of_config(config, found.name)
     check_head(config, found.name)
-    _check_plain(config, rope, found.window, config.get("sliding_window"))
-    _check_rotary(folder, dataclasses.replace(rope, original_window=found.window))
+    check_plain(config, rope, found.window, config.get("sliding_window"))
+    check_rotary(folder, dataclasses.replace(rope, original_window=found.window))
