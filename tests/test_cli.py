@@ -1,14 +1,16 @@
 """The command line: what it imports, how it ends, what it logs, and every stage by its command."""
 
+import argparse
 import json
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from helpers import PAIRS, SPLIT, WINDOW, make_checkpoint, make_tokens, save_llama, write_excerpts
-from longrope import stages
 from longrope.cli import build_parser, main
+from longrope.commands import factors
 from longrope.config.search import SearchSettings
 from longrope.errors import UserError
 from longrope.job import Outcome
@@ -136,7 +138,7 @@ def test_wrong_usage_returns_2(arguments, capsys):
 
 def test_no_stage_at_all_shows_the_help_and_returns_2(capsys):
     assert main([]) == 2
-    assert "STAGE" in capsys.readouterr().out
+    assert "evaluate-perplexity" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -149,7 +151,7 @@ def test_no_stage_at_all_shows_the_help_and_returns_2(capsys):
     ids=["bug", "another bug", "interrupted"],
 )
 def test_a_bug_shows_its_traceback(error, status, says, base, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(stages, "derive", raising(error))
+    monkeypatch.setattr(factors, "derive", raising(error))
     assert main(derive(base, tmp_path / "factors.json")) == status
     err = capsys.readouterr().err
     assert says in err and ("Traceback" in err) == (status == 70)
@@ -168,10 +170,10 @@ def raising(error: BaseException):
 
 def test_a_log_gets_the_very_text_of_the_terminal(base, tmp_path, capsys, monkeypatch):
     log = tmp_path / "deep/below/derive.log"
-    runs = [stages.derive, raising(RuntimeError("a bug"))]
+    runs = [factors.derive, raising(RuntimeError("a bug"))]
     shown = ""
     for stage in runs:
-        monkeypatch.setattr(stages, "derive", stage)
+        monkeypatch.setattr(factors, "derive", stage)
         main(derive(base, tmp_path / "factors.json", "--log", log))
         shown += "".join(capsys.readouterr())
     assert log.read_text() == shown
@@ -193,7 +195,7 @@ def test_a_record_is_left_by_failures_too(error, base, tmp_path, monkeypatch):
     from longrope.errors import UserError
 
     kinds = {each.__name__: each for each in (UserError, RuntimeError, KeyboardInterrupt)}
-    monkeypatch.setattr(stages, "derive", raising(kinds[error]("too bad")))
+    monkeypatch.setattr(factors, "derive", raising(kinds[error]("too bad")))
     log = tmp_path / "derive.log"
     assert main(derive(base, tmp_path / "factors.json", "--log", log)) in (1, 70, 130)
     record = record_of(log)
@@ -224,7 +226,7 @@ def test_a_log_that_cannot_be_written_is_an_error_of_one_line(base, tmp_path, ca
 
 
 def test_a_number_that_a_record_cannot_hold_fails_no_stage(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "derive", lambda options: Outcome({"perplexity": float("inf")}))
+    monkeypatch.setattr(factors, "derive", lambda options: Outcome({"perplexity": float("inf")}))
     assert main(derive(base, tmp_path / "factors.json", "--log", tmp_path / "derive.log")) == 0
     assert record_of(tmp_path / "derive.log")["status"] == "finished"
 
@@ -340,13 +342,71 @@ def test_settings_may_stand_in_a_file(tmp_path):
             read_settings(SearchSettings, text)
 
 
-def test_every_option_of_every_stage_says_what_it_is():
-    parser = build_parser()
-    (stages,) = (each for each in parser._actions if each.dest == "==SUPPRESS==" or each.choices)
-    silent = [
-        (name, action.option_strings or action.dest)
-        for name, stage in stages.choices.items()
-        for action in stage._actions
-        if not action.help
-    ]
-    assert not silent
+# --- the help -------------------------------------------------------------------------------
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """Every sub-command by its name."""
+    (found,) = (each.choices for each in build_parser()._actions if each.dest == "==SUPPRESS==")
+    return found
+
+
+COMMANDS = commands()
+EVERY_COMMAND = pytest.mark.parametrize("name", COMMANDS)
+
+
+@EVERY_COMMAND
+def test_every_option_says_what_it_is_and_what_it_is_by_default(name):
+    for action in COMMANDS[name]._actions:
+        assert action.help, action.dest
+        if action.default not in (None, False, [], argparse.SUPPRESS):
+            default = f"{action.default:g}" if action.type is float else str(action.default)
+            assert f"default {default}" in action.help, action.dest
+
+
+@EVERY_COMMAND
+def test_every_command_has_examples_and_takes_them(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    _, examples = capsys.readouterr().out.split("examples:\n")
+    for line in examples.splitlines():
+        program, *words = shlex.split(line.split(" > ")[0].split(" < ")[0])
+        options = build_parser().parse_args(words)
+        assert (program, options.stage) == ("longrope", name)
+
+
+def test_the_help_names_every_command(capsys):
+    main([])
+    shown = capsys.readouterr().out
+    assert all(f"\n  {name} " in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["PLACE", "a prompt", "--factors", "X", "--seed", "3"],
+        ["PLACE", "--factors", "X", "a prompt", "--seed", "3"],
+        ["PLACE", "--factors", "X", "--seed", "3", "a prompt"],
+        ["--factors", "X", "PLACE", "--seed", "3", "a prompt"],
+        ["--factors", "X", "--seed", "3", "PLACE", "a prompt"],
+    ],
+    ids=" ".join,
+)
+def test_a_prompt_may_stand_before_behind_and_between_the_options(words):
+    options = build_parser().parse_args(["generate", *words])
+    assert (str(options.path), options.prompt) == ("PLACE", "a prompt")
+    assert (options.factors, options.seed) == ("X", 3)
+
+
+def test_a_prompt_from_standard_input_and_an_entry_may_stand_behind_options():
+    options = build_parser().parse_args(["generate", "PLACE", "--raw", "-"])
+    assert options.prompt == "-" and options.raw
+    options = build_parser().parse_args(["factors", "--json", "tiny"])
+    assert options.name == "tiny" and options.json
+
+
+@pytest.mark.parametrize("more", [["two", "words"], ["--no-such"], ["a prompt", "--raw", "more"]])
+def test_what_is_too_much_for_a_prompt_is_refused(more, capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["generate", "PLACE", "--seed", "3", *more])
+    assert "unrecognized arguments" in capsys.readouterr().err

@@ -1,7 +1,5 @@
 """
-What the sub-commands do that no rule runs: auditing, using a model, extending one's own.
-
-As in `stages.py`, nothing heavy is imported before a stage runs.
+A model of one's own: the audit of a checkpoint, its configuration, its extension, its use.
 """
 
 import argparse
@@ -10,8 +8,96 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from longrope.commands.command import Command, new_command, window
 from longrope.errors import UserError
-from longrope.job import Outcome
+
+
+def add_to(parsers) -> None:
+    """Their parsers."""
+    command = new_command(
+        parsers, "check", check, "audit any checkpoint: what is wrong with its RoPE, and where",
+        "check models/mine", "check models/mine --engine vllm sglang", "check mine.gguf --json",
+        more="0: no error was found; 1: some were.", tracked=False,
+    )  # fmt: skip
+    command.add_argument("checkpoint", type=Path, help="a folder, a config.json or a GGUF file")
+    command.add_argument("--json", action="store_true", help="print the report as JSON")
+    command.add_argument(
+        "--engine", nargs="+", default=[],
+        help="only what concerns these: vllm, transformers-4, ... (default all)",
+    )  # fmt: skip
+
+    command = new_command(
+        parsers, "init", init, "write a configuration for a checkpoint",
+        "init models/mine --to 32k", 'init models/mine --to 32k --text "texts/*.txt" --hours 24',
+        tracked=False,
+    )  # fmt: skip
+    _own_model(command)
+    command.add_argument("--out", type=Path, help="the YAML file (default NAME.yaml)")
+
+    command = new_command(
+        parsers, "extend", extend, "init, the workflow and the export in one go",
+        "extend models/mine --to 32k --trial",
+        'extend models/mine --to 32k --text "texts/*.txt" --hours 24',
+        more="After a kill the same command goes on.", tracked=False,
+    )  # fmt: skip
+    _own_model(command)
+    command.add_argument("--out", type=Path, help="a folder for all results (default NAME-WINDOW)")
+    command.add_argument("--cores", default="all", help="of the workflow (default all)")
+    command.add_argument("--dry-run", action="store_true", help="only list the jobs")
+
+    command = new_command(
+        parsers, "generate", generate, "continue a prompt, or answer a question over a long file",
+        'generate results/mine/longrope-16k "Write a short letter." --new-tokens 300',
+        'generate results/mine/longrope-16k --file book.txt --question "Who is Anne?"',
+        'generate models/mine --factors factors.json "Once upon a time"',
+        "generate results/mine/longrope-16k - < prompt.txt",
+        tracked=False,
+    )  # fmt: skip
+    command.add_argument("path", type=Path, help="results/MODEL/WEIGHTS, or a checkpoint")
+    command.add_argument(
+        "prompt", nargs="?", help="to continue, or to answer; - reads it from stdin"
+    )
+    command.add_argument(
+        "--factors", help="a file, or a published entry (default extended/ of the path)"
+    )
+    command.add_argument(
+        "--other-weights", action="store_true",
+        help="take factors that were searched on another tuning of the model",
+    )  # fmt: skip
+    command.add_argument("--file", type=Path, help="a long text instead of a prompt")
+    command.add_argument("--question", help="that is asked about the file")
+    command.add_argument(
+        "--new-tokens", type=int, default=200, help="at most so many are written (default 200)"
+    )
+    command.add_argument(
+        "--temperature", type=float, default=0.0,
+        help="of the sampling; 0 takes the likeliest token (default 0)",
+    )  # fmt: skip
+    command.add_argument("--seed", type=int, default=1, help="of the sampling (default 1)")
+    command.add_argument("--raw", action="store_true", help="without the tokenizer's chat template")
+
+
+def _own_model(command: Command) -> None:
+    command.add_argument("checkpoint", type=Path, help="a folder, or a GGUF file")
+    command.add_argument(
+        "--to", type=window, required=True, help="the long window in tokens, such as 32k"
+    )
+    command.add_argument(
+        "--text", nargs="+", metavar="GLOB", help="your texts (default the carried books)"
+    )
+    command.add_argument("--name", help="in results/ (default that of the folder)")
+    command.add_argument(
+        "--gpu", default="cpu", help="a100-80gb, h100-80gb, ...; cpu: one core (default cpu)"
+    )
+    command.add_argument(
+        "--hours", type=float, default=12.0, help="that it may take, by plan (default 12)"
+    )
+    command.add_argument("--trial", action="store_true", help="the least of all: does it run?")
+    command.add_argument(
+        "--project", type=Path,
+        help="the checkout of the project (default this folder, or that of an editable"
+        " installation)",
+    )  # fmt: skip
 
 
 def check(options: argparse.Namespace) -> None:
@@ -24,14 +110,6 @@ def check(options: argparse.Namespace) -> None:
     if report.failed:
         errors = sum(each.severity == "error" for each in report.findings)
         raise UserError(f"{options.checkpoint}: {errors} error{'s' if errors > 1 else ''}")
-
-
-def evaluate_instructions(options: argparse.Namespace) -> Outcome:
-    from longrope.evaluate.instructions import evaluate_instructions
-
-    metrics = evaluate_instructions(options.model, options.factors, options.out, options.at)
-    print(f"{metrics['matched']:.0%} answered, log-probability {metrics['log_prob']:.3f}")
-    return Outcome(metrics, artifacts=[options.out])
 
 
 def init(options: argparse.Namespace) -> None:
@@ -134,35 +212,3 @@ def generate(options: argparse.Namespace) -> None:
         file=sys.stderr,
     )
     stream(model, tokenizer, tokens, how)
-
-
-def factors(options: argparse.Namespace) -> None:
-    from longrope.catalogue import entry, listing, one_of, summary, write_out
-    from longrope.factors import record_of_factors
-
-    if options.name is None:
-        print(listing())
-        return
-    found = entry(options.name)
-    if options.out:
-        for path in write_out(found, options.out, options.window):
-            print(path)
-    elif options.json or options.window:
-        print(json.dumps(record_of_factors(one_of(found, options.window)), indent=1))
-    else:
-        print(summary(found))
-
-
-def publish(options: argparse.Namespace) -> None:
-    from longrope.publish import publish
-
-    path = publish(
-        options.name,
-        options.about,
-        options.model,
-        options.factors,
-        options.records,
-        options.command,
-        options.out,
-    )
-    print(path)
