@@ -141,6 +141,23 @@ FAULTS = {  # name -> config.json, codes of what is wrong
         yarn(**{ORIGINAL: None, "original_max_postion_embeddings": 32768}),
         {"key-misspelt", "original-window-missing"},
     ),
+    "theta misspelt": (
+        {key: value for key, value in LLAMA2.items() if key != "rope_theta"} | {"rope_theeta": 1e4},
+        {"key-misspelt"},
+    ),
+    "a theta of its own misspelt in a block that rescales nothing": (
+        LLAMA2 | {"rope_parameters": {"rope_type": "default", "rope_tetha": 1e6}},
+        {"key-misspelt"},
+    ),
+    "a window misspelt": (
+        {key: value for key, value in LLAMA2.items() if key != "max_position_embeddings"}
+        | {"max_position_embedings": 4096},
+        {"key-misspelt", "window-missing"},
+    ),
+    "a scaling misspelt": (
+        LLAMA2 | {"rope_scaling": None, "rope_scalling": {"type": "linear", "factor": 2.0}},
+        {"key-misspelt"},
+    ),
     "a scaling that is a number": (LLAMA2 | {"rope_scaling": 8.0}, {"block-not-an-object"}),
     # formulas
     "linear without a factor": (LLAMA2 | {"rope_scaling": {"type": "linear"}}, {"factor-missing"}),
@@ -426,6 +443,25 @@ def test_the_command_speaks_json_and_of_the_engines_that_are_asked_for(tmp_path,
     assert found["code"] == "attention-factor-ignored" and set(found["engines"]) >= {"vLLM", "MLX"}
     assert main(["check", str(folder), "--engine", "transformers-4", "llama.cpp"]) == 0
     assert main(["check", str(folder), "--engine", "vllm"]) == 1
+
+
+def test_a_misspelt_key_is_named_with_the_one_that_is_meant(tmp_path):
+    config = {key: value for key, value in LLAMA2.items() if key != "rope_theta"}
+    (found,) = check(write(tmp_path, config | {"rope_theeta": 1e4})).findings
+    assert (found.key, found.instead, found.severity) == ("rope_theeta", "rope_theta", "error")
+    custom = config | {"rope_theeta": 1e4, "auto_map": {"AutoModel": "modeling.Own"}}
+    assert not check(write(tmp_path, custom)).failed  # its own code may read it
+
+
+def test_a_folder_without_weights_is_told_from_a_whole_checkpoint(tmp_path):
+    alone = "no weights in this folder"
+    folder = write(tmp_path, SMOL)
+    assert alone in check(folder).as_text()
+    assert alone not in check(folder / "config.json").as_text()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    assert "pytorch_model.bin is not looked into" in check(folder).as_text()
+    safetensors(folder / "model.safetensors", 9 * 64)
+    assert not [each for each in check(folder).remarks if "weights" in each or "looked" in each]
 
 
 def test_what_is_no_checkpoint_is_one_clear_error(tmp_path):

@@ -17,7 +17,7 @@ from longrope.audit.scalings import check_scaling
 from longrope.audit.schemas import check_schemas
 from longrope.audit.surroundings import check_surroundings, remarks
 from longrope.audit.tables import check_tables
-from longrope.audit.weights import check_weights
+from longrope.audit.weights import check_weights, unseen
 from longrope.audit.windows import check_windows
 from longrope.errors import UserError
 
@@ -43,7 +43,8 @@ def check(path: Path) -> Report:
     if not checkpoint.wrong:
         findings += check_surroundings(checkpoint)
     findings += check_weights(checkpoint)
-    return Report(str(path), checkpoint.facts, tuple(findings), tuple(remarks(checkpoint)))
+    noted = [*remarks(checkpoint), *(unseen(path) if path.is_dir() else [])]
+    return Report(str(path), checkpoint.facts, tuple(findings), tuple(noted))
 
 
 def _only_gguf(folder: Path) -> Path | None:

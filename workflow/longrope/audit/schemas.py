@@ -3,7 +3,7 @@ The two schemas of a RoPE: whether both are there, say the same, and name a type
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from longrope.audit.checkpoint import (
     CONFIG,
@@ -24,7 +24,7 @@ from longrope.audit.finding import (
     among,
     everywhere,
 )
-from longrope.audit.values import shown
+from longrope.audit.values import OF_CONFIG, THETAS, WINDOW, shown
 
 TYPES = (  # that transformers knows
     "default", "linear", "dynamic", "yarn", "longrope", "llama3", "mrope", "proportional", "axial",
@@ -42,6 +42,11 @@ KNOWN = (  # keys of a block that some engine reads
     "mscale_all_dim", "low_freq_factor", "high_freq_factor", "partial_rotary_factor",
     "mrope_section", "attn_factor", "truncate", "alpha", "finetuned",
 )  # fmt: skip
+# Of a block that rescales nothing.
+PLAIN_KEYS = ("rope_type", "rope_theta", "partial_rotary_factor")
+TOP_KEYS = (  # what decides a RoPE at the top level
+    "rope_theta", "rope_scaling", "rope_parameters", WINDOW, ORIGINAL, "partial_rotary_factor",
+)  # fmt: skip
 SAME = ("factor", "short_factor", "long_factor", "attention_factor", "low_freq_factor",
         "high_freq_factor", "beta_fast", "beta_slow")  # fmt: skip
 
@@ -52,9 +57,13 @@ def check_schemas(checkpoint: Checkpoint) -> Iterator[Finding]:
     if not checkpoint.wrong:  # else what was taken out would count as not said
         yield from _theta(checkpoint)
         yield from _both(checkpoint)
+    own = "auto_map" in checkpoint.config  # a modelling file, which may read what nobody else does
+    stated = {key: value for key, value in checkpoint.config.items() if value is not None}
+    yield from _spelling("", stated, (*TOP_KEYS, *OF_CONFIG, *THETAS), TOP_KEYS, own)
     for block in checkpoint.blocks:
         yield from _type(checkpoint, block)
-        yield from _spelling(block)
+        wanted = KNOWN if block.rescales else PLAIN_KEYS
+        yield from _spelling(f"{block.key}.", block.values, KNOWN, wanted, own)
 
 
 def _objects(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -170,15 +179,17 @@ def _type(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _spelling(block: Block) -> Iterator[Finding]:
-    for key in block.values:
-        if key in KNOWN or not block.rescales:
-            continue
-        near = difflib.get_close_matches(key, KNOWN, n=1, cutoff=0.8)
-        if near and near[0] not in block.values:
+def _spelling(
+    place: str, stated: dict, known: Sequence[str], wanted: Sequence[str], own: bool
+) -> Iterator[Finding]:
+    """Keys that are almost one of `wanted`, which is not stated itself."""
+    for key in stated:
+        near = difflib.get_close_matches(key, wanted, n=1, cutoff=0.8) if key not in known else []
+        if near and near[0] not in stated:
+            reader = "the model's own code apart, no engine" if own else "no engine"
             yield Finding(
-                "key-misspelt", "error", CONFIG, f"{block.key}.{key}",
-                f"no engine reads {key!r}: {near[0]!r} is probably meant.",
+                "key-misspelt", "warning" if own else "error", CONFIG, f"{place}{key}",
+                f"{reader} reads {key!r}: {near[0]!r} is probably meant.",
                 everywhere("takes its default for what was meant, silently"),
                 near[0],
             )  # fmt: skip

@@ -13,6 +13,15 @@ from longrope.errors import UserError
 from longrope.files import read_json
 
 INDEX = "model.safetensors.index.json"
+OTHERS = (
+    "*.bin",
+    "*.pth",
+    "*.pt",
+    "*.gguf",
+    "*.h5",
+    "*.msgpack",
+    "*.npz",
+)  # other kinds of weights
 LONGEST = 100 << 20  # bytes of a header that is still one
 
 
@@ -40,6 +49,16 @@ def check_weights(checkpoint: Checkpoint) -> Iterator[Finding]:
         if (shape := _query_shape(header)) is not None:
             yield from _head_size(checkpoint, file.name, *shape)
             return
+
+
+def unseen(folder: Path) -> Iterator[str]:
+    """What a folder has no weights for that are looked into, as a remark."""
+    if any(folder.glob("*.safetensors")) or (folder / INDEX).exists():
+        return
+    if others := sorted(file.name for kind in OTHERS for file in folder.glob(kind)):
+        yield f"{others[0]} is not looked into: of weights, only *.safetensors are"
+    else:
+        yield "there are no weights in this folder: what is said here is of its configuration alone"
 
 
 def _head_size(checkpoint: Checkpoint, file: str, name: str, rows: int) -> Iterator[Finding]:
