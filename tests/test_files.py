@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import platform
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -87,6 +89,78 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     assert (tmp_path / "file.txt").read_text() == "old"
+
+
+DIES = """
+import os, signal, sys, pathlib, longrope.files as f
+with f.replacing(pathlib.Path(sys.argv[1])) as draft:
+    draft.mkdir() if sys.argv[2] == "folder" else draft.touch()
+    (draft / "half" if draft.is_dir() else draft).write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_killed_process_leaves_is_removed_by_the_next_write(tmp_path, kind):
+    path = tmp_path / "model.[1]"  # a name that means something else as a pattern
+    for _ in range(2):
+        died = subprocess.run([sys.executable, "-c", DIES, str(path), kind])
+        assert died.returncode == -9
+        assert len(os.listdir(tmp_path)) == 1  # the second has removed that of the first
+    write_text(path, "whole")
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_drafts_of_the_living_of_other_paths_and_of_other_machines_stay(tmp_path):
+    here, init = platform.node(), 1
+    others = [
+        f".a.txt.{init}@{here}.part",  # it lives, whoever's it is
+        f".a.txt.{os.getppid()}@{here}.part",
+        ".a.txt.9@elsewhere.part",  # nobody can be asked
+        f".a.txt.more.999999999@{here}.part",  # of a.txt.more
+        f"a.txt.999999999@{here}.part",
+    ]
+    for name in others:
+        (tmp_path / name).write_text("half")
+    write_text(tmp_path / "a.txt", "whole")
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "a.txt"])
+
+
+def test_a_draft_of_another_machine_goes_once_nothing_in_it_has_changed_for_a_day(tmp_path):
+    old = tmp_path / ".model.9@elsewhere.part"
+    (old / "deep").mkdir(parents=True)
+    (old / "deep/weights").write_text("half")
+    day = 24 * 3600
+    for age, left in ((0.9 * day, True), (1.1 * day, False)):
+        for each in (old / "deep/weights", old / "deep", old):
+            os.utime(each, times=(time.time() - age,) * 2)
+        write_text(tmp_path / "model", "whole")
+        assert old.exists() == left
+
+
+def test_a_kill_while_a_folder_replaces_another_leaves_no_half_of_either(tmp_path, monkeypatch):
+    """A kill may come before any change of the disk: then the folder is the old, none, or new."""
+    for name in ("first", "second"):
+        (tmp_path / "model" / name).mkdir(parents=True)
+    seen = []
+
+    def look() -> None:
+        seen.append(sorted(os.listdir(tmp_path / "model")) if (tmp_path / "model").exists() else 0)
+
+    def watched(function):
+        def watching(*arguments, **more):
+            look()
+            return function(*arguments, **more)
+
+        return watching
+
+    for name in ("replace", "rmdir", "unlink", "rename"):
+        monkeypatch.setattr(os, name, watched(getattr(os, name)))
+    with replacing(tmp_path / "model") as draft:
+        (draft / "new").mkdir(parents=True)
+    look()
+    assert len(seen) > 4 and all(each in (["first", "second"], 0, ["new"]) for each in seen)
+    assert seen[-1] == ["new"] and os.listdir(tmp_path) == ["model"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, {"deep": [-math.inf]}])

@@ -211,7 +211,12 @@ def different(one: dict[str, object], other: dict[str, object]) -> list[str]:
     return sorted(path for path in one.keys() | other.keys() if one.get(path) != other.get(path))
 
 
-def table(killer: Killer, rounds: list[tuple[int, int, list[str]]], files: int) -> str:
+def drafts(results: Path) -> list[str]:
+    """What killed processes have left of files that they were writing."""
+    return sorted(str(path.relative_to(results)) for path in results.rglob("*.part"))
+
+
+def table(killer: Killer, rounds: list[tuple[int, int, list[str], int]], files: int) -> str:
     """What was done and what came of it, as Markdown."""
     lines = [
         "| stage | jobs hit | process alone | with Snakemake | seconds into it |",
@@ -227,11 +232,11 @@ def table(killer: Killer, rounds: list[tuple[int, int, list[str]]], files: int) 
     lines.append(f"| **all** | | {len(killer.kills) - whole} | {whole} | |")
     lines += [
         "",
-        "| study | kills | starts | files compared | different |",
-        "|--:|--:|--:|--:|--:|",
+        "| study | kills | starts | files compared | different | drafts left |",
+        "|--:|--:|--:|--:|--:|--:|",
     ]
-    for number, (kills, starts, wrong) in enumerate(rounds, 1):
-        lines.append(f"| {number} | {kills} | {starts} | {files} | {len(wrong)} |")
+    for number, (kills, starts, wrong, left) in enumerate(rounds, 1):
+        lines.append(f"| {number} | {kills} | {starts} | {files} | {len(wrong)} | {left} |")
     return "\n".join(lines)
 
 
@@ -262,9 +267,11 @@ def main() -> int:
         killer.next_study()
         starts = run_study(place, config, killer, folder / f"{name}.log")
         wrong = different(undisturbed, everything(place / "results"))
-        rounds.append((len(killer.kills) - before, starts, wrong))
+        left = drafts(place / "results")
+        rounds.append((len(killer.kills) - before, starts, wrong, len(left)))
         print(f"{name}: {rounds[-1][0]} kills, {starts} starts, {len(wrong)} of"
-              f" {len(undisturbed)} files differ {wrong[:5]}", flush=True)  # fmt: skip
+              f" {len(undisturbed)} files differ {wrong[:5]}, {len(left)} drafts left"
+              f" {left[:5]}", flush=True)  # fmt: skip
         if rounds[-1][0] == 0:
             raise SystemExit(f"a whole study in which nothing was hit: {folder}")
     said = table(killer, rounds, len(undisturbed))
@@ -272,7 +279,7 @@ def main() -> int:
     if options.out:
         asked = " ".join(["python", "tests/crashes/trial_kills.py", *sys.argv[1:]])
         options.out.write_text(f"# Stages killed at random points\n\n`{asked}`\n\n{said}\n")
-    return 1 if any(wrong for *_, wrong in rounds) else 0
+    return 1 if any(wrong for _, _, wrong, _ in rounds) else 0
 
 
 if __name__ == "__main__":

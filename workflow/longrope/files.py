@@ -13,8 +13,12 @@ import gzip
 import hashlib
 import json
 import lzma
+import math
 import os
+import platform
+import re
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +30,8 @@ try:
 except ImportError:  # no Unix
     fcntl = None
 
+DRAFT = ".part"  # how the name of what is being written ends
+DEAD_AFTER = 24 * 3600  # s without a change, for a draft of another machine
 FICLONE = 0x40049409  # Linux: make one file share the blocks of another
 SUM = ', "crc32": "'  # before the checksum of a line that was appended
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -35,21 +41,67 @@ COMPRESSED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it becomes `path` if the block ends well, else it is removed.
 
-    The block may write a file or make a directory; a directory replaces an older one.
+    The block may write a file or make a directory; a directory replaces an older one. What killed
+    processes have left of the same path is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.parent / f".{path.name}.{os.getpid()}.part"
-    _remove(draft)
+    mark = f".{path.name}.{os.getpid()}@{platform.node()}"
+    draft, old = path.parent / f"{mark}{DRAFT}", path.parent / f"{mark}.old{DRAFT}"
+    for left in [draft, old, *_left_behind(path)]:
+        _remove(left)
     try:
         yield draft
         flush_folder(draft)
         if draft.is_dir() and path.is_dir():
-            shutil.rmtree(path)
+            os.replace(path, old)  # a folder half of which is removed would look like a whole one
         os.replace(draft, path)
         _flush_entry(path.parent)
     finally:
         _remove(draft)
+        _remove(old)
+
+
+def _left_behind(path: Path) -> Iterator[Path]:
+    """Drafts of a path whose process is dead. One of another machine, which cannot be asked, counts
+    as dead when nothing in it has changed for a day by the clock of the disk that they are on."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)@(.+?)(\.old)?{re.escape(DRAFT)}")
+    for each in path.parent.iterdir():
+        if not (found := name.fullmatch(each.name)):
+            continue
+        if found[2] == platform.node():
+            if not _is_alive(int(found[1])):
+                yield each
+        elif _now_on_disk(path.parent) - _last_change(each) > DEAD_AFTER:
+            yield each
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs; where that cannot be asked, it does."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
+
+
+def _now_on_disk(folder: Path) -> float:
+    """The time of whoever keeps a folder, which on a shared disk is another machine."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return os.fstat(file.fileno()).st_mtime
+
+
+def _last_change(draft: Path) -> float:
+    """When a draft, or anything in it, was written to; now if it is just being renamed."""
+    newest = 0.0
+    for each in [draft, *draft.rglob("*")]:
+        with contextlib.suppress(FileNotFoundError):
+            newest = max(newest, each.stat().st_mtime)
+    return newest or math.inf
 
 
 def write_text(path: Path, text: str) -> None:
