@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gguf
@@ -24,6 +25,7 @@ from longrope.own_model import extend
 from longrope.own_model.checkpoint import find, name_of
 from longrope.own_model.configuration import LEVELS, configure
 from longrope.own_model.texts import Corpus, carried, find_texts, split_texts
+from longrope.own_model.watched import run_watched
 from longrope.plan.machine import Machine
 from longrope.study import factor_files, lengths_of
 from longrope.windows import parse_window
@@ -347,6 +349,58 @@ def test_untouched_factors_change_no_answer_and_wild_ones_do(tmp_path):
     record = json.loads((tmp_path / "wild.json").read_text())
     assert len(record["records"]) == len(questions()) >= 20
     assert record["results"]["log_prob"] == pytest.approx(found["wild"]["log_prob"])
+
+
+WORKFLOW = """
+rule all:
+    input: "made"
+rule make:
+    output: "made"
+    log: "logs/make.log"
+    message: "Making what was asked for"
+    shell: "echo a result; echo a warning >&2; {}"
+"""
+
+
+@pytest.mark.parametrize(("does", "code"), [("touch {output}", 0), ("echo no good; exit 3", 1)])
+def test_who_follows_a_workflow_sees_its_stages_and_results_and_the_file_has_all(
+    does, code, tmp_path
+):
+    (tmp_path / "Snakefile").write_text(WORKFLOW.format(does))
+    said, log = [], tmp_path / "workflow.log"
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--directory", str(tmp_path),
+               "--snakefile", str(tmp_path / "Snakefile")]  # fmt: skip
+    assert run_watched(command, log, said.append, cwd=tmp_path) == code
+    everything = log.read_text()
+    assert "SNAKEMAKE" in everything and "Select jobs" in everything
+    begin = ["Making what was asked for", "a result", "a warning"]
+    end = ["1 of 2 steps (50%) done", "2 of 2 steps (100%) done"]
+    if code:
+        assert said[:4] == [*begin, "no good"]
+        assert any("exit 3" in line for line in said) and "Error in rule make:" in said
+    else:
+        assert said == begin + end
+
+
+def test_a_workflow_outlives_whoever_follows_it(tmp_path):
+    """What it writes to is no pipe, which would break."""
+    slow = "import time; print('begun', flush=True); time.sleep(3); print('ended')"
+    follow = (
+        "import sys; from pathlib import Path; from longrope.own_model.watched import run_watched;"
+        "run_watched([sys.executable, '-c', sys.argv[1]], Path(sys.argv[2]))"
+    )
+    log = tmp_path / "log"
+    follower = subprocess.Popen(
+        [sys.executable, "-c", follow, slow, str(log)], stdout=subprocess.PIPE, text=True
+    )
+    assert follower.stdout.readline() == "begun\n"
+    follower.kill()
+    follower.wait()
+    for _ in range(600):
+        if "ended" in log.read_text():
+            break
+        time.sleep(0.1)
+    assert log.read_text() == "begun\nended\n"
 
 
 def test_a_folder_is_unlocked_after_a_kill_and_not_while_a_workflow_lives(tmp_path):

@@ -23,9 +23,11 @@ from longrope.config.base import BASE
 from longrope.errors import UserError
 from longrope.files import read_json, read_text
 from longrope.own_model.checkpoint import Found
+from longrope.own_model.watched import run_watched
 from longrope.study import factors_path
 from longrope.windows import window_label
 
+LOG = "workflow.log"  # in the folder of an extension: all that Snakemake and the jobs said
 MARKS = ("Snakefile", "workflow/rules/common.smk")  # of a checkout
 
 
@@ -78,7 +80,10 @@ def find_project(given: Path | None) -> Path:
 def run_workflow(
     project: Path, folder: Path, config: Path, cores: str, *more: str
 ) -> None:  # fmt: skip
-    """Run the project's workflow in `folder`; UserError if a job failed, or if one runs there."""
+    """Run the project's workflow in `folder`; UserError if a job failed, or if one runs there.
+
+    A dry run shows all that Snakemake says, another one what is worth following.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(project / "Snakefile"),
@@ -87,15 +92,20 @@ def run_workflow(
     ]  # fmt: skip
     # Rules call `longrope`: that of this very Python.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment = os.environ | {"PATH": path}
+    environment = os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"}
+    log = folder / LOG
     with _alone(folder) as lock:
         if any((folder / ".snakemake/locks").glob("*")):  # of one that was killed: none lives
             subprocess.run([*command, "--unlock"], env=environment, capture_output=True)
-        ended = subprocess.run(command, env=environment, pass_fds=[lock]).returncode
+        if more:
+            ended = subprocess.run(command, env=environment, pass_fds=[lock]).returncode
+        else:
+            print(f"The workflow begins; {log} has all that it says", flush=True)
+            ended = run_watched(command, log, env=environment, pass_fds=[lock])
     if ended:
         raise UserError(
-            f"the workflow ended with {ended}; what failed is above and in {folder}/logs. The same"
-            " command goes on from there"
+            f"the workflow ended with {ended}; what failed is above, in {log} and in"
+            f" {folder}/logs. The same command goes on from there"
         )
 
 
