@@ -7,6 +7,7 @@ any checkpoint), `job.py` what surrounds them.
 """
 
 import argparse
+import re
 import sys
 import uuid
 from pathlib import Path
@@ -85,12 +86,12 @@ def build_parser() -> argparse.ArgumentParser:
     parsers = parser.add_subparsers(metavar="STAGE")
 
     stage = _stage(parsers, "import-model", "bring a checkpoint in")
-    stage.add_argument("--name", required=True, help="its name in results/")
+    stage.add_argument("--name", type=_name, required=True, help="its name in results/")
     _files(stage, "--out")
     _settings(stage)
 
     stage = _stage(parsers, "pretrain", "train a small model from nothing")
-    stage.add_argument("--name", required=True, help="its name in results/")
+    stage.add_argument("--name", type=_name, required=True, help="its name in results/")
     _files(stage, "--out", "--state")
     _settings(stage)
 
@@ -281,6 +282,16 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
     return int(text)
+
+
+def _name(text: str) -> str:
+    from longrope.config.base import NAME
+
+    if not re.fullmatch(NAME, text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: a letter or digit, then letters, digits, dots, dashes and underscores"
+        )
+    return text
 
 
 def _address(text: str) -> str:
