@@ -192,6 +192,11 @@ def test_the_serving_bundle_names_the_window_everywhere(place, tmp_path):
     assert "| by the package gguf: every tensor" in (tmp_path / "gguf" / "README.md").read_text()
     export(*files, tmp_path / "full", "full")
     assert "trust_remote_code=True" in (tmp_path / "full" / "serve.md").read_text()
+    for form in ("native", "mlx", "gguf", "full"):
+        lines = (tmp_path / form / "serve.md").read_text().splitlines()
+        servers = ("vllm serve ", "python -m sglang.launch_server ", "llama-server ")
+        started = [line for line in lines if line.startswith(servers)]
+        assert started and all("--host 127.0.0.1 " in line for line in started)
 
 
 def test_the_licence_of_a_folder_is_that_of_its_own_card(place, tmp_path):

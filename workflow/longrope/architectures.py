@@ -79,7 +79,9 @@ def complete_config(folder: Path) -> dict:
 
     path = Path(folder) / "config.json"
     try:
-        return read_json(path) | AutoConfig.from_pretrained(folder).to_dict()
+        return (
+            read_json(path) | AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+        )
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         first = " ".join((str(error).strip() or type(error).__name__).split())
         raise UserError(

@@ -1,12 +1,17 @@
-"""The one exception that means "the user can mend this"; it stands alone so all may import it."""
+"""The one exception that means "the user can mend this"; it imports nothing heavy."""
+
+from longrope.secret import hidden
 
 
 class UserError(ValueError):
     """Something that a user or a file caused: what was found, the rule it breaks, the way out.
 
     The command line prints it in one line and exits with 1; every other exception is a bug and
-    shows its traceback.
+    shows its traceback. What others said, and is part of the message, may hold a password: hidden.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(hidden(message))
 
 
 def unknown_name(kind: str, name: str, known) -> UserError:

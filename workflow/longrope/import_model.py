@@ -47,6 +47,11 @@ CARRIED = (  # what is taken over from a checkpoint
     "NOTICE*",
 )
 NEVER = (".py", ".bin", ".pt", ".pth", ".pkl")  # code, and weights that only unpickling reads
+ADAPTER = "adapter_config.json"
+KERNELS = (  # keys of a config.json that may name code of the hub, and win over what is asked for
+    *("attn_implementation", "_attn_implementation"),
+    *("experts_implementation", "_experts_implementation"),
+)
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # where it has no safetensors
 
 
@@ -135,8 +140,10 @@ def check_rotary(folder: Path, rope: Rope) -> None:
 
     try:
         with torch.device("meta"):
-            config = AutoConfig.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(
+                config, attn_implementation="sdpa", trust_remote_code=False
+            )
         body = body_of(model)
         if rotary := getattr(body, "rotary_emb", None):
             body.rotary_emb = type(rotary)(config=model.config)  # with numbers
@@ -160,10 +167,36 @@ def existing_folder(path: Path) -> Path:
                 f"{path}: no *.safetensors, nor pytorch_model*.bin; convert the weights with"
                 " save_pretrained"
             )
-    needed = set(read_json(index).get("weight_map", {}).values()) if index.exists() else set()
-    if missing := sorted(name for name in needed if not (path / name).exists()):
+    needed = files_of_index(index) if index.exists() else []
+    if missing := [name for name in needed if not (path / name).exists()]:
         raise UserError(f"{path}: {missing[0]} is missing, which {index.name} names")
+    config = read_json(path / "config.json")
+    if fetched := [key for key in KERNELS if "/" in str(config.get(key, ""))]:
+        raise UserError(
+            f"{path}/config.json: {fetched[0]} names a kernel of the hub ({config[fetched[0]]}),"
+            " which is code that transformers would fetch and run: take that key out; a"
+            " configuration's `attention` chooses a kernel"
+        )
+    if (path / ADAPTER).exists():
+        raise UserError(
+            f"{path}: {ADAPTER} makes transformers load another model in place of this one, and"
+            " change it: merge the adapter into its base (peft's merge_and_unload) and save that,"
+            " or take the file away"
+        )
     return path
+
+
+def files_of_index(index: Path) -> list[str]:
+    """The files of weights that an index names; UserError unless all belong beside it."""
+    weights = read_json(index).get("weight_map", {})
+    names = weights.values() if isinstance(weights, dict) else [weights]
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or name == "..":
+            raise UserError(
+                f"{index}: weight_map names {name!r}, where only files beside it belong: download"
+                " the checkpoint again, from a place that you trust"
+            )
+    return sorted(set(names))
 
 
 def _download(repository: str, revision: str | None) -> Path:
@@ -209,7 +242,13 @@ def _convert(origin: Path, folder: Path) -> None:
 
     quiet()
     try:
-        model = AutoModelForCausalLM.from_pretrained(origin, dtype="auto", weights_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            origin,
+            dtype="auto",
+            attn_implementation="sdpa",
+            weights_only=True,
+            trust_remote_code=False,
+        )
     except (OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(f"{origin}: transformers cannot read its weights ({error})") from error
     model.save_pretrained(folder)
@@ -228,9 +267,15 @@ def _dequantise(path: Path, folder: Path) -> None:
             " the checkpoint in safetensors"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path.parent, gguf_file=path.name, trust_remote_code=False
+        )
         loaded = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=torch.float32
+            path.parent,
+            gguf_file=path.name,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path}: not a GGUF file that transformers can read ({error})") from error

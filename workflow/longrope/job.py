@@ -24,6 +24,7 @@ from longrope.errors import UserError
 from longrope.memory import is_out_of_memory
 from longrope.parallel.launch import check_spreads, launch, leave_report
 from longrope.parallel.place import here, join, leave
+from longrope.secret import hidden, hidden_in
 
 OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
 
@@ -46,7 +47,7 @@ def run_stage(options: argparse.Namespace) -> int:
         return 130
     except Exception as error:
         if (said := what_to_mend(error)) is None:
-            traceback.print_exc()
+            print(hidden(traceback.format_exc()), end="", file=sys.stderr)
             return 70
         print(f"longrope {options.stage}: {said}", file=sys.stderr)
         return 1
@@ -112,7 +113,7 @@ def _recorded(options: argparse.Namespace) -> None:
         outcome = options.run(options) or outcome
         status = "finished"
     except BaseException as error:
-        tags["error"] = f"{type(error).__name__}: {error}"[:500]
+        tags["error"] = hidden(f"{type(error).__name__}: {error}")[:500]
         raise
     finally:
         _leave_record(options, path, began, status, outcome, tags)
@@ -156,11 +157,11 @@ def _leave_record(
         status=status,
         started=began.at,
         seconds=began.seconds_ago(),
-        params=_params(options),
+        params=hidden_in(_params(options)),
         metrics=outcome.metrics,
         curves=[str(path) for path in outcome.curves],
         artifacts=[str(path) for path in outcome.artifacts],
-        tags=_tags(options) | tags,
+        tags=hidden_in(_tags(options) | tags),
     )
     try:
         write_record(path, record)
@@ -217,7 +218,7 @@ def commit() -> str:
 
 @contextlib.contextmanager
 def logging_to(path: Path | None):
-    """Write standard output and error to `path` as well, line by line."""
+    """Write standard output and error to `path` as well, line by line, without secrets."""
     if path is None:
         yield
         return
@@ -250,7 +251,7 @@ class _Tee:
 
     def write(self, text: str) -> int:
         for stream in self._streams:
-            stream.write(text)
+            stream.write(hidden(text))
         return len(text)
 
     def flush(self) -> None:

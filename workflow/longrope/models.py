@@ -131,7 +131,7 @@ def load_tokenizer(folder: Path):
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: no usable tokenizer ({error})") from error
 
@@ -176,6 +176,7 @@ def load_model(folder: Path, *, for_training: bool = False, on_cpu: bool = False
         folder,
         dtype=getattr(torch, precision),
         attn_implementation="sdpa" if on_cpu else record.attention,
+        trust_remote_code=False,
     )
     model = model.to("cpu" if on_cpu else where).eval()
     _check_head(model, folder)
@@ -195,10 +196,13 @@ def empty_model(folder: Path):
 
     from longrope.pieces import prepare
 
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=read_record(folder).attention
+            config,
+            dtype=torch.float32,
+            attn_implementation=read_record(folder).attention,
+            trust_remote_code=False,
         )
     model.tie_weights()
     model.eval()

@@ -25,6 +25,7 @@ from uuid import uuid4
 
 from longrope.errors import UserError, unknown_name
 from longrope.files import read_json, replacing, write_json
+from longrope.secret import hidden
 
 SCHEMA = 1  # of *.run.json
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}  # ours: MLflow's
@@ -356,5 +357,4 @@ def _cut(text: str) -> str:
 
 def _line(error: Exception) -> str:
     """An error in one line, without the password that a URI may hold."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return re.sub(r"//[^/@\s]+@", "//", text)[:300]
+    return hidden(" ".join(str(error).split()) or type(error).__name__)[:300]

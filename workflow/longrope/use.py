@@ -229,6 +229,7 @@ def _load(folder: Path):
     import torch
     from transformers import AutoModelForCausalLM
 
+    from longrope.import_model import existing_folder
     from longrope.models import device, load_model, quiet
     from longrope.pieces import prepare
 
@@ -236,7 +237,13 @@ def _load(folder: Path):
         return load_model(folder)
     quiet()
     where = device()
-    dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(where).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        existing_folder(folder),
+        dtype=torch.float32 if where.type == "cpu" else torch.bfloat16,
+        attn_implementation="sdpa",
+        weights_only=True,
+        trust_remote_code=False,
+    )
+    model = model.to(where).eval()
     prepare(model)
     return model

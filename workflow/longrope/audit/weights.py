@@ -31,7 +31,15 @@ def check_weights(checkpoint: Checkpoint) -> Iterator[Finding]:
     files = sorted(folder.glob("*.safetensors"))
     if (folder / INDEX).exists():
         named = set(_weight_map(folder / INDEX).values())
-        if missing := sorted(named - {file.name for file in files}):
+        outside = sorted(name for name in named if Path(name).name != name or name == "..")
+        if outside:
+            yield Finding(
+                "weights-outside", "error", INDEX, "weight_map",
+                f"{outside[0]!r} lies outside of the checkpoint.",
+                everywhere("reads a file that is not part of the checkpoint"),
+                "names of files beside the index: download it again, from a place that you trust",
+            )  # fmt: skip
+        if missing := sorted(named - {*outside} - {file.name for file in files}):
             yield Finding(
                 "weights-missing", "error", INDEX, "weight_map",
                 f"{len(missing)} of {len(named)} files are not there, such as {missing[0]}.",

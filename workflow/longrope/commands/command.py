@@ -4,6 +4,7 @@ The parser of a sub-command, and the arguments that several of them take.
 
 import argparse
 import contextlib
+import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,17 @@ def count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 up")
     return int(text)
+
+
+def name(text: str) -> str:
+    """What a folder below results/ may be called."""
+    from longrope.config.base import NAME
+
+    if not re.fullmatch(NAME, text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: a letter or digit, then letters, digits, dots, dashes and underscores"
+        )
+    return text
 
 
 def address(text: str) -> str:

@@ -4,7 +4,7 @@ Bringing a model and its texts in: a checkpoint imported or trained, its card, a
 
 import argparse
 
-from longrope.commands.command import live_run, new_command
+from longrope.commands.command import live_run, name, new_command
 from longrope.job import Outcome
 
 
@@ -14,7 +14,7 @@ def add_to(parsers) -> None:
         parsers, "import-model", import_model, "bring a checkpoint in",
         "import-model --name mine --out results/mine/base/model --settings @import.json",
     )  # fmt: skip
-    command.add_argument("--name", required=True, help="its name in results/")
+    command.add_argument("--name", type=name, required=True, help="its name in results/")
     command.add_files("--out", out="the folder that is made, with longrope.json")
     command.add_settings()
 
@@ -23,7 +23,7 @@ def add_to(parsers) -> None:
         "pretrain --name tiny --out results/tiny/base/model --state state"
         " --settings @pretrain.json",
     )  # fmt: skip
-    command.add_argument("--name", required=True, help="its name in results/")
+    command.add_argument("--name", type=name, required=True, help="its name in results/")
     command.add_files("--out", "--state", out="the folder that is made, a checkpoint")
     command.add_settings()
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from longrope.config.base import NAME, Name, Precision, Settings, Window
+from longrope.config.base import NAME, HubName, Name, Precision, Settings, Window
 from longrope.config.corpus import CorpusSettings
 from longrope.config.evaluation import OF_EXTENDING, EvaluationSettings
 from longrope.config.export import ExportSettings
@@ -63,7 +63,7 @@ class HubModel(Checkpoint):
     """A checkpoint of the Hugging Face hub."""
 
     kind: Literal["hub"]
-    name: str
+    name: HubName
     """Such as `mistralai/Mistral-7B-v0.1`."""
     revision: str | None = None
     """Commit, tag or branch; pin it in anything that is to be repeated."""

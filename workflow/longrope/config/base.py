@@ -12,6 +12,9 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"  # names of models, corpora and tunings: pa
 BASE = "base"  # the weights that a model comes with
 
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+# On the hub: no URL, which could hold a token, and no path.
+OF_HUB = f"^{NAME}(/{NAME})?$"
+HubName = Annotated[str, Field(pattern=OF_HUB)]
 Window = Annotated[
     int,
     BeforeValidator(parse_window),

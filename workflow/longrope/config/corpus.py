@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from longrope.config.base import Count, Settings, Share, Window
+from longrope.config.base import Count, HubName, Settings, Share, Window
 
 
 class HubSource(Settings):
     """A data set of the Hugging Face hub; pin `revision` in anything that is to be repeated."""
 
     kind: Literal["hub"]
-    name: str
+    name: HubName
     """Such as `emozilla/pg19`."""
     subset: str | None = None
     """Its configuration, where it has several."""

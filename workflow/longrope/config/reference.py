@@ -9,7 +9,7 @@ configuration file has them. Every word of explanation is that of the types in t
 import re
 from dataclasses import dataclass, field
 
-from longrope.config.base import NAME
+from longrope.config.base import NAME, OF_HUB
 from longrope.config.evaluation import KEY
 from longrope.config.training import MIXTURE
 from longrope.windows import PATTERN
@@ -28,6 +28,7 @@ letters, digits, `.`, `_` and `-`, as it becomes a part of paths. An unknown key
 PATTERNS = {  # of texts that have a name of their own -> type, and how it stands in a path
     f"^{PATTERN}$": ("window", "WINDOW"),
     f"^{NAME}$": ("name", "NAME"),
+    OF_HUB: ("name on the hub", "NAME"),
     f"^search-{NAME}$": ("name `search-…`", "search-NAME"),
     MIXTURE: ("kind of sequence", "KIND"),
     KEY: ("`word` or `digits-1` to `digits-9`", "KEY"),

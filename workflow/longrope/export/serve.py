@@ -13,6 +13,7 @@ from longrope.files import write_text
 from longrope.models import ModelRecord
 
 GGUF = "model.gguf"
+HOST = "127.0.0.1"  # vLLM would take requests from everywhere, and asks for no password
 
 
 def write_serving(draft: Path, asked: Export, record: ModelRecord, written: Written) -> None:
@@ -27,7 +28,8 @@ def write_serving(draft: Path, asked: Export, record: ModelRecord, written: Writ
         f"# Serving {record.rope.model} to {window:,} tokens",
         "",
         "FOLDER is this folder. Prompt and new tokens together must fit the window. The memory of"
-        " a cache of that length is needed, too: lower the length where it is not there.",
+        " a cache of that length is needed, too: lower the length where it is not there. Servers"
+        f" answer this machine alone ({HOST}): none of them asks who it is.",
         "",
     ]
     write_text(draft / "serve.md", "\n".join(head + parts))
@@ -66,8 +68,9 @@ def _folder(asked: Export, record: ModelRecord, written: Written) -> list[str]:
             "",
         ]
     served = {
-        "vLLM": f"vllm serve FOLDER --max-model-len {window}",
-        "SGLang": f"python -m sglang.launch_server --model-path FOLDER --context-length {window}",
+        "vLLM": f"vllm serve FOLDER --host {HOST} --max-model-len {window}",
+        "SGLang": f"python -m sglang.launch_server --model-path FOLDER --host {HOST}"
+        f" --context-length {window}",
     }
     if not written.tables.one and asked.form != "full":
         served.pop("SGLang")
@@ -97,7 +100,7 @@ def _gguf(window: int, *, one: bool, original: int) -> list[str]:
         "## llama.cpp",
         "",
         "```bash",
-        f"llama-server -m FOLDER/{GGUF} -c {window}",
+        f"llama-server -m FOLDER/{GGUF} --host {HOST} -c {window}",
         "```",
         "",
         "Leave `--rope-scaling`, `--rope-freq-base`, `--rope-freq-scale` and the `--yarn-` options"

@@ -29,8 +29,9 @@ def check_importable(found: Found) -> None:
     parent, file = found.path.parent, found.path.name
     with tempfile.TemporaryDirectory() as folder:
         try:
-            AutoTokenizer.from_pretrained(parent, gguf_file=file)
-            AutoConfig.from_pretrained(parent, gguf_file=file).save_pretrained(folder)
+            AutoTokenizer.from_pretrained(parent, gguf_file=file, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(parent, gguf_file=file, trust_remote_code=False)
+            config.save_pretrained(folder)
         except (OSError, ValueError, KeyError, ImportError) as error:
             first = " ".join(str(error).split())[:300]
             raise UserError(

@@ -26,6 +26,7 @@ from longrope.devices import SETTING, UNLEASED, lease_several, leasing
 from longrope.errors import UserError
 from longrope.parallel.place import check_gpus
 from longrope.parallel.pulse import Silence
+from longrope.secret import hidden
 
 SPREAD = ("finetune", "search", "evaluate-perplexity", "evaluate-passkey")  # stages that can be
 REPORT = "TORCHELASTIC_ERROR_FILE"  # where a rank says why it failed; set by torch
@@ -120,6 +121,8 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
     from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from longrope.parallel.loopback import meet_on_loopback
+
     _lease(options.processes)
     os.environ["OMP_NUM_THREADS"] = str(threads_of_each(options.processes))
     with tempfile.TemporaryDirectory(prefix="longrope-ranks-") as folder:
@@ -128,8 +131,8 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
             max_nodes=options.nodes,
             nproc_per_node=options.processes,
             run_id=(options.rendezvous or "longrope").replace("/", "-"),
-            rdzv_backend="c10d",
-            rdzv_endpoint=options.rendezvous or "127.0.0.1:0",
+            rdzv_backend="c10d" if options.rendezvous else meet_on_loopback(),
+            rdzv_endpoint=options.rendezvous or "",
             rdzv_configs={"join_timeout": math.ceil(options.patience), "read_timeout": MEETING},
             local_addr=None if options.rendezvous else "127.0.0.1",
             max_restarts=0,
@@ -199,7 +202,7 @@ def _quiet() -> None:
 
 def leave_report(stage: str, error: BaseException, said: str | None) -> None:
     """Tell the watching process why this rank failed; `said` is None where it is a bug."""
-    text = traceback.format_exc() if said is None else f"longrope {stage}: {said}"
+    text = hidden(traceback.format_exc() if said is None else f"longrope {stage}: {said}")
     report = {
         "message": {
             "message": text.rstrip(),

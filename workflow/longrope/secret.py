@@ -1,0 +1,41 @@
+"""
+Passwords and tokens, kept out of everything that is printed, logged, recorded or tracked.
+
+A secret comes from the environment (a token of the hub, keys of an object store, the password of
+an MLflow server) or within a URI. Other packages put it into their errors, and those end in logs
+that people pass on. So what leaves this project passes through `hidden` first: errors at birth,
+logs and records as they are written. It imports nothing heavy.
+"""
+
+import os
+import re
+
+MARK = "***"  # in its place
+HOLDS_ONE = re.compile(  # names of environment variables
+    r"(^|_)(TOKEN|PASSWORD|PASSWD|SECRET|SECRET_KEY|API_KEY|ACCESS_KEY|ACCESS_KEY_ID|CREDENTIALS)$",
+    re.IGNORECASE,
+)
+SHORTEST = 6  # characters; anything shorter is also part of words that are none
+IN_URI = re.compile(r"(?<=://)[^/\s'\"]+@")  # user and password
+OF_HUB = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+
+
+def hidden(text: str) -> str:
+    """A text without the secrets that it may hold."""
+    for name, value in os.environ.items():
+        if len(value) >= SHORTEST and HOLDS_ONE.search(name):
+            text = text.replace(value, MARK)
+    return OF_HUB.sub(MARK, IN_URI.sub(f"{MARK}@", text))
+
+
+def hidden_in(value):
+    """The same of every text in a JSON value."""
+    match value:
+        case str():
+            return hidden(value)
+        case dict():
+            return {hidden_in(key): hidden_in(each) for key, each in value.items()}
+        case list() | tuple():
+            return [hidden_in(each) for each in value]
+        case _:
+            return value
