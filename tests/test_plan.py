@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -37,6 +38,7 @@ from longrope.plan.jobs import job_that_makes, jobs_of
 from longrope.plan.machine import GIB, find_machine
 from longrope.plan.paper import beside_paper, disagreements
 from longrope.plan.report import check_fits, check_study, plan
+from test_architectures import FAMILIES
 
 LLAMA2 = known_architectures()["meta-llama/Llama-2-7b-hf"]
 MISTRAL = known_architectures()["mistralai/Mistral-7B-v0.1"]
@@ -108,23 +110,59 @@ def test_a_known_shape_has_the_weights_that_transformers_builds(name):
     assert of_config(model.config.to_dict(), name) == shape
 
 
-def test_the_shape_of_a_gguf_is_in_its_header(tmp_path):
-    path = tmp_path / "small.gguf"
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_the_weights_of_every_supported_architecture_are_counted_but_for_biases(family):
+    """Heads, groups and MLPs as wide as real ones are, against their vectors."""
+    with torch.device("meta"):
+        model = family.build(vocab_size=500, hidden_size=256, intermediate_size=700)
+    matrices = sum(each.numel() for each in model.parameters() if each.ndim == 2)
+    shape = of_config(model.config.to_dict(), family.name)
+    assert shape.parameters - shape.norms == matrices
+
+
+def test_a_published_gemma_s_head_is_its_embedding_though_its_config_does_not_say():
+    from transformers import GemmaConfig
+
+    config = GemmaConfig().to_dict()
+    expected = of_config(config, "as transformers reads it")
+    del config["tie_word_embeddings"]
+    assert of_config(config, "as the hub has it") == expected and expected.tied
+
+
+def write_gguf(path: Path, intermediate: int | None) -> Path:
+    """The header of a small Llama, and its embedding and head."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(SMALL.layers)
     writer.add_embedding_length(SMALL.hidden)
     writer.add_head_count(SMALL.heads)
     writer.add_head_count_kv(SMALL.kv_heads)
-    writer.add_feed_forward_length(SMALL.intermediate)
+    if intermediate:
+        writer.add_feed_forward_length(intermediate)
     for name in ("token_embd.weight", "output.weight"):
         writer.add_tensor(name, np.zeros((SMALL.vocabulary, SMALL.hidden), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return path
+
+
+def of_gguf(path: Path) -> Architecture:
     raw = yaml.safe_load((ROOT / "config/config.yaml").read_text())
     raw["models"]["tiny"]["source"] = {"kind": "gguf", "path": str(path)}
-    assert architecture_of("tiny", load_config(raw).models["tiny"]) == SMALL
+    return architecture_of("tiny", load_config(raw).models["tiny"])
+
+
+def test_the_shape_of_a_gguf_is_in_its_header(tmp_path):
+    assert of_gguf(write_gguf(tmp_path / "small.gguf", SMALL.intermediate)) == SMALL
+
+
+def test_a_gguf_that_lacks_a_part_of_its_shape_is_refused_with_the_key(tmp_path):
+    with pytest.raises(UserError, match=r"has no key llama\.feed_forward_length"):
+        of_gguf(write_gguf(tmp_path / "small.gguf", None))
+    (tmp_path / "text.gguf").write_text("no model, but a text that is longer than a header")
+    with pytest.raises(UserError, match=r"text\.gguf is no GGUF file"):
+        of_gguf(tmp_path / "text.gguf")
 
 
 # --- FLOPs ----------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """
 How large a model is, from what is on disk or known of it: all that its cost depends on.
 
-A Llama-like decoder: grouped-query attention and a gated MLP. Biases and norms of queries and keys
-are left out of the counts (less than a ten-thousandth). Weights are never read: a folder's
-config.json, a GGUF's header, the hub's cache, or the table that the project carries is enough.
+A decoder like Llama: grouped-query attention, and an MLP that is gated or not. Biases and norms of
+queries and keys are left out of the counts (in models of billions less than a thousandth). Weights
+are never read: a folder's config.json, a GGUF's header, the hub's cache, or the table that the
+project carries is enough.
 """
 
 import csv
@@ -16,6 +17,9 @@ from longrope.files import read_json
 
 RESOURCES = Path(__file__).parents[3] / "resources"
 KNOWN = RESOURCES / "models" / "architectures.csv"
+GATED, PLAIN = 3, 2  # matrices of an MLP
+PLAIN_MLP = ("gpt_neox", "phi")  # model_type of those whose MLP has no gate
+TIED = ("gemma",)  # and of those whose embedding is the head where config.json does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Architecture:
     intermediate: int
     vocabulary: int
     tied: bool  # embedding and head are one matrix
+    mlp_matrices: int = GATED  # of an MLP in a layer
 
     @property
     def body(self) -> int:
@@ -40,7 +45,7 @@ class Architecture:
     @property
     def mlp(self) -> int:
         """Those of them that are in MLPs."""
-        return self.layers * 3 * self.hidden * self.intermediate
+        return self.layers * self.mlp_matrices * self.hidden * self.intermediate
 
     @property
     def head(self) -> int:
@@ -106,6 +111,7 @@ def _dtype(config: dict) -> str | None:
 def of_config(config: dict, place: str) -> Architecture:
     """The shape that a config.json says; UserError if it lacks a part of it."""
     config = config.get("text_config", config)
+    kind = config.get("model_type")
     try:
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         return Architecture(
@@ -116,7 +122,8 @@ def of_config(config: dict, place: str) -> Architecture:
             head_size=config.get("head_dim") or hidden // heads,
             intermediate=config["intermediate_size"],
             vocabulary=config["vocab_size"],
-            tied=bool(config.get("tie_word_embeddings", False)),
+            tied=bool(config.get("tie_word_embeddings", kind in TIED)),
+            mlp_matrices=PLAIN if kind in PLAIN_MLP else GATED,
         )
     except KeyError as error:
         raise UserError(
@@ -129,21 +136,29 @@ def _of_gguf(name: str, path: Path) -> Architecture:
         raise UserError(f"models.{name}: {path} is not there, so its size is not known")
     import gguf
 
-    reader = gguf.GGUFReader(path)
+    try:
+        reader = gguf.GGUFReader(path)
+    except ValueError as error:
+        raise UserError(f"models.{name}: {path} is no GGUF file ({error})") from None
     kind = reader.fields["general.architecture"].contents()
 
-    def read(key: str) -> int:
-        return int(reader.fields[f"{kind}.{key}"].contents())
+    def read(key: str, default: int | None = None) -> int:
+        field = reader.fields.get(f"{kind}.{key}")
+        if field is None and default is None:
+            raise UserError(
+                f"models.{name}: {path} has no key {kind}.{key}; a plan needs the shape of a"
+                " Llama-like model"
+            )
+        return default if field is None else int(field.contents())
 
     hidden, heads = read("embedding_length"), read("attention.head_count")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    sized = f"{kind}.attention.key_length" in reader.fields
     return Architecture(
         layers=read("block_count"),
         hidden=hidden,
         heads=heads,
-        kv_heads=read("attention.head_count_kv"),
-        head_size=read("attention.key_length") if sized else hidden // heads,
+        kv_heads=read("attention.head_count_kv", heads),
+        head_size=read("attention.key_length", hidden // heads),
         intermediate=read("feed_forward_length"),
         vocabulary=int(tensors["token_embd.weight"].n_elements) // hidden,
         tied="output.weight" not in tensors,
@@ -174,7 +189,8 @@ def _in_cache(repository: str, revision: str | None) -> str | None:
 
 def known_architectures() -> dict[str, Architecture]:
     """Hub name -> shape, of the models in the carried table."""
-    sizes = [field.name for field in fields(Architecture) if field.name != "tied"]
+    other = ("tied", "mlp_matrices")  # all of them are gated
+    sizes = [field.name for field in fields(Architecture) if field.name not in other]
     return {
         row["name"]: Architecture(
             **{size: int(row[size]) for size in sizes}, tied=row["tied"] == "yes"
