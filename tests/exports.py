@@ -56,13 +56,13 @@ def export(
     model: Path, tiers: Path, out: Path, form: str = "native", engine: str = "", **more
 ) -> Written:
     """Export as `form`, by default for the engine that the command takes; the audit, which knows
-    how each engine reads a checkpoint, finds no error in it."""
+    how each engine reads a checkpoint, finds nothing in it."""
     files = {name: more.pop(name, ()) for name in ("records", "trainings")}
     default = "llama.cpp" if form == "gguf" else "transformers"
     asked = Export(form, find_engine(engine or default), **more)
     written = export_model(asked, model, tiers, out, **files)
     report = check(out)
-    assert not report.failed, report.as_text()
+    assert not report.findings, report.as_text()
     return written
 
 

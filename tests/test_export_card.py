@@ -199,13 +199,45 @@ def test_the_serving_bundle_names_the_window_everywhere(place, tmp_path):
         assert started and all("--host 127.0.0.1 " in line for line in started)
 
 
-def test_the_licence_of_a_folder_is_that_of_its_own_card(place, tmp_path):
+def test_two_tables_are_served_by_no_engine_that_they_are_refused_for(place, tmp_path):
+    tiers = tiers_for(read_record(place / "model").rope, attention=1.2)
+    path = write_tiers(tmp_path / "tiers", place / "model", tiers)
+    export(place / "model", path, tmp_path / "two", two=True)
+    text = (tmp_path / "two" / "serve.md").read_text()
+    assert "**Two tables.**" in text and "vllm" not in text and "sglang" not in text
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: apache-2.0\n---\n# Base\n", "apache-2.0"),
+        ("---\nlicense:\n- mit\n- other\n---\n", "mit, other"),
+        ("---\nlicense: null\n---\n", None),
+        ("---\nlicense: [\n---\n", None),
+        ("---\n- license\n---\n", None),
+        ("# Base\n\nlicense: mit\n", None),
+    ],
+)
+def test_the_licence_of_a_folder_is_that_of_its_own_card(place, tmp_path, card, licence):
     record = read_record(place / "model")
-    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
+    (tmp_path / "README.md").write_text(card)
     source = {"kind": "folder", "path": str(tmp_path)}
-    from_folder = ModelRecord(record.rope, "base", "x", source, {})
-    assert licence_of(from_folder) == "apache-2.0"
+    assert licence_of(ModelRecord(record.rope, "base", "x", source, {})) == licence
     assert licence_of(record) is None
+
+
+def test_the_licence_of_a_hub_model_is_that_of_the_card_in_its_cache(place, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    commit = "a" * 40
+    card = tmp_path / "models--some--model" / "snapshots" / commit / "README.md"
+    card.parent.mkdir(parents=True)
+    card.write_text("---\nlicense: llama3.1\n---\n")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    source = {"kind": "hub", "name": "some/model", "revision": commit}
+    rope = read_record(place / "model").rope
+    assert licence_of(ModelRecord(rope, "base", "x", source, {})) == "llama3.1"
+    assert licence_of(ModelRecord(rope, "base", "x", source | {"name": "a/b"}, {})) is None
 
 
 def test_the_command_exports_and_says_what_was_lost(place, records, tmp_path, capsys):

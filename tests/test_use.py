@@ -42,7 +42,8 @@ def results(model_folder, rope, tmp_path_factory):
     model = load_model(model_folder)
     with torch.no_grad():
         model.model.norm.weight += 0.1
-    tiers = make_tiers([stretched(rope, window) for window in (WINDOW, 2 * WINDOW, LONG)])
+    middle = dataclasses.replace(stretched(rope, 2 * WINDOW), n_hat=4)
+    tiers = make_tiers([stretched(rope, WINDOW), middle, stretched(rope)])
     save_model(model, load_tokenizer(model_folder), folder / "model", record, "float32",
                tiers.longest)  # fmt: skip
     write_extended(folder / "extended", tiers, folder / "model")
@@ -60,6 +61,77 @@ def test_a_folder_of_results_loads_as_its_parts_do(results):
             found, wanted = (each.model(ids(length)).logits for each in (model, expected))
         assert torch.equal(found, wanted)
     assert tokenizer.decode(tokenizer("King Lear").input_ids) == "King Lear"
+
+
+def test_a_loaded_model_never_turns_by_the_original_rope_unasked(results):
+    model, _ = longrope.load(results)
+    plain = load_model(results / "model")
+    with torch.no_grad():
+        found, without = model.model(ids(LONG)).logits, plain(ids(LONG)).logits
+        model.pin(LONG)
+        assert torch.equal(found, model.model(ids(LONG)).logits)
+    assert (found - without).abs().max() > 1e-3
+
+
+def padded(*lengths: int) -> dict[str, torch.Tensor]:
+    """The first tokens of the same sequence, padded on the left to one batch, with its mask."""
+    longest = max(lengths)
+    rows = [torch.cat([torch.zeros(longest - each, dtype=torch.long), ids(each)[0]])
+            for each in lengths]  # fmt: skip
+    mask = torch.stack([(torch.arange(longest) >= longest - each).long() for each in lengths])
+    return {"input_ids": torch.stack(rows), "attention_mask": mask}
+
+
+MIXED = (WINDOW - 1, WINDOW, WINDOW + 1, LONG)
+
+
+def test_each_row_of_a_batch_runs_with_the_factors_of_its_own_length(results):
+    model, _ = longrope.load(results)
+    with torch.no_grad():
+        found = model(**padded(*MIXED)).logits[:, -1]
+        for row, length in zip(found, MIXED, strict=True):
+            model.pin(length)
+            alone = model.model(ids(length)).logits[0, -1]
+            torch.testing.assert_close(row, alone, atol=1e-4, rtol=0)
+            assert torch.equal(model(ids(length)).logits[0, -1], alone)
+
+
+@pytest.mark.parametrize(
+    "ways", [{}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}]
+)
+def test_rows_of_a_batch_generate_what_they_do_alone(results, ways):
+    model, _ = longrope.load(results)
+    options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, **ways}
+    lengths = (WINDOW - 4, WINDOW - 2, 2 * WINDOW)  # of the first tier, the second and the third
+    batch = padded(*lengths)
+    answers = ways.get("num_return_sequences", 1)
+    together = model.generate(batch.pop("input_ids"), **options, **batch)
+    for row, length in enumerate(lengths):
+        alone = model.generate(ids(length), **options)[:, length:]
+        found = together[row * answers : (row + 1) * answers, 2 * WINDOW :]
+        assert torch.equal(found, alone)
+
+
+def test_a_cache_of_a_call_goes_on_with_its_tier_and_no_further(results):
+    model, _ = longrope.load(results)
+    with torch.no_grad():
+        cache = model(ids(WINDOW - 8), use_cache=True).past_key_values
+        model(ids(LONG))  # another sequence, of another tier
+        rest = ids(WINDOW)[:, WINDOW - 8 :]
+        found = model(rest, past_key_values=cache).logits
+        torch.testing.assert_close(found, model(ids(WINDOW)).logits[:, -8:], atol=1e-4, rtol=0)
+        with pytest.raises(UserError, match=f"window of {WINDOW} tokens.*without past_key_values"):
+            model(ids(1), past_key_values=cache)
+
+
+def test_applied_and_loaded_factors_do_the_same_at_every_length(checkpoint, rope):
+    from transformers import AutoModelForCausalLM
+
+    loaded, _ = longrope.load(checkpoint, stretched(rope))
+    applied = longrope.apply(AutoModelForCausalLM.from_pretrained(checkpoint), stretched(rope))
+    for length in (WINDOW - 1, WINDOW, WINDOW + 1, LONG):
+        with torch.no_grad():
+            assert torch.equal(applied(ids(length)).logits, loaded(ids(length)).logits)
 
 
 def test_the_model_folder_of_results_finds_the_factors_beside_it(results):

@@ -121,7 +121,8 @@ def finetune(
     if here().leads:
         merge()
         write_lines(metrics_out, metrics)
-        save_model(model, tokenizer, out, record.tuned_as(stage.name), dtype, factors)
+        save_model(model, tokenizer, out, record.tuned_as(stage.name), dtype, factors,
+                   model_folder)  # fmt: skip
     last = [each["loss"] for each in metrics[-max(1, len(metrics) // 10) :]]
     return {
         "loss": float(np.mean(last)),

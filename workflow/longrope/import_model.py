@@ -28,7 +28,7 @@ from longrope.config.base import BASE
 from longrope.errors import UserError
 from longrope.factors import Rope
 from longrope.files import read_json, replacing, write_json
-from longrope.models import ModelRecord, quiet, read_record, write_record
+from longrope.models import LICENCES, ModelRecord, quiet, read_record, write_record
 
 FROM_WINDOW = ("llama3", "longrope", "yarn")  # rope_types that depend on the window before
 CARRIED = (  # what is taken over from a checkpoint
@@ -42,9 +42,8 @@ CARRIED = (  # what is taken over from a checkpoint
     "vocab*",
     "merges.txt",
     "chat_template*",
-    "LICEN[CS]E*",
-    "COPYING*",
-    "NOTICE*",
+    "additional_chat_templates/*",
+    *LICENCES,
 )
 NEVER = (".py", ".bin", ".pt", ".pth", ".pkl")  # code, and weights that only unpickling reads
 ADAPTER = "adapter_config.json"
@@ -52,6 +51,7 @@ KERNELS = (  # keys of a config.json that may name code of the hub, and win over
     *("attn_implementation", "_attn_implementation"),
     *("experts_implementation", "_experts_implementation"),
 )
+CARD = "README.md"  # read for the licence of a base model; the checkpoint of it is not its own
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # where it has no safetensors
 
 
@@ -204,7 +204,8 @@ def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     def fetch(*patterns: str) -> Path:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        wanted = [*patterns, CARD]
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
 
     try:
         folder = fetch(*CARRIED)
@@ -218,22 +219,24 @@ def _download(repository: str, revision: str | None) -> Path:
 
 
 def carried(folder: Path) -> list[Path]:
-    """The files of a checkpoint that belong to it: weights, configuration, tokenizer, licence."""
+    """The files of a checkpoint that belong to it, by their paths in it: weights, configuration,
+    tokenizer, chat templates, licence."""
     found = {file for pattern in CARRIED for file in folder.glob(pattern) if file.is_file()}
-    return sorted(file for file in found if file.suffix not in NEVER)
+    return sorted(file.relative_to(folder) for file in found if file.suffix not in NEVER)
 
 
 def _take_over(origin: Path, folder: Path) -> None:
     """Take over what belongs to a checkpoint: weights linked or converted, the rest as it is."""
     if not any(origin.glob("*.safetensors")):
         _convert(origin, folder)
-    for file in carried(origin):
-        target = folder / file.name
+    for name in carried(origin):
+        source, target = origin / name, folder / name
+        target.parent.mkdir(exist_ok=True)
         if target.suffix == ".safetensors":
             with contextlib.suppress(OSError):  # another file system
-                os.link(file.resolve(), target)
+                os.link(source.resolve(), target)
                 continue
-        shutil.copyfile(file, target)
+        shutil.copyfile(source, target)
 
 
 def _convert(origin: Path, folder: Path) -> None:

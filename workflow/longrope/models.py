@@ -8,6 +8,7 @@ never put on another model unnoticed. Torch and transformers are imported where 
 """
 
 import dataclasses
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from longrope.files import read_json, replacing, sha256_of, write_json
 METADATA = "longrope.json"
 TUNED = "tuned_factors.json"  # in checkpoints that were tuned here
 SCHEMA = 1  # of longrope.json
+LICENCES = ("LICEN[CS]E*", "COPYING*", "NOTICE*")  # what goes with weights wherever they go
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +225,12 @@ def save_model(
     record: ModelRecord,
     dtype: str,
     factors: RescaleFactors | None = None,
+    base: Path | None = None,
 ) -> None:
     """Save a checkpoint, its record and the factors it was tuned with; converts `model` in place.
 
-    `dtype` as in config.json, such as `bfloat16`.
+    `dtype` as in config.json, such as `bfloat16`; `base` is the checkpoint that it was tuned from,
+    whose licence goes along.
     """
     import torch
 
@@ -237,6 +241,9 @@ def save_model(
         tokenizer.save_pretrained(draft)
         if factors is not None:
             write_factors(draft / TUNED, factors)
+        for pattern in LICENCES if base else ():
+            for file in Path(base).glob(pattern):
+                shutil.copyfile(file, draft / file.name)
         write_record(draft, record)
 
 

@@ -26,9 +26,10 @@ def load(path, factors=None, *, other_weights: bool = False):
     `path` is a folder of results (`results/MODEL/WEIGHTS`, with model/ and extended/), or a
     checkpoint with `factors`: a file (factors.json, extended.json), `RescaleFactors`, `Tiers`, or
     the name of a published entry. Weights that were never tuned keep the original RoPE within
-    their window. The model is an `ExtendedModel`: its `generate` takes the
-    factors for prompt and new tokens together; `pin(tokens)` sets those of a length before a call
-    of `model.model`.
+    their window. The model is an `ExtendedModel`: called, each row of a batch runs with the factors
+    of its length, by its attention mask, and `generate` takes those for prompt and new tokens
+    together. `pin(tokens)` sets those of a length before a call of `model.model`, which else has
+    those of the longest window.
     """
     from longrope.models import load_tokenizer
 
@@ -46,6 +47,7 @@ def apply(model, factors, *, other_weights: bool = False) -> ExtendedModel:
     """Put factors into a transformers model; until `pin`, those of the longest window are used.
 
     The model is changed in place: its `rotary_emb` is replaced, calls of it turn by the factors.
+    What is returned runs each sequence with the factors of its length, as that of `load` does.
     Where the files that it was loaded from are still there (a folder, or the hub's cache), its
     weights are compared with them, and factors of other weights are refused.
     """
@@ -56,6 +58,8 @@ def apply(model, factors, *, other_weights: bool = False) -> ExtendedModel:
         _check_unchanged(model, folder)
         rope, weights = rope_of_folder(folder)
         tiers = tiers_from(factors, rope, weights, _tuned(folder))
+        if weights == rope.fingerprint:
+            tiers = with_original(tiers)
     else:
         if not other_weights:
             warnings.warn(
@@ -67,10 +71,8 @@ def apply(model, factors, *, other_weights: bool = False) -> ExtendedModel:
             )
         rope = rope_of_config(model.config.to_dict(), type(model).__name__)
         tiers = tiers_from(factors, rope, other_weights=True)
-    able = ExtendedModel(model, tiers)
-    able.pin(able.tiers.longest.window)
     _warn_of_saving(model)
-    return able
+    return ExtendedModel(model, tiers)
 
 
 def tiers_from(

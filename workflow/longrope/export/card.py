@@ -3,6 +3,7 @@ The model card of an export, README.md with the front matter that hubs read: gen
 records, numbers and protocol included, so that it says nothing that was not measured.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from longrope.export.lost import Measured, Pair
 from longrope.export.tables import as_list
 from longrope.factors import describe
 from longrope.files import read_lines, write_text
+from longrope.import_model import CARD
 from longrope.job import commit
 from longrope.models import ModelRecord
 from longrope.windows import window_label
@@ -64,20 +66,40 @@ def write_card(
 
 def licence_of(record: ModelRecord) -> str | None:
     """What the source of the base model says of its licence; None if it says nothing."""
-    path = Path(record.source.get("path", ""))
-    if record.source.get("kind") == "folder" and (path / "README.md").exists():
-        head = (path / "README.md").read_text(encoding="utf-8").split("---")
-        if len(head) > 2 and not head[0].strip():
-            import yaml
+    kind, path = record.source.get("kind"), Path(record.source.get("path", ""))
+    if kind == "folder":
+        return _licence_in(path / CARD)
+    if kind == "hub":
+        from huggingface_hub import try_to_load_from_cache
 
-            said = (yaml.safe_load(head[1]) or {}).get("license")
-            return str(said) if said else None
-    if record.source.get("kind") == "gguf" and path.is_file():
+        revision = record.source.get("revision")
+        card = try_to_load_from_cache(record.source["name"], CARD, revision=revision)
+        return _licence_in(Path(card)) if isinstance(card, str) else None
+    if kind == "gguf" and path.is_file():
         import gguf
 
         field = gguf.GGUFReader(path).fields.get("general.license")
         return field.contents() if field else None
     return None
+
+
+def _licence_in(card: Path) -> str | None:
+    """The licence in the front matter of a model card; None where there is none to be read."""
+    import yaml
+
+    if not card.is_file():
+        return None
+    text = card.read_text(encoding="utf-8", errors="replace")
+    if not (head := re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)):
+        return None
+    try:
+        said = yaml.safe_load(head[1])
+    except yaml.YAMLError:  # a card for people alone
+        return None
+    licence = said.get("license") if isinstance(said, dict) else None
+    if isinstance(licence, list):
+        return ", ".join(map(str, licence))
+    return str(licence) if licence else None
 
 
 def base_of(record: ModelRecord) -> str | None:

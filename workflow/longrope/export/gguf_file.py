@@ -32,7 +32,7 @@ def write_gguf(
     import gguf
 
     config = read_json(model / "config.json")
-    _check(config, tables)
+    _check(config)
     dtype, path = dtype or stored_dtype(model), draft / GGUF
     writer = gguf.GGUFWriter(path, ARCHITECTURE, use_temp_file=True)
     keys = _write_keys(writer, config, record, tables, dtype)
@@ -53,7 +53,7 @@ def write_gguf(
     return Written(tables, False, None, said)
 
 
-def _check(config: dict, tables: Tables) -> None:
+def _check(config: dict) -> None:
     kind = config.get("model_type", "unknown")
     if kind not in FAMILIES:
         raise UserError(

@@ -100,8 +100,10 @@ def _from_json(writer, model: Path, size: int) -> list[str]:
     begins = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     writer.add_add_bos_token(begins)
     writer.add_add_space_prefix(False)
-    if isinstance(tokenizer.chat_template, str):
-        writer.add_chat_template(tokenizer.chat_template)
+    if template := tokenizer.chat_template:  # one, or several by name
+        if isinstance(template, dict):
+            template = [{"name": name, "template": each} for name, each in template.items()]
+        writer.add_chat_template(template)
     if said.get("normalizer"):
         return ["llama.cpp does not bring text into Unicode's NFC first, as the tokenizer does."]
     return []

@@ -73,7 +73,7 @@ def _folder(asked: Export, record: ModelRecord, written: Written) -> list[str]:
         f" --context-length {window}",
     }
     if not written.tables.one and asked.form != "full":
-        served.pop("SGLang")
+        served = {}  # `engines` says why two tables are wrong in each
     for name, command in served.items():
         parts += [f"## {name}", "", "```bash", command, "```", ""]
     if written.in_weights or (written.tables.long.attention_factor == 1 and written.tables.one):

@@ -18,7 +18,7 @@ from longrope.export.native import NOT_IN_4, goes_to_weights, native_config
 from longrope.export.reread import own_logits, reread_full, reread_native
 from longrope.export.serve import write_serving
 from longrope.export.tables import Tables, choose, left_out
-from longrope.export.weights import carry, check_foldable, rewrite, tidy_tokenizer
+from longrope.export.weights import carry, check_foldable, raise_generation, rewrite, tidy_tokenizer
 from longrope.extended import read_tiers, with_original
 from longrope.factors import write_factors
 from longrope.files import read_json, replacing, write_json
@@ -95,7 +95,8 @@ def _write_folder(
         check_foldable(config)
     folded = tables.long.attention_factor if in_weights else 1.0
     carry(model, draft)
-    tidy_tokenizer(draft)
+    tidy_tokenizer(draft, tables.window)
+    raise_generation(draft, tables.window)
     stored = asked.dtype or stored_dtype(model)
     exported = native_config(config, tables, in_weights=in_weights, dtype=stored)
     if in_weights or asked.dtype:

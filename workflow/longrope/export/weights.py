@@ -13,7 +13,7 @@ from pathlib import Path
 
 from longrope.errors import UserError
 from longrope.factors import Rope
-from longrope.files import copy_file
+from longrope.files import copy_file, read_json, write_json
 from longrope.import_model import carried
 
 QUERIES = {  # model_type -> what makes the queries, and how their rows are laid out
@@ -32,8 +32,9 @@ QUERIES = {  # model_type -> what makes the queries, and how their rows are laid
 def carry(source: Path, target: Path) -> None:
     """Copy what belongs to a checkpoint, and no code. Nothing is linked: who edits an export must
     not edit the study."""
-    for file in carried(Path(source)):
-        copy_file(file, target / file.name)
+    for name in carried(source):
+        (target / name).parent.mkdir(exist_ok=True)
+        copy_file(source / name, target / name)
 
 
 def check_foldable(config: dict) -> None:
@@ -101,11 +102,9 @@ def _rows(config: dict, rope: Rope, layout: str, scale: float, count: int):
     raise ValueError(layout)
 
 
-def tidy_tokenizer(folder: Path) -> None:
+def tidy_tokenizer(folder: Path, window: int) -> None:
     """Name the tokenizer as transformers 4 knows it, too (5 calls every fast one
-    TokenizersBackend), and no code for it."""
-    from longrope.files import read_json, write_json
-
+    TokenizersBackend), and no code for it; nothing is to cut text short of the window."""
     path = folder / "tokenizer_config.json"
     if not path.exists():
         return
@@ -115,4 +114,18 @@ def tidy_tokenizer(folder: Path) -> None:
         own = ("backend", "is_local", "local_files_only")
         config = {key: value for key, value in config.items() if key not in own}
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    write_json(path, config)
+    write_json(path, _raised(config, "model_max_length", window))
+
+
+def raise_generation(folder: Path, window: int) -> None:
+    """Let `generate` without a number of new tokens go on up to the window, if it had a limit."""
+    path = folder / "generation_config.json"
+    if path.exists():
+        write_json(path, _raised(read_json(path), "max_length", window))
+
+
+def _raised(config: dict, key: str, window: int) -> dict:
+    """A configuration whose limit, if it has one, is at least the window."""
+    limit = config.get(key)
+    low = isinstance(limit, int | float) and limit < window
+    return config | ({key: window} if low else {})
