@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from helpers import make_checkpoint
+from longrope import portions
 from longrope.baselines import closed_form
 from longrope.config import FolderModel
 from longrope.config.evaluation import (
@@ -394,7 +395,7 @@ def test_needles_killed_within_a_length_keep_every_batch(needles, monkeypatch):
         return generate(self, requests, **options)
 
     monkeypatch.setattr(HFLM, "generate_until", dying)
-    monkeypatch.setattr(ruler, "BATCH_TOKENS", 512)  # a prompt
+    monkeypatch.setitem(portions.BATCH_TOKENS, "ruler", 512)  # a prompt
     with pytest.raises(KeyboardInterrupt):
         needles({512: 3}, ["niah_single_1"], state="killed")
     dies = False

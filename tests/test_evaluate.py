@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Ll
 
 from conftest import BOOKS, WINDOW
 from helpers import Killed, lines_of
+from longrope import portions
 from longrope.config import FolderModel
 from longrope.config.evaluation import PasskeyStage, PerplexityStage
 from longrope.corpus import TokenSplit, tokenizer_fingerprint
@@ -697,7 +698,7 @@ def test_a_long_prompt_is_read_off_one_pass_without_a_cache(retrieve, factors, m
     prompts = {128: 2, 192: 3}
     _, generated = retrieve(prompts, state="generated", paths=paths)
     assert generated["protocol"]["decoding"] == "greedy" and {each for _, each in seen} == {True}
-    monkeypatch.setattr("longrope.memory.WHOLE", 128)
+    monkeypatch.setattr("longrope.portions.WHOLE", 128)
     retrieve({128: 2}, state="long", paths=paths)
     seen.clear()
     _, found = retrieve(prompts, state="long", paths=paths)
@@ -731,7 +732,7 @@ def test_a_killed_retrieval_goes_on_to_the_same_file(retrieve, rigged):
 
 
 def test_a_retrieval_killed_within_a_length_keeps_every_batch(retrieve, rigged, monkeypatch):
-    monkeypatch.setattr(passkey, "BATCH_TOKENS", 400)  # two prompts
+    monkeypatch.setitem(portions.BATCH_TOKENS, "passkey", 400)  # two prompts
     asked = rigged(lambda key: key if int(key) % 2 else "0")
     _, whole = retrieve({192: 5}, state="whole")
     batches = len(asked)

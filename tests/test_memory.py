@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers import make_checkpoint, make_tokens
-from longrope import training
+from longrope import gradients
 from longrope.baselines import closed_form
 from longrope.cli import main
 from longrope.errors import UserError
@@ -60,22 +60,22 @@ def test_a_score_that_runs_out_of_memory_is_made_in_shorter_pieces(base, capsys)
 
 
 @pytest.mark.parametrize(
-    ("place", "training", "again"),
+    ("place", "ranks", "again"),
     [
-        (Place(), False, True),
-        (Place(world=2), False, True),  # a team of one rank waits for nobody within a score
-        (Place(world=2, per_sequence=2), False, False),
-        (Place(world=2), True, False),  # whose weights lie on all
+        (Place(), None, True),
+        (Place(world=2), None, True),  # a team of one rank waits for nobody within a score
+        (Place(world=2, per_sequence=2), None, False),
+        (Place(world=2), 2, False),  # a training, whose weights lie on all
     ],
 )
-def test_only_a_rank_that_works_alone_tries_again(place, training, again, monkeypatch, base):
+def test_only_a_rank_that_works_alone_tries_again(place, ranks, again, monkeypatch, base):
     monkeypatch.setattr("longrope.parallel.place._here", place)
     model, run = load_model(base), Failing(lambda: 7, lambda call: call == 0)
     if again:
-        assert within_memory(model, run, (1, 64), training=training) == 7
+        assert within_memory(model, run, (1, 64), ranks=ranks) == 7
     else:
         with pytest.raises(UserError, match=r"^out of memory at 1 x 64 tokens \(CUDA.*lower"):
-            within_memory(model, run, (1, 64), training=training)
+            within_memory(model, run, (1, 64), ranks=ranks)
     assert run.calls == 1 + again
 
 
@@ -86,7 +86,7 @@ def test_where_shorter_pieces_do_not_help_one_message_says_what_to_lower(base):
         token_losses(model, TOKENS)
     said = str(caught.value)
     assert failing.calls == 1 + HALVINGS and "\n" not in said
-    for part in (CUDA, "lower the window", "(now 40 tokens)", "bfloat16", "GiB", "`longrope plan`"):
+    for part in (CUDA, "lower the window", "(now 40 tokens)", "bfloat16", "`longrope plan`"):
         assert part in said
 
 
@@ -107,7 +107,7 @@ def fails(monkeypatch):
     """Lets losses of the training run out of memory at some calls."""
 
     def at(calls) -> None:
-        monkeypatch.setattr(training, "slice_losses", Failing(slice_losses, calls))
+        monkeypatch.setattr(gradients, "slice_losses", Failing(slice_losses, calls))
 
     return at
 
@@ -124,8 +124,8 @@ def test_a_training_without_memory_keeps_its_steps_and_goes_on_with_a_lower_micr
 ):
     whole, _metrics = run(tmp_path / "whole")
     fails(lambda call: call >= 6)
-    with pytest.raises(UserError, match=r"lower micro_batch \(now 4 .* activation checkpointing"):
-        run(tmp_path / "failing", every=100)
+    with pytest.raises(UserError, match=r"out of memory at 4 x 12 tokens.*: lower it, or take a"):
+        run(tmp_path / "failing", every=100, remedies=["lower it"])
     seen = []
     fails(lambda call: False)
 
@@ -143,8 +143,15 @@ def test_a_tuning_takes_up_its_state_with_another_micro_batch(base, tmp_path, fa
     tokens = make_tokens(tmp_path / "data") / "train"
     factors = closed_form("yarn", read_record(base).rope, 128)
     fails(lambda call: call >= 3)
-    with pytest.raises(UserError, match="out of memory at 2 x 128 tokens"):
+    with pytest.raises(UserError) as caught:
         tune(base, tokens, tmp_path, factors, micro_batch=2)
+    tried, ways = str(caught.value).split("): ")
+    keys = f"models.{factors.rope.model}.tunings.tuned-128"
+    assert tried.startswith("out of memory at 2 x 128 tokens, in pieces of 1/16 of")
+    assert ways.startswith(
+        f"lower {keys}.micro_batch (now 2), or lower {keys}.length (now 128), or set"
+        f" {keys}.checkpointing to true, or train by low-rank changes ({keys}.lora), or take"
+    )
     fails(lambda call: False)
     tune(base, tokens, tmp_path, factors, micro_batch=1)
     assert "going on from 3/4" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from torch.distributed import PrefixStore, TCPStore
 
 import ranks
 from helpers import Killed, make_checkpoint, make_tokens
-from longrope import job, training
+from longrope import gradients, job, training
 from longrope.cli import main
 from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
@@ -455,9 +455,9 @@ def test_what_cannot_run_so_is_refused_before_anything_starts(
 
 def test_sequences_that_the_teams_cannot_share_are_refused(monkeypatch):
     batch = Batch(np.zeros((3, 7), int), np.ones((3, 7)), ("text",) * 3)
-    monkeypatch.setattr(training, "here", lambda: Place(world=2))
+    monkeypatch.setattr(gradients, "here", lambda: Place(world=2))
     with pytest.raises(UserError, match=r"3 sequences of 7 tokens, which 2 teams .* cannot"):
-        training._share([batch])
+        gradients.share([batch])
 
 
 def test_a_stage_for_one_process_is_refused_as_a_rank_of_several(monkeypatch, capsys):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MixtralConfig, Qwen2MoeConfig
 
-from longrope import memory, pieces
+from longrope import pieces, portions
 from longrope.losses import token_losses
 from longrope.pieces import HALVINGS, prepare
 from test_architectures import FAMILIES
@@ -27,7 +27,7 @@ TOKENS = torch.randint(1, 101, (2, 50), generator=torch.Generator().manual_seed(
 @pytest.fixture
 def short(monkeypatch):
     """Pieces of so many tokens."""
-    monkeypatch.setattr(memory, "LEAST", ROWS)
+    monkeypatch.setattr(portions, "LEAST", ROWS)
     monkeypatch.setattr(pieces, "SMALL", 0)
     monkeypatch.setattr(pieces, "LARGE", 0)
 

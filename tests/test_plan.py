@@ -17,23 +17,27 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers import ROOT
+from longrope import portions
 from longrope.checks import load_config
 from longrope.cli import main
 from longrope.config.training import Lora
 from longrope.errors import UserError
 from longrope.evaluate.perplexity import slide
+from longrope.evaluate.questions import SOURCES
 from longrope.finetune import recompute
 from longrope.lora import add_lora, hold_in_bfloat16
 from longrope.losses import token_losses
+from longrope.models import load_tokenizer
+from longrope.passkey import PasskeyWriter
 from longrope.pieces import prepare
-from longrope.plan import cost
+from longrope.plan import cost, questions
 from longrope.plan.architecture import (
     Architecture,
     architecture_of,
     known_architectures,
     of_config,
 )
-from longrope.plan.estimate import estimate_study
+from longrope.plan.estimate import PROCESS, estimate_study
 from longrope.plan.jobs import job_that_makes, jobs_of
 from longrope.plan.machine import GIB, find_machine
 from longrope.plan.paper import beside_paper, disagreements
@@ -572,14 +576,23 @@ def test_settings_as_json_give_the_same_plan(default, monkeypatch, capsys):
     assert capsys.readouterr().out == text
 
 
-def test_the_constants_of_the_plan_are_those_of_the_stages():
-    from longrope.batches import ANSWER_TOKENS, BATCH_TOKENS
-    from longrope.evaluate import benchmarks, needles, passkey, ruler
-    from longrope.evaluate.questions import SOURCES
-    from longrope.plan import questions
+def test_as_many_prompts_are_counted_together_as_run(default, monkeypatch):
+    """Of an evaluation whose batches of short prompts are as large as they may be."""
+    machine = find_machine("cpu", flops=1e11)
+    shape = architecture_of("tiny", default.models["tiny"])
+    for together in (1 << 14, 1 << 15):
+        monkeypatch.setitem(portions.BATCH_TOKENS, "passkey", together)
+        found = {each.job.output: each.work for each in estimate_study(default, machine)}
+        work = found["results/tiny/base/evaluation/passkey/none.json"]
+        assert work.memory == cost.inference_memory(shape, together, 4, together) + PROCESS
 
-    batches = {"passkey": passkey, "ruler": ruler, "benchmarks": benchmarks}
-    assert {name: each.BATCH_TOKENS for name, each in batches.items()} == BATCH_TOKENS
-    assert ANSWER_TOKENS["ruler"] == needles.ANSWER
+
+def test_a_passkey_has_about_the_tokens_that_are_counted_for_it():
+    tokenizer = load_tokenizer(ROOT / "resources/models/tiny")
+    written = PasskeyWriter(tokenizer).write(256, "12345", np.random.default_rng(1))
+    assert abs(len(written.answer) - portions.ANSWER_TOKENS["passkey"]) <= 1
+
+
+def test_as_many_questions_are_counted_as_are_published():
     published = {name: asked.whole for name, asked in questions.ASKED.items()}
     assert published == {name: each.whole for name, each in SOURCES.items()}

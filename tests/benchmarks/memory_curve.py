@@ -138,7 +138,7 @@ def line(point: dict) -> str:
     return (
         f"| {window_label(point['tokens'])} | {point['loss']} | {point['peak'] / GB:.2f} |"
         f" {(point['peak'] - point['loaded']) / GB:.2f} | {point['planned'] / GB:.2f} |"
-        f" {point['seconds']:.0f} | {point['processor_seconds']:.0f} |"
+        f" {point['processor_seconds']:.0f} |"
     )
 
 
@@ -167,10 +167,10 @@ def report(model: Path, points: list[dict]) -> list[str]:
         f" {first['torch']}; GB are 10^9 bytes. `pieces` is what searches and evaluations run,"
         " `plain` the loss of transformers' own model on the same weights. The peak is that of the"
         f" whole process; beside it, what is above the {first['loaded'] / GB:.2f} GB of Python,"
-        " torch and loaded weights. Seconds are of a machine with other load.",
+        " torch and loaded weights. Seconds are of processor time: the machine had other load.",
         "",
-        "| tokens | loss | peak, GB | above loaded | planned | seconds | of processor |",
-        "| --- | --- | --: | --: | --: | --: | --: |",
+        "| tokens | loss | peak, GB | above loaded | planned | processor, s |",
+        "| --- | --- | --: | --: | --: | --: |",
         *map(line, points),
         "",
     ]

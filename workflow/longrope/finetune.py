@@ -37,6 +37,7 @@ from longrope.rope import install
 from longrope.steps import batches_of
 from longrope.training import Rate, train
 from longrope.versions import VERSIONS
+from longrope.windows import window_label
 
 MEMORY = {"micro_batch", "checkpointing"}  # what changes how much is held, and no result
 
@@ -113,6 +114,7 @@ def finetune(
         state,
         micro_batch=tuning.micro_batch,
         prepare=prepare,
+        remedies=remedies(stage, record.rope.model),
         describe=f"tuning {record.rope.model}/{stage.name}",
         on_metrics=on_metrics,
     )
@@ -131,6 +133,16 @@ def finetune(
         "peak_memory": max(each["peak_memory"] for each in metrics),
         "trained_parameters": metrics[-1]["trained_parameters"],
     }
+
+
+def remedies(stage: TuningStage, model: str) -> list[str]:
+    """What to change in a tuning that runs out of memory, by its keys."""
+    tuning, keys = stage.tuning, f"models.{model}.tunings.{stage.name}"
+    ways = [f"lower {keys}.length (now {window_label(tuning.sequence_length)})"]
+    if tuning.micro_batch > 1:
+        ways.insert(0, f"lower {keys}.micro_batch (now {tuning.micro_batch})")
+    ways += [] if tuning.checkpointing else [f"set {keys}.checkpointing to true"]
+    return ways + ([] if tuning.lora else [f"train by low-rank changes ({keys}.lora)"])
 
 
 def _to_train(stage: TuningStage, folder: Path, *, empty: bool):

@@ -19,8 +19,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from longrope.architectures import body_of
-from longrope.memory import HALVINGS, LARGE, SMALL, rows_of
+from longrope.portions import LARGE, SMALL, rows_of
 
+HALVINGS = 4  # times at most that pieces become half as long
 NORMS = ("RMSNorm", "LayerNorm")  # how the classes of norms over the last dimension end
 
 

@@ -65,6 +65,7 @@ def pretrain(
 
     torch.manual_seed(seed)  # the initial weights: transformers offers no generator for them
     model = build_model(settings, window, tokenizer).to(device())
+    lengths = [phase.length for phase in settings.phases]
     metrics = train(
         model,
         lambda: optimisers_of(model, settings),
@@ -73,6 +74,10 @@ def pretrain(
         settings,
         state,
         compiled=settings.compile,
+        remedies=[
+            f"lower models.{name}.source.tokens_per_step (now {settings.tokens_per_step:,})",
+            f"lower the length of its phases (up to {max(lengths):,})",
+        ],
         describe=f"pre-training {name}",
         on_metrics=on_metrics,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longrope import batches
+from longrope import portions
 from longrope.config.evaluation import BenchmarksStage
 from longrope.errors import UserError
 from longrope.evaluate import harness
@@ -34,7 +34,6 @@ from longrope.statistics import Z
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
-BATCH_TOKENS = batches.BATCH_TOKENS["benchmarks"]
 MMLU_SUBJECTS = 57
 
 
@@ -108,7 +107,7 @@ class _Asker:
         questions, shots = self._questions.get(name), stage.shots[name]
         tasks = questions and harness.write_tasks(self._state / "tasks", name, questions)
         lm = self._pinned()
-        lm.begin(f"{name}, {shots}-shot", stage.window, BATCH_TOKENS)
+        lm.begin(f"{name}, {shots}-shot", stage.window, portions.BATCH_TOKENS["benchmarks"])
         limit = None if questions or not stage.questions else _limit(name, stage.questions)
         found = harness.ask(lm, name, tasks, shots=shots, limit=limit)
         values = harness.values(found.samples, benchmark.metric)

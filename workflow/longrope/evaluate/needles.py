@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from longrope import batches
 from longrope.config.corpus import CorpusSettings
 from longrope.corpus import read_documents, tokenizer_fingerprint
 from longrope.errors import UserError
 from longrope.evaluate import harness
 from longrope.files import fingerprint, read_lines, write_lines
+from longrope.portions import ANSWER_TOKENS
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
-ANSWER = batches.ANSWER_TOKENS["ruler"]
+ANSWER = ANSWER_TOKENS["ruler"]
 ESSAY = "essay"  # RULER's word for running text
 
 

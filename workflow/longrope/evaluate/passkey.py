@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longrope import batches, memory
+from longrope import portions
 from longrope.config.evaluation import PasskeyStage
 from longrope.evaluate.greedy import greedy
 from longrope.evaluate.records import Task, Units, evaluate_lengths, tiers_of
@@ -29,8 +29,6 @@ from longrope.rope import install
 from longrope.statistics import found_share
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
-
-BATCH_TOKENS = batches.BATCH_TOKENS["passkey"]
 
 
 def evaluate_passkey(
@@ -48,7 +46,7 @@ def evaluate_passkey(
     spread_attention(model)
 
     def measure(length: int, factors: RescaleFactors, units: Units) -> list[dict]:
-        together = here().per_sequence > 1 or not memory.is_generated(length)
+        together = here().per_sequence > 1 or not portions.is_generated(length)
         answer = _answer_together if together else _answer
         rotary.use([factors])
         parts = [
@@ -57,7 +55,7 @@ def evaluate_passkey(
                 sorted(prompts[length], key=lambda each: len(each.prompt)),
                 key=lambda each: len(each.prompt),
             )
-            for part in _batches(list(group), max(1, BATCH_TOKENS // size))
+            for part in _batches(list(group), max(1, portions.BATCH_TOKENS["passkey"] // size))
         ]
         answered = units.deal(parts, lambda part: answer(model, tokenizer, part))
         trials = list(itertools.chain.from_iterable(answered))
@@ -71,8 +69,8 @@ def evaluate_passkey(
         "seed": stage.seed,
         "decoding": "greedy" if alone else f"greedy, {after}",
     }
-    beyond = alone and not memory.is_generated(max(stage.prompts))
-    longest = window_label(memory.WHOLE)
+    beyond = alone and not portions.is_generated(max(stage.prompts))
+    longest = window_label(portions.WHOLE)
     aside = {"decoding": f"greedy, beyond {longest} {after}"} if beyond else {}
     task = Task(
         "passkey",

@@ -10,7 +10,7 @@ beginning of the answer, as for models that only continue text.
 import functools
 from pathlib import Path
 
-from longrope import batches
+from longrope import portions
 from longrope.config.evaluation import RulerStage
 from longrope.evaluate import harness
 from longrope.evaluate.needles import ANSWER, SampleWriter, import_ruler
@@ -22,8 +22,6 @@ from longrope.rope import install
 from longrope.statistics import found_share
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
-
-BATCH_TOKENS = batches.BATCH_TOKENS["ruler"]
 
 
 def evaluate_ruler(
@@ -93,7 +91,8 @@ def summarise(records: list[dict]) -> dict:
 
 def _measure(lm, name: str, length: int, samples: list[dict], folder: Path, units: Units) -> dict:
     tasks = _write_task(folder / window_label(length), name, length, samples)
-    lm.begin(f"{name} at {window_label(length)}", length, BATCH_TOKENS, units.once)
+    together = portions.BATCH_TOKENS["ruler"]
+    lm.begin(f"{name} at {window_label(length)}", length, together, units.once)
     answered = harness.ask(lm, name, tasks)
     trials = [
         {

@@ -13,8 +13,8 @@ of what matrices take and make: 2 is autocast.
 from dataclasses import dataclass
 
 from longrope.config.training import Lora
-from longrope.memory import rows_of
 from longrope.plan.architecture import Architecture
+from longrope.portions import rows_of
 
 LOGIT = 14  # bytes: one in bfloat16 and float32, its soft maximum and its gradient
 BACKWARD = 2.0  # of a matrix product: two more products

@@ -12,16 +12,15 @@ import math
 import os
 from dataclasses import dataclass
 
-from longrope.batches import ANSWER_TOKENS, BATCH_TOKENS
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
-from longrope.memory import is_generated
 from longrope.plan import cost
 from longrope.plan.architecture import Architecture, architecture_of, stored_in_bfloat16
 from longrope.plan.cost import Flops
 from longrope.plan.jobs import Job, jobs_of
 from longrope.plan.machine import GIB, Machine
 from longrope.plan.questions import sequences
+from longrope.portions import ANSWER_TOKENS, BATCH_TOKENS, is_generated
 from longrope.study import corpus_of, lengths_of, search_settings, source_files
 from longrope.windows import window_label
 

@@ -148,12 +148,3 @@ def _evaluation_job(
     inputs += factor_files(model, settings, weights, method, lengths)
     rule = f"evaluate_{asked.task}"
     return Job(rule, path, tuple(inputs), model, weights, method, evaluation=name)
-
-
-def longest_chain(jobs: list[Job], hours: dict[str, float], config: Config) -> float:
-    """Hours of the longest chain of jobs, where all that can runs side by side."""
-    ends: dict[str, float] = {}  # output -> hours after the start
-    for job in jobs:
-        before = [ends[job_that_makes(config, each).output] for each in job.inputs]
-        ends[job.output] = max(before, default=0.0) + hours[job.output]
-    return max(ends.values(), default=0.0)

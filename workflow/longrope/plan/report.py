@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from longrope.config import Config
 from longrope.errors import UserError
 from longrope.plan.estimate import Estimate, estimate_study
-from longrope.plan.jobs import longest_chain
 from longrope.plan.machine import GIB, Machine, find_machine
 from longrope.plan.paper import Beside, beside_paper, disagreements
-from longrope.plan.simulation import EFFICIENCY, simulation
+from longrope.plan.schedule import chains
+from longrope.plan.simulation import EFFICIENCY, simulation, study_tasks
 from longrope.plan.text import aligned, hours_text
 from longrope.study import corpus_of
 from longrope.windows import window_label
@@ -159,8 +159,9 @@ def _lines(estimates: list[Estimate]) -> Iterable[Line]:
 
 
 def _totals(config: Config, estimates: list[Estimate]) -> str:
-    hours = {each.job.output: each.hours for each in estimates}
-    chain = longest_chain([each.job for each in estimates], hours, config)
+    widest = max(each.gpus for each in estimates)
+    chain = max(chains(study_tasks(config, estimates, widest)).values())
+    hours = sum(each.hours for each in estimates)
     tokens = sum(each.work.tokens for each in estimates)
     flops = sum(each.work.flops for each in estimates)
     disk = sum(each.work.disk for each in estimates)
@@ -168,10 +169,10 @@ def _totals(config: Config, estimates: list[Estimate]) -> str:
     return (
         f"In all {len(estimates)} jobs: {_short(tokens)} tokens, {_short(flops, power=True)} FLOPs,"
         f" {_hours(gpu_hours)} GPU-hours, {_gib(disk)} GiB of disk.\n"
-        f"One after the other they take {hours_text(sum(hours.values()))}; side by side where they"
+        f"One after the other they take {hours_text(hours)}; side by side where they"
         f" can, {hours_text(chain)}: the longest chain.\n"
         f"At most {_gib(max(each.memory for each in estimates))} GiB and"
-        f" {max(each.gpus for each in estimates)} GPUs at a time in one job."
+        f" {widest} GPUs at a time in one job."
     )
 
 
