@@ -509,3 +509,13 @@ def test_the_audit_imports_neither_torch_nor_transformers(tmp_path):
         "assert not {'torch', 'transformers', 'pydantic'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+
+
+def test_the_page_counts_and_the_table_holds_every_configuration():
+    docs = Path(__file__).parents[1] / "docs"
+    page = (docs / "check.md").read_text()
+    assert f"{len(FAULTS)} faulty configurations" in page
+    assert f"{len(SOUND)} configurations after published ones" in page
+    table = (docs / "results/audit-in-transformers.md").read_text()
+    for name in FAULTS:
+        assert table.count(f"| {name} |") == 2, name  # one version of transformers each
