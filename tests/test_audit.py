@@ -118,6 +118,12 @@ FAULTS = {  # name -> config.json, codes of what is wrong
         llama({"long_factor": [1 / value for value in TABLE]}),
         {"table-below-one", "table-reversed"},
     ),
+    "short and long table swapped": (
+        llama({"short_factor": TABLE, "long_factor": [1.0] * 64}), {"tables-swapped"},
+    ),
+    "a long table of ones": (
+        llama({"short_factor": [1.0] * 64, "long_factor": [1.0] * 64}), {"factor-one"},
+    ),
     "slowest pair first": (llama({"long_factor": TABLE[::-1]}), {"table-reversed"}),
     "a factor of zero": (llama({"long_factor": [0.0, *TABLE[1:]]}), {"table-values"}),
     # types and keys
@@ -174,6 +180,9 @@ FAULTS = {  # name -> config.json, codes of what is wrong
     "llama3 without its frequencies": (
         LLAMA3 | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, ORIGINAL: 8192}},
         {"llama3-incomplete"},
+    ),
+    "llama3 whose theta is lost": (
+        {key: value for key, value in LLAMA3.items() if key != "rope_theta"}, {"theta-missing"},
     ),
     "llama3 with its frequencies swapped": (
         LLAMA3 | {"rope_scaling": LLAMA3["rope_scaling"]
@@ -293,6 +302,27 @@ def test_what_this_project_exports_in_both_schemas_passes(tmp_path):
     scaled = {"attention_factor": 1.2, "short_mscale": 1.2, "long_mscale": 1.2}
     assert check(write(tmp_path, llama(scaled))).findings == ()
     assert check(write(tmp_path, llama({"attention_factor": float(OWN)}))).findings == ()
+
+
+def test_what_costs_no_more_than_length_is_a_warning(tmp_path):
+    """Qwen3 with YaRN as its card says: every engine stretches alike, some serve 40960 tokens."""
+    block = {"rope_type": "yarn", "factor": 4.0, ORIGINAL: 32768}
+    qwen3 = QWEN | {"model_type": "qwen3", "max_position_embeddings": 40960, "rope_scaling": block}
+    (found,) = check(write(tmp_path, qwen3)).findings
+    assert (found.code, found.severity) == ("factor-differs", "warning")
+    beyond = qwen3 | {"max_position_embeddings": 262144}
+    (found,) = check(write(tmp_path, beyond)).findings
+    assert (found.code, found.severity) == ("factor-differs", "error")
+
+
+def test_a_long_window_of_heads_that_turn_in_part_is_a_warning(tmp_path):
+    whole = LLAMA2 | {"max_position_embeddings": 32768}
+    part = whole | {"model_type": "glm4", "partial_rotary_factor": 0.5}
+    for config, severity in ((whole, "error"), (part, "warning")):
+        (found,) = check(write(tmp_path, config)).findings
+        assert (found.code, found.severity) == ("scaling-lost", severity)
+    (found,) = check(write(tmp_path, part | {"max_position_embeddings": 131072})).findings
+    assert found.severity == "error"
 
 
 def test_a_decreasing_table_is_a_note_as_published_ones_decrease_too(tmp_path):
@@ -479,3 +509,13 @@ def test_the_audit_imports_neither_torch_nor_transformers(tmp_path):
         "assert not {'torch', 'transformers', 'pydantic'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+
+
+def test_the_page_counts_and_the_table_holds_every_configuration():
+    docs = Path(__file__).parents[1] / "docs"
+    page = (docs / "check.md").read_text()
+    assert f"{len(FAULTS)} faulty configurations" in page
+    assert f"{len(SOUND)} configurations after published ones" in page
+    table = (docs / "results/audit-in-transformers.md").read_text()
+    for name in FAULTS:
+        assert table.count(f"| {name} |") == 2, name  # one version of transformers each

@@ -14,7 +14,7 @@ from longrope.audit.values import (
     CONFIG,
     ORIGINAL,
     THETAS,
-    WINDOW,
+    WINDOWS,
     is_number,
     is_whole,
     wrong_of_block,
@@ -91,15 +91,19 @@ class Checkpoint:
         return THETA_OF.get(self.kind, THETA)
 
     @property
+    def stated(self) -> list[float]:
+        """Every theta that is stated, wherever."""
+        places = [self.modern.values if self.modern else {}, self.config]
+        places += [self.legacy.values] if self.legacy else []
+        return [
+            float(place[key]) for place in places for key in THETAS if is_number(place.get(key))
+        ]
+
+    @property
     def theta(self) -> float:
         """The theta that was probably meant: the largest that is stated, as what goes wrong is a
         fall back to the default."""
-        places = [self.modern.values if self.modern else {}, self.config]
-        places += [self.legacy.values] if self.legacy else []
-        stated = [
-            float(place[key]) for place in places for key in THETAS if is_number(place.get(key))
-        ]
-        return max(stated, default=self.default_theta)
+        return max(self.stated, default=self.default_theta)
 
     @property
     def top_theta(self) -> float | None:
@@ -109,8 +113,7 @@ class Checkpoint:
     @property
     def window(self) -> int | None:
         """The window that it says to have."""
-        value = self.config.get(WINDOW, self.config.get("n_positions"))
-        return value if is_whole(value) else None
+        return next((self.config[key] for key in WINDOWS if is_whole(self.config.get(key))), None)
 
     @property
     def long_window(self) -> int | None:

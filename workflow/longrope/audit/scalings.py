@@ -65,10 +65,10 @@ def _factor(block: Block) -> Iterator[Finding]:
 
 def _yarn(block: Block) -> Iterator[Finding]:
     fast, slow = block.number("beta_fast") or 32, block.number("beta_slow") or 1
-    if fast <= slow:
+    if fast < slow:  # if they are equal, as in Kimi K2, there is no ramp but a step
         yield Finding(
             "betas-swapped", "error", CONFIG, f"{block.key}.beta_fast, {block.key}.beta_slow",
-            f"beta_fast ({fast:g}) must be above beta_slow ({slow:g}).",
+            f"beta_fast ({fast:g}) must not be below beta_slow ({slow:g}).",
             everywhere("a ramp the wrong way round: the fast pairs are stretched; at most a log"
                        " line says so"),
             "beta_fast 32 and beta_slow 1, unless it was tuned with others",
@@ -134,6 +134,13 @@ def _llama3(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
             f"high_freq_factor ({high:g}) must not be below low_freq_factor ({low:g}).",
             everywhere("a ramp the wrong way round; at most a log line"),
             "low_freq_factor 1.0 and high_freq_factor 4.0, as in Llama 3.1",
+        )  # fmt: skip
+    if not checkpoint.stated:
+        yield Finding(
+            "theta-missing", "error", CONFIG, "rope_theta",
+            "llama3 rescales a theta that is not stated.",
+            everywhere(f"turns by theta {checkpoint.default_theta:g}, silently"),
+            '"rope_theta": 500000.0, as in Llama 3, or that of the pre-training',
         )  # fmt: skip
     original, window = checkpoint.original(block), checkpoint.window
     if original and window and original > window:

@@ -3,6 +3,7 @@ The factor tables of longrope: lengths, values, and the attention scaling beside
 """
 
 import math
+import operator
 from collections.abc import Iterator
 
 from longrope.audit.checkpoint import CLOSE, CONFIG, LONGROPE, Block, Checkpoint
@@ -38,7 +39,33 @@ def check_tables(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
         return
     for key in ("short_factor", "long_factor"):
         yield from _table(checkpoint, block, key)
+    yield from _together(checkpoint, block)
     yield from _attention(checkpoint, block)
+
+
+def _together(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
+    """Whether the long table does more than the short one."""
+    tables = [block.values.get(key) for key in ("short_factor", "long_factor")]
+    if not all(isinstance(each, list) and each and all(map(is_number, each)) for each in tables):
+        return
+    short, long = tables
+    if min(long) < BELOW:
+        return  # said already
+    if len(short) == len(long) and 2 * sum(map(operator.gt, short, long)) > len(long):
+        yield Finding(
+            "tables-swapped", "error", CONFIG, f"{block.key}.short_factor, {block.key}.long_factor",
+            f"most short factors (up to {max(short):g}) are above the long ones (up to"
+            f" {max(long):g}).",
+            everywhere("stretches short texts, and long ones less or not at all, silently"),
+            "the larger factors as long_factor",
+        )  # fmt: skip
+    elif (checkpoint.window or 0) > (checkpoint.original(block) or 0) and {*long} == {1}:
+        yield Finding(
+            "factor-one", "error", CONFIG, f"{block.key}.long_factor",
+            "every long factor is 1.",
+            everywhere("does not scale at all, silently"),
+            "the factors that the weights were tuned with",
+        )  # fmt: skip
 
 
 def _table(checkpoint: Checkpoint, block: Block, key: str) -> Iterator[Finding]:
