@@ -26,6 +26,7 @@ from longrope.baselines import closed_form
 from longrope.config.search import Bayesian, Cma, CriticalSpace, Evolution, SearchSettings
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, read_factors, write_factors
+from longrope.files import read_json
 from longrope.models import read_record
 from longrope.search import bayesian
 from longrope.search.scoring import LossScorer
@@ -218,7 +219,7 @@ def test_commands_killed_with_signal_9_end_in_the_same_files(model, tokens, tmp_
         forks.stdin.close()
         assert printed.startswith("search for 256") and f"from {known}/200" in forks.stderr.read()
     assert lines_of(trace) == lines_of(tmp_path / "whole/trace.jsonl")
-    ours, theirs = (json.loads(path.read_text()) for path in (out, tmp_path / "whole/factors.json"))
+    ours, theirs = (read_json(path) for path in (out, tmp_path / "whole/factors.json"))
     for each in (ours, theirs):
         each["provenance"]["seconds"] = 0
     assert ours == theirs
@@ -376,7 +377,7 @@ def test_a_search_that_cannot_be_made_says_why(weights, changes, says, request, 
 
 def test_tokens_of_another_tokenizer_are_refused(model, tokens, tmp_path):
     shutil.copytree(tokens, tmp_path / "tokens")
-    manifest = json.loads((tmp_path / "tokens/manifest.json").read_text())
+    manifest = read_json(tmp_path / "tokens/manifest.json")
     manifest["tokenizer"] = "0123456789abcdef"
     (tmp_path / "tokens/manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="tokenizer"):
