@@ -15,6 +15,7 @@ CIRCUMSTANCES = {
     "threads",
     "peak_memory",
     "arithmetic",
+    "checksum",  # of all, those above included
 }
 MEASURED = {"seconds", "peak MiB"}  # columns of tables that say it, too
 RECORDS = ("*/**/factors.json", "*/**/evaluation/**/*.json", "*/**/extended.json")

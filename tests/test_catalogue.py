@@ -16,6 +16,7 @@ from longrope.evaluate.perplexity import evaluate_perplexity
 from longrope.evaluate.records import factors_at, identity_of
 from longrope.extended import read_tiers
 from longrope.factors import RescaleFactors, read_factors, write_factors
+from longrope.files import read_json
 from longrope.models import fingerprint_of
 from longrope.publish import publish
 from longrope.windows import parse_window
@@ -73,7 +74,7 @@ def test_an_entry_is_written_as_the_files_that_everything_reads(tmp_path, capsys
     assert read_factors(one) == tiers.longest
     capsys.readouterr()
     assert main(["factors", "tiny-longrope-2k", "--window", "16k"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(one.read_text())
+    assert json.loads(capsys.readouterr().out) == read_json(one)
     assert main(["factors", "tiny-longrope-2k", "--window", "3k"]) == 1
     assert "no factors for 3k, but for 256, 512, 2k" in capsys.readouterr().err
     assert main(["factors", "nothing"]) == 1
@@ -119,7 +120,7 @@ def test_records_of_other_factors_or_weights_make_no_entry(measured, model_folde
     write_factors(other, RescaleFactors(rope, 128, "search", (1.0, 1.0, 2.0, 2.0)))
     with pytest.raises(UserError, match="at 128 it was measured with other factors"):
         make(measured, model_folder, tmp_path / "mine.json", factors=[other])
-    record = json.loads(measured[1].read_text()) | {"weights_fingerprint": "other"}
+    record = read_json(measured[1]) | {"weights_fingerprint": "other"}
     (tmp_path / "record.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="measured on weights other"):
         make(measured, model_folder, tmp_path / "m.json", records=[tmp_path / "record.json"])

@@ -334,7 +334,7 @@ def test_tokens_that_were_cut_short_are_noticed(tmp_path):
 def test_a_token_that_the_disk_changed_is_noticed(tmp_path):
     tokenised(text_files(tmp_path, TEXTS), tmp_path / "out")
     flip_a_bit(tmp_path / "out/train/tokens.bin")
-    with pytest.raises(UserError, match=r"tokens\.bin: damaged, .* tokenise the corpus again"):
+    with pytest.raises(UserError, match=r"tokens\.bin: damaged, .* delete .*train and run"):
         TokenSplit(tmp_path / "out/train")
 
 

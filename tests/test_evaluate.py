@@ -25,7 +25,7 @@ from longrope.evaluate import passkey, perplexity, records
 from longrope.evaluate.passkey import evaluate_passkey
 from longrope.evaluate.perplexity import evaluate_perplexity, plan, slide
 from longrope.factors import RescaleFactors, write_factors
-from longrope.files import sha256_of
+from longrope.files import read_json, sha256_of, write_json
 from longrope.import_model import import_model
 from longrope.models import METADATA, load_model
 from longrope.passkey import PasskeyWriter, random_key
@@ -436,13 +436,13 @@ def test_another_config_or_precision_of_the_same_weights_is_measured_again(
     model = tmp_path / "model"
     shutil.copytree(model_folder, model)
     measure({WINDOW: 2}, model=model)
-    name = "config.json" if change == "config" else METADATA
-    content = json.loads((model / name).read_text())
+    record, config = read_json(model / METADATA), read_json(model / "config.json")
     if change == "config":
-        content["rms_norm_eps"] = 0.5
+        write_json(model / "config.json", config | {"rms_norm_eps": 0.5})
+        record["files"]["config.json"] = sha256_of(model / "config.json")
     else:
-        content["source"]["precision"] = "bfloat16"
-    (model / name).write_text(json.dumps(content))
+        record["source"]["precision"] = "bfloat16"
+    write_json(model / METADATA, record)
     passes.clear()
     again = measure({WINDOW: 2}, model=model)
     assert passes and again == measure({WINDOW: 2}, model=model, state="fresh")

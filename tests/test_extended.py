@@ -1,6 +1,5 @@
 """Tiers: the smallest window that holds the whole sequence, chosen once."""
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, Tiers, make_tiers, read_tiers, write_extended
 from longrope.factors import RescaleFactors, Rope, write_factors
+from longrope.files import read_json, write_json
 
 ROPE = Rope("small", 10_000.0, 8, 256, "abc")
 WINDOWS = (256, 1024, 4096)
@@ -103,7 +103,7 @@ def test_tiers_are_not_read_for_another_model(tmp_path):
 def test_a_broken_table_of_tiers_is_one_clear_error(tmp_path, change, message):
     write_extended(tmp_path / "extended", TIERS, tmp_path / "model")
     path = tmp_path / "extended" / "extended.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    write_json(path, read_json(path) | change)
     with pytest.raises(UserError, match=message):
         read_tiers(path)
 

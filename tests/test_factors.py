@@ -16,6 +16,7 @@ from longrope.factors import (
     read_factors,
     write_factors,
 )
+from longrope.files import read_json
 
 ROPE = Rope("small", 10_000.0, 8, 256, "abc")
 LAMBDA = (1.0, 1.25, 8.01, math.inf)
@@ -26,7 +27,7 @@ def written(tmp_path, **changes):
     """A factors.json with some keys changed; None leaves a key out."""
     path = tmp_path / "factors.json"
     write_factors(path, FACTORS)
-    record = json.loads(path.read_text()) | changes
+    record = read_json(path) | changes
     path.write_text(json.dumps({key: value for key, value in record.items() if value is not None}))
     return path
 

@@ -21,6 +21,7 @@ from longrope.architectures import check_kernel, complete_config, rope_of_config
 from longrope.config import FolderModel, GgufModel, HubModel
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors
+from longrope.files import read_json
 from longrope.import_model import import_model
 from longrope.models import load_model, load_tokenizer, read_record, save_model, tuned_factors
 
@@ -346,7 +347,7 @@ def test_a_kernel_without_float32_can_train_under_autocast(source, tmp_path, mon
     AttentionInterface.register("halves", attend)
     monkeypatch.setattr("longrope.models.PACKAGES", {"halves": ("torch", "torch")})
     bring_in(source, tmp_path / "m")
-    record = json.loads((tmp_path / "m/longrope.json").read_text())
+    record = read_json(tmp_path / "m/longrope.json")
     record["source"]["attention"] = "halves"
     (tmp_path / "m/longrope.json").write_text(json.dumps(record))
     model = load_model(tmp_path / "m", for_training=True)

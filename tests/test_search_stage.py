@@ -6,13 +6,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
+from forks import Forks
 from helpers import (
     PAIRS,
     WINDOW,
@@ -26,6 +25,7 @@ from longrope.baselines import closed_form
 from longrope.config.search import Bayesian, Cma, CriticalSpace, Evolution, SearchSettings
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, read_factors, write_factors
+from longrope.files import read_json
 from longrope.models import read_record
 from longrope.search import bayesian
 from longrope.search.scoring import LossScorer
@@ -161,24 +161,6 @@ def test_a_search_killed_between_finds_the_same(kind, model, tokens, tmp_path, m
     assert lines_of(tmp_path / "killed/trace.jsonl") == lines_of(tmp_path / "whole/trace.jsonl")
 
 
-# A process that has imported everything and forks for each command it is given: a command that is
-# killed takes no seconds to start again.
-FORKS = """
-import json, os, sys
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-import longrope.search.stage, longrope.search.cma_es
-from longrope.cli import main
-torch.set_num_threads(1)
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        os._exit(main(json.loads(line)))
-    print(child, flush=True)
-    print(os.waitpid(child, 0)[1], flush=True)
-"""
-
-
 def test_commands_killed_with_signal_9_end_in_the_same_files(model, tokens, tmp_path):
     """Five kills of a whole `longrope search`, the last leaves half a line; then it ends."""
     changes = {"evaluations": 100, "fitness": {"needle": 0.1}, "seed": 5}
@@ -187,38 +169,30 @@ def test_commands_killed_with_signal_9_end_in_the_same_files(model, tokens, tmp_
     state = tmp_path / "out/state/trace.jsonl"
     command = ["search", "--model", model, "--tokens", tokens, "--out", out, "--trace", trace]
     command += ["--state", state.parent, "--settings", settings_of(**changes).model_dump_json()]
-    rng, pipe = random.Random(9), subprocess.PIPE
+    rng = random.Random(9)
 
     def lines() -> int:
         return state.read_bytes().count(b"\n") if state.exists() else 0
 
-    forks = subprocess.Popen(
-        [sys.executable, "-c", FORKS], stdin=pipe, stdout=pipe, stderr=pipe, text=True
-    )
-    with forks:
-
-        def start() -> int:
-            print(json.dumps([*map(str, command)]), file=forks.stdin, flush=True)
-            return int(forks.stdout.readline())
-
+    with Forks() as forks:
         for _ in range(5):
-            child, wanted, before = start(), lines() + rng.randint(1, 30), lines()
+            wanted, before = lines() + rng.randint(1, 30), lines()
+            child = forks.start(tmp_path, command)
             deadline = time.monotonic() + 60
             while lines() < wanted and time.monotonic() < deadline:
                 time.sleep(rng.uniform(0, 0.01))
             os.kill(child, signal.SIGKILL)
-            assert int(forks.stdout.readline()) == signal.SIGKILL
+            assert forks.wait()[0] == -signal.SIGKILL
             assert before < lines() < 200 and not out.exists()
         known = lines()
         with state.open("ab") as file:
             file.write(state.read_bytes().splitlines()[-1][:100])
-        start()
-        printed = forks.stdout.readline()  # what the command says, then its status
-        assert int(forks.stdout.readline()) == 0
-        forks.stdin.close()
-        assert printed.startswith("search for 256") and f"from {known}/200" in forks.stderr.read()
+        (tmp_path / "said.txt").unlink()
+        assert forks.run(tmp_path, command)[0] == 0
+    said = (tmp_path / "said.txt").read_text()
+    assert "search for 256" in said and f"from {known}/200" in said
     assert lines_of(trace) == lines_of(tmp_path / "whole/trace.jsonl")
-    ours, theirs = (json.loads(path.read_text()) for path in (out, tmp_path / "whole/factors.json"))
+    ours, theirs = (read_json(path) for path in (out, tmp_path / "whole/factors.json"))
     for each in (ours, theirs):
         each["provenance"]["seconds"] = 0
     assert ours == theirs
@@ -376,7 +350,7 @@ def test_a_search_that_cannot_be_made_says_why(weights, changes, says, request, 
 
 def test_tokens_of_another_tokenizer_are_refused(model, tokens, tmp_path):
     shutil.copytree(tokens, tmp_path / "tokens")
-    manifest = json.loads((tmp_path / "tokens/manifest.json").read_text())
+    manifest = read_json(tmp_path / "tokens/manifest.json")
     manifest["tokenizer"] = "0123456789abcdef"
     (tmp_path / "tokens/manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="tokenizer"):

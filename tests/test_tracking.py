@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from longrope import tracking
 from longrope.errors import UserError
+from longrope.files import read_json
 from longrope.tracking import LiveRun, RunRecord, SyncReport, read_record, sync, write_record
 
 mlflow = pytest.importorskip("mlflow")
@@ -233,7 +234,7 @@ def test_a_broken_record_is_named_and_the_others_arrive(tmp_path, uri, experimen
 )
 def test_a_record_that_breaks_a_rule_is_a_user_error(tmp_path, change, named):
     path = tmp_path / f"{a_record(tmp_path).run_id}.run.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(read_json(path) | change))
     with pytest.raises(UserError, match=named) as caught:
         read_record(path)
     assert str(path) in str(caught.value)

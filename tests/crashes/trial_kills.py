@@ -4,7 +4,8 @@ same text, factors, weights, evaluations and tables, to the bit, as one that nob
 but seconds and memory, which are measured.)
 
     python tests/crashes/trial_kills.py --kills 110 --out docs/results/kills.md
-    python tests/crashes/trial_kills.py --kills 12 --default FOLDER     # of a default run
+    python tests/crashes/trial_kills.py --done FOLDER                   # of one that is done there
+    python tests/crashes/trial_kills.py --kills 12 --default --done FOLDER     # of the default one
 
 Every second kill is of the stage's process alone, and Snakemake clears up after it; the others are
 of Snakemake and all its jobs at one moment, as when the machine loses power. After either, the
@@ -35,8 +36,14 @@ from micro import ROOT, configuration, make_place, snakemake
 from same import everything
 
 POLL = 0.01  # s
-OF_ONE_JOB = 4  # kills of one job in one study: then it may end
+OF_ONE_JOB = 10  # kills of one job in one study: then it may end
 DEFAULT = ROOT / "config/config.yaml"
+ABOUT = """\
+Written by `tests/crashes/trial_kills.py`: the stages of a study are killed (`kill -9`) at random
+points, each second time together with Snakemake and all other jobs, and the study is started again.
+Then its text, weights, factors, evaluations and tables are compared with those of a study that
+nobody disturbed: *different* counts the files that say anything else (but for seconds and memory).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,7 @@ class Killer:
                     os.kill(other, signal.SIGKILL)
         self.kills.append(Kill(stage, job, now - began, whole))
         self._of_job[job] += 1
+        print(f"{len(self.kills)}: {self.kills[-1]}", flush=True)
         return whole
 
 
@@ -244,26 +252,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--kills", type=int, default=110)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--default", type=Path, metavar="FOLDER", help="kill the default study; one is done there"
-    )
+    parser.add_argument("--default", action="store_true", help="the default study, with --done")
+    parser.add_argument("--done", type=Path, metavar="FOLDER", help="where one is done undisturbed")
     parser.add_argument("--out", type=Path, help="write the table here, too")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="longrope-kills-"))
     killer = Killer(random.Random(options.seed), 0)
-    if options.default:
-        undisturbed = everything(options.default / "results")
-        killer.took, killer.stages = times_of(options.default)
+    if options.done:
+        undisturbed = everything(options.done / "results")
+        killer.took, killer.stages = times_of(options.done)
     else:
         place, config = new_place(folder / "undisturbed", False)
         run_study(place, config, killer, folder / "undisturbed.log")
         undisturbed = everything(place / "results")
-        print(f"undisturbed: {len(undisturbed)} files, {sum(killer.took.values()):.0f} s of stages")
+    print(f"undisturbed: {len(undisturbed)} files, {sum(killer.took.values()):.0f} s of stages")
     killer.wanted = options.kills
     rounds = []
     while len(killer.kills) < options.kills:
         before, name = len(killer.kills), f"study-{len(rounds) + 1}"
-        place, config = new_place(folder / name, bool(options.default))
+        place, config = new_place(folder / name, options.default)
         killer.next_study()
         starts = run_study(place, config, killer, folder / f"{name}.log")
         wrong = different(undisturbed, everything(place / "results"))
@@ -274,11 +281,10 @@ def main() -> int:
               f" {left[:5]}", flush=True)  # fmt: skip
         if rounds[-1][0] == 0:
             raise SystemExit(f"a whole study in which nothing was hit: {folder}")
-    said = table(killer, rounds, len(undisturbed))
+        said = table(killer, rounds, len(undisturbed))
+        if options.out:
+            options.out.write_text(f"# Stages killed at random points\n\n{ABOUT}\n{said}\n")
     print(said)
-    if options.out:
-        asked = " ".join(["python", "tests/crashes/trial_kills.py", *sys.argv[1:]])
-        options.out.write_text(f"# Stages killed at random points\n\n`{asked}`\n\n{said}\n")
     return 1 if any(wrong for _, _, wrong, _ in rounds) else 0
 
 

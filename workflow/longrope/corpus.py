@@ -19,7 +19,7 @@ import numpy as np
 
 from longrope.config.corpus import CorpusSettings, Need, TokenizeSettings
 from longrope.errors import UserError
-from longrope.files import fingerprint, read_json, read_text, replacing, sha256_of, write_json
+from longrope.files import fingerprint, read_json, read_text, replacing, sha256_of, write_checked
 
 SCHEMA = 1  # of manifest.json
 SPLITS = ("train", "validation", "test")
@@ -245,7 +245,7 @@ class _SplitWriter:
             "tokens": self.offset,
             "documents": self.records,
         }
-        write_json(self.folder / "manifest.json", manifest)
+        write_checked(self.folder / "manifest.json", manifest)
         return manifest
 
 
@@ -286,7 +286,8 @@ class TokenSplit:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.manifest = read_json(self.folder / "manifest.json")
+        again = f"delete {folder} and run the workflow again"
+        self.manifest = read_json(self.folder / "manifest.json", again)
         if self.manifest.get("schema") != SCHEMA:
             raise UserError(f"{folder}: tokens of another version; tokenise the corpus again")
         # Of the tokens and of where documents begin: what any result on this split depends on.
@@ -294,9 +295,9 @@ class TokenSplit:
         path = self.folder / "tokens.bin"
         dtype = np.dtype(self.manifest["dtype"])
         if not path.exists() or path.stat().st_size != self.manifest["tokens"] * dtype.itemsize:
-            raise UserError(f"{path}: missing or cut short; tokenise the corpus again")
+            raise UserError(f"{path}: missing or cut short; {again}")
         if sha256_of(path) != self.manifest["sha256"]:
-            raise UserError(f"{path}: damaged, its sha256 is another; tokenise the corpus again")
+            raise UserError(f"{path}: damaged, its sha256 is another; {again}")
         empty = self.manifest["tokens"] == 0
         self.tokenizer: str = self.manifest["tokenizer"]
         self._tokens = np.empty(0, dtype) if empty else np.memmap(path, dtype, mode="r")

@@ -11,8 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrope.errors import UserError
-from longrope.factors import RescaleFactors, Rope, check_same_model, read_factors, write_factors
-from longrope.files import read_json, write_json
+from longrope.factors import (
+    MADE,
+    RescaleFactors,
+    Rope,
+    check_same_model,
+    read_factors,
+    write_factors,
+)
+from longrope.files import read_json, write_checked
 from longrope.windows import window_label
 
 SCHEMA = 1  # of extended.json
@@ -77,7 +84,7 @@ def write_extended(folder: Path, tiers: Tiers, weights: Path) -> None:
         name = f"{window_label(each.window)}.json"
         write_factors(folder / name, each)
         entries.append({"max_length": each.window, "method": each.method, "factors": name})
-    write_json(
+    write_checked(
         folder / "extended.json",
         {
             "schema": SCHEMA,
@@ -92,7 +99,7 @@ def write_extended(folder: Path, tiers: Tiers, weights: Path) -> None:
 
 def read_tiers(path: Path, rope: Rope | None = None) -> Tiers:
     """Read `extended.json`, or one `factors.json` as the only tier."""
-    record = read_json(path)
+    record = read_json(path, MADE)
     if "tiers" not in record:
         return Tiers((read_factors(path, rope),))
     if record.get("schema") != SCHEMA:

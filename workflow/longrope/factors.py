@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from longrope.errors import UserError
-from longrope.files import read_json, write_json
+from longrope.files import read_json, write_checked
 from longrope.windows import window_label
 
 SCHEMA = 1  # of factors.json
+MADE = "if the workflow made it, delete it and run that again"  # where it is damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def read_factors(path: Path, rope: Rope | None = None) -> RescaleFactors:
 
     Raises UserError naming the file, the value and the rule it breaks.
     """
-    record = read_json(path)
+    record = read_json(path, MADE)
     try:
         factors = factors_of_record(record)
         if rope is not None:
@@ -156,7 +157,7 @@ def record_of_factors(factors: RescaleFactors) -> dict:
 
 def write_factors(path: Path, factors: RescaleFactors) -> None:
     """Write `factors.json`."""
-    write_json(path, record_of_factors(factors))
+    write_checked(path, record_of_factors(factors))
 
 
 def check_same_model(found: Rope, expected: Rope) -> None:

@@ -1,10 +1,11 @@
 """
-Files that are whole or absent, and fingerprints of what they were made from.
+Files that are whole or absent, with checksums, and fingerprints of what they were made from.
 
-Everything that the project writes goes through here: a file is written beside its place, flushed
-to disk and renamed, so a killed process never leaves half of one. Logs of records (`.jsonl`) are
-appended to line by line, each with a checksum; a last line that a kill cut short is dropped when
-they are read again, and one that the disk changed is an error.
+Everything that the project writes goes through here or `drafts`, so a killed process never leaves
+half of a file. What a later stage reads is written with a checksum (`write_checked`), and damage is
+an error that says what to delete. Logs of records (`.jsonl`) are appended to line by line, each
+with a checksum; a last line that a kill cut short is dropped when they are read again, and one that
+the disk changed is an error.
 """
 
 import bz2
@@ -13,16 +14,13 @@ import gzip
 import hashlib
 import json
 import lzma
-import math
 import os
-import platform
-import re
 import shutil
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from longrope.drafts import replacing
 from longrope.errors import UserError
 
 try:
@@ -30,78 +28,10 @@ try:
 except ImportError:  # no Unix
     fcntl = None
 
-DRAFT = ".part"  # how the name of what is being written ends
-DEAD_AFTER = 24 * 3600  # s without a change, for a draft of another machine
 FICLONE = 0x40049409  # Linux: make one file share the blocks of another
-SUM = ', "crc32": "'  # before the checksum of a line that was appended
+CHECKSUM = "checksum"  # the last key of a JSON file that has one
+SUM = b', "crc32": "'  # before the checksum of a line that was appended
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; it becomes `path` if the block ends well, else it is removed.
-
-    The block may write a file or make a directory; a directory replaces an older one. What killed
-    processes have left of the same path is removed.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mark = f".{path.name}.{os.getpid()}@{platform.node()}"
-    draft, old = path.parent / f"{mark}{DRAFT}", path.parent / f"{mark}.old{DRAFT}"
-    for left in [draft, old, *_left_behind(path)]:
-        _remove(left)
-    try:
-        yield draft
-        flush_folder(draft)
-        if draft.is_dir() and path.is_dir():
-            os.replace(path, old)  # a folder half of which is removed would look like a whole one
-        os.replace(draft, path)
-        _flush_entry(path.parent)
-    finally:
-        _remove(draft)
-        _remove(old)
-
-
-def _left_behind(path: Path) -> Iterator[Path]:
-    """Drafts of a path whose process is dead. One of another machine, which cannot be asked, counts
-    as dead when nothing in it has changed for a day by the clock of the disk that they are on."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)@(.+?)(\.old)?{re.escape(DRAFT)}")
-    for each in path.parent.iterdir():
-        if not (found := name.fullmatch(each.name)):
-            continue
-        if found[2] == platform.node():
-            if not _is_alive(int(found[1])):
-                yield each
-        elif _now_on_disk(path.parent) - _last_change(each) > DEAD_AFTER:
-            yield each
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs; where that cannot be asked, it does."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # of another user
-        pass
-    return True
-
-
-def _now_on_disk(folder: Path) -> float:
-    """The time of whoever keeps a folder, which on a shared disk is another machine."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return os.fstat(file.fileno()).st_mtime
-
-
-def _last_change(draft: Path) -> float:
-    """When a draft, or anything in it, was written to; now if it is just being renamed."""
-    newest = 0.0
-    for each in [draft, *draft.rglob("*")]:
-        with contextlib.suppress(FileNotFoundError):
-            newest = max(newest, each.stat().st_mtime)
-    return newest or math.inf
 
 
 def write_text(path: Path, text: str) -> None:
@@ -124,16 +54,31 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict:
-    """The JSON object in `path`; UserError if it is missing, broken or no object."""
+def write_checked(path: Path, value: dict) -> None:
+    """Write a JSON object with a checksum of what it says as its last value."""
+    read_again = json.loads(json.dumps(value, allow_nan=False))
+    write_json(path, value | {CHECKSUM: fingerprint(read_again)})
+
+
+def read_json(path: Path, remedy: str = "") -> dict:
+    """The JSON object in `path`, without its checksum; UserError if it is missing, broken, no
+    object, or says something else than when it was written. `remedy` is what then to do."""
+    remedy = f"; {remedy}" if remedy else ""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error})") from None
+        raise UserError(f"{path}: not a readable JSON file ({error}){remedy}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
+        kind = type(value).__name__
+        raise UserError(f"{path}: holds a JSON {kind}, expected an object{remedy}")
+    sum_ = value.pop(CHECKSUM, None)
+    if sum_ is not None and sum_ != fingerprint(value):
+        raise UserError(
+            f"{path}: its checksum does not fit what it says, so it is damaged, or was changed by"
+            f" hand (then take the line {CHECKSUM!r} out){remedy}"
+        )
     return value
 
 
@@ -141,34 +86,27 @@ def append_line(path: Path, record: dict) -> None:
     """Append one record, and its checksum, to a `.jsonl` file and flush it to disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(_with_checksum(json.dumps(record, allow_nan=False)) + "\n")
+        file.write(_with_checksum(record))
         file.flush()
         os.fsync(file.fileno())
 
 
 def write_lines(path: Path, records: list[dict]) -> None:
-    """Write a `.jsonl` file, whole or not at all."""
-    write_text(path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
+    """Write a `.jsonl` file, whole or not at all; its last line says how many there are."""
+    text = "".join(map(_with_checksum, records[:-1]))
+    last = "".join(_with_checksum(record, len(records)) for record in records[-1:])
+    write_text(path, text + last)
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The records of a `.jsonl` file, without their checksums; UserError if it is missing or
-    damaged."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
-    records = []
-    for number, line in enumerate(lines, 1):
-        text, _, summed = line.partition(SUM)
-        try:
-            if summed and _with_checksum(text + "}") != line:
-                raise ValueError("another checksum")
-            records.append(json.loads(text + "}" if summed else line))
-        except ValueError:
-            raise UserError(
-                f"{path}: line {number} is damaged; delete {path.parent} and run its stage again"
-            ) from None
+    """The records of a `.jsonl` file that was written whole; UserError if it is missing, damaged,
+    empty or cut short. One without any checksum is of another origin and read as it is."""
+    records, lines = _read_lines(path)
+    if not records or lines not in (None, len(records)):
+        raise UserError(
+            f"{path}: cut short after {len(records)} lines; delete {path.parent} and run its stage"
+            " again"
+        )
     return records
 
 
@@ -183,12 +121,37 @@ def resume_lines(path: Path) -> list[dict]:
     good = whole.rfind(b"\n") + 1
     if good < len(whole):
         os.truncate(path, good)
-    return read_lines(path)
+    return _read_lines(path)[0]
 
 
-def _with_checksum(text: str) -> str:
-    """A JSON object as text, with a checksum of that text as its last value."""
-    return f'{text[:-1]}{SUM}{zlib.crc32(text.encode()):08x}"}}'
+def _read_lines(path: Path) -> tuple[list[dict], int | None]:
+    """The records of a file, and how many the last of them says there are: 0 if it does not, None
+    if none has a checksum. UserError naming the line that is damaged."""
+    try:
+        lines = Path(path).read_bytes().removesuffix(b"\n").split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+    checked, records, number = any(SUM in line for line in lines), [], 0
+    for at, line in enumerate(lines if lines != [b""] else [], 1):
+        text, _, sum_ = line.partition(SUM)
+        try:
+            record = json.loads(text + b"}" if checked else line)
+            number = int(sum_[8:].removeprefix(b" of ").removesuffix(b'"}') or 0) if checked else 0
+            if checked and _with_checksum(record, number).encode() != line + b"\n":
+                raise ValueError("another checksum")
+        except ValueError:
+            raise UserError(
+                f"{path}: line {at} is damaged; delete {path.parent} and run its stage again"
+            ) from None
+        records.append(record)
+    return records, number if checked else None
+
+
+def _with_checksum(record: dict, lines: int = 0) -> str:
+    """A record as a line, its last value a checksum; in the last line of a whole file it says how
+    many there are."""
+    text, of = json.dumps(record, allow_nan=False), f" of {lines}" if lines else ""
+    return f'{text[:-1]}{SUM.decode()}{zlib.crc32(f"{text}{of}".encode()):08x}{of}"}}\n'
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -224,7 +187,7 @@ def open_state(path: Path, made_from: object, say: Callable[[str], None] = print
     """
     path = Path(path)
     guard, mark = path / "made_from.json", {"fingerprint": fingerprint(made_from)}
-    if path.exists() and (not guard.exists() or read_json(guard) != mark):
+    if path.exists() and not _says(guard, mark):
         if any(path.iterdir()):
             say(f"{path}: progress of other inputs or settings, starting afresh")
         shutil.rmtree(path)
@@ -233,22 +196,9 @@ def open_state(path: Path, made_from: object, say: Callable[[str], None] = print
     return path
 
 
-def flush_folder(draft: Path) -> None:
-    """Make sure that a file, or a folder and what is in it, is on disk."""
-    for path in [draft, *draft.rglob("*")] if draft.is_dir() else [draft]:
-        _flush_entry(path)
-
-
-def _flush_entry(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _says(path: Path, mark: dict) -> bool:
+    """Whether a JSON file holds just this; one that is missing or damaged does not."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        return read_json(path) == mark
+    except UserError:
+        return False

@@ -18,7 +18,7 @@ from longrope.config.base import BASE
 from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, read_factors, rope_of_record, write_factors
-from longrope.files import read_json, replacing, sha256_of, write_json
+from longrope.files import read_json, replacing, sha256_of, write_checked
 
 METADATA = "longrope.json"
 TUNED = "tuned_factors.json"  # in checkpoints that were tuned here
@@ -65,7 +65,7 @@ def read_record(folder: Path) -> ModelRecord:
         raise UserError(
             f"{folder}: no {METADATA}; bring a checkpoint in with `longrope import-model` first"
         )
-    record = read_json(path)
+    record = read_json(path, _again(folder))
     try:
         if record["schema"] != SCHEMA:
             raise UserError(f"schema {record['schema']!r}, this version reads {SCHEMA}")
@@ -83,12 +83,13 @@ def read_record(folder: Path) -> ModelRecord:
 
 
 def write_record(folder: Path, record: ModelRecord) -> None:
-    """Write `longrope.json` into a checkpoint, with the fingerprint of the weights there.
+    """Write `longrope.json` into a checkpoint, with the fingerprint of the weights there, and the
+    hash of every other file that says how they are run.
 
     Weights that are called base become the base of all that descends from them.
     """
-    own = fingerprint_of(folder)
-    write_json(
+    own, beside = fingerprint_of(folder), [each for each in Path(folder).iterdir() if _says(each)]
+    write_checked(
         Path(folder) / METADATA,
         {
             "schema": SCHEMA,
@@ -101,8 +102,19 @@ def write_record(folder: Path, record: ModelRecord) -> None:
             "fingerprint": own,
             "source": record.source,
             "changes": record.changes,
+            "files": {path.name: sha256_of(path) for path in sorted(beside)},
         },
     )
+
+
+def _says(path: Path) -> bool:
+    """Whether a file of a checkpoint is of its config or its tokenizer."""
+    about = path.suffix in (".safetensors", ".md") or path.name == METADATA
+    return path.is_file() and not about and not path.name.startswith(".")
+
+
+def _again(folder: Path) -> str:
+    return f"delete {folder} and run the workflow again"
 
 
 def tuned_factors(folder: Path) -> RescaleFactors | None:
@@ -123,15 +135,28 @@ def check_weights(folder: Path, record: ModelRecord) -> None:
     if (found := fingerprint_of(folder)) != record.fingerprint:
         raise UserError(
             f"{folder}: damaged weights: their sha256 begins with {found}, not with"
-            f" {record.fingerprint}, as when they were saved; delete the folder and run the"
-            " workflow again"
+            f" {record.fingerprint}, as when they were saved; {_again(folder)}"
         )
+
+
+def check_files(folder: Path) -> None:
+    """Raise UserError unless config and tokenizer of a checkpoint are, to the bit, those that were
+    saved. One that is not of this project, or of an older version of it, is not checked."""
+    if not (path := Path(folder) / METADATA).exists():
+        return
+    for name, sum_ in read_json(path, _again(folder)).get("files", {}).items():
+        if not (path := Path(folder) / name).exists() or sha256_of(path) != sum_:
+            raise UserError(
+                f"{path}: missing or damaged, its sha256 is not that with which it was saved;"
+                f" {_again(folder)}"
+            )
 
 
 def load_tokenizer(folder: Path):
     """The tokenizer of a checkpoint."""
     from transformers import AutoTokenizer
 
+    check_files(folder)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -171,6 +196,7 @@ def load_model(folder: Path, *, for_training: bool = False, on_cpu: bool = False
     quiet()
     where = device()
     record = read_record(folder)
+    check_files(folder)
     check_weights(folder, record)
     precision = "float32" if for_training else precision_of(record)
     check_kernel(record.attention, where.type, None if for_training else precision)

@@ -22,7 +22,7 @@ from longrope.config.base import BASE
 from longrope.config.corpus import CorpusSettings, TokenizeSettings
 from longrope.corpus import SPLITS, TokenSplit, read_documents, tokenize_corpus
 from longrope.factors import Rope
-from longrope.files import open_state, write_json
+from longrope.files import open_state, write_checked
 from longrope.mixture import Batch, SequenceMaker
 from longrope.models import ModelRecord, device, save_model
 from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT, WORDS
@@ -96,7 +96,7 @@ def pretrain(
         "precision": settings.precision,
         "seed": seed,
     }
-    write_json(folder / "training.json", training)
+    write_checked(folder / "training.json", training)
     last = [each["loss"] for each in metrics[-100:]]
     return {"loss": float(np.mean(last)), "tokens": training["tokens"]}
 

@@ -24,10 +24,11 @@ from typing import get_origin
 from uuid import uuid4
 
 from longrope.errors import UserError, unknown_name
-from longrope.files import read_json, replacing, write_json
+from longrope.files import read_json, replacing, write_checked
 from longrope.secret import hidden
 
 SCHEMA = 1  # of *.run.json
+AGAIN = "delete it and run its stage again"  # where a record is damaged
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}  # ours: MLflow's
 RUN_ID, SYNCED = "longrope.run_id", "longrope.synced"  # tags; the second is set last of all
 ARTIFACT_LIMIT = 16 * 2**20  # bytes; a larger file stays where it is
@@ -94,12 +95,12 @@ class SyncReport:
 def write_record(path: Path, record: RunRecord) -> None:
     """Write a record; `sync` finds it if `path` ends in .run.json."""
     text = json.dumps({"schema": SCHEMA, **asdict(record)}, default=str)  # paths become strings,
-    write_json(path, json.loads(text, parse_constant=str))  # infinities too
+    write_checked(path, json.loads(text, parse_constant=str))  # infinities too
 
 
 def read_record(path: Path) -> RunRecord:
     """Read a record; UserError naming the file and what is wrong with it."""
-    values = read_json(path)
+    values = read_json(path, AGAIN)
     try:
         if (schema := values.pop("schema", None)) != SCHEMA:
             raise UserError(f"schema {schema!r}: this version reads schema {SCHEMA}")
@@ -107,7 +108,7 @@ def read_record(path: Path) -> RunRecord:
         return RunRecord(run_id=values.pop("run_id"), **values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         why = error if isinstance(error, UserError) else repr(error)
-        raise UserError(f"{path}: not a run record ({why})") from None
+        raise UserError(f"{path}: not a run record ({why}); {AGAIN}") from None
 
 
 def sync(

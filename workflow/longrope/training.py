@@ -190,7 +190,13 @@ def peak_memory(device: torch.device) -> int:
 
 
 def _metrics_up_to(path: Path, step: int) -> list[dict]:
-    """The metrics of the first so many steps; what came after is dropped."""
+    """The metrics of the first so many steps; what came after is dropped. UserError if one of them
+    is not there: they are written before the checkpoint of their step."""
     metrics = [record for record in resume_lines(path) if record["step"] <= step]
+    if len(metrics) < step:
+        raise UserError(
+            f"{path}: damaged, it has {len(metrics)} of the first {step} steps; delete"
+            f" {path.parent} and run its stage again"
+        )
     write_lines(path, metrics)
     return metrics

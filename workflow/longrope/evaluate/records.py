@@ -22,7 +22,7 @@ from longrope.files import (
     open_state,
     resume_lines,
     sha256_of,
-    write_json,
+    write_checked,
 )
 from longrope.models import ModelRecord, device, precision_of, read_record
 from longrope.parallel.place import here
@@ -150,7 +150,7 @@ def evaluate_lengths(
         results[label] = summarise(progressed[key])
     if not place.leads:
         return results
-    write_json(
+    write_checked(
         out,
         {
             "schema": SCHEMA,

@@ -18,7 +18,7 @@ from longrope.export.gguf_tokenizer import write_tokenizer
 from longrope.export.serve import GGUF
 from longrope.export.tables import Tables, as_list, left_out
 from longrope.files import read_json
-from longrope.models import ModelRecord, stored_dtype
+from longrope.models import ModelRecord, check_files, check_weights, stored_dtype
 from longrope.windows import window_label
 
 ARCHITECTURE = "llama"
@@ -31,6 +31,8 @@ def write_gguf(
     """Write `model.gguf` into a folder, read it again and compare every tensor and key."""
     import gguf
 
+    check_files(model)
+    check_weights(model, record)
     config = read_json(model / "config.json")
     _check(config)
     dtype, path = dtype or stored_dtype(model), draft / GGUF

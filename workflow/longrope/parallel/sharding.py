@@ -24,8 +24,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from longrope.architectures import body_of
+from longrope.drafts import flush_folder
 from longrope.errors import UserError
-from longrope.files import flush_folder, read_json, sha256_of, write_json
+from longrope.files import read_json, sha256_of, write_json
 from longrope.parallel.place import here
 
 STEP = re.compile(r"step-(\d+)")
@@ -178,9 +179,10 @@ def _clear(draft: Path) -> None:
 def _damaged(checkpoint: Path) -> list[str]:
     """The files of a checkpoint whose contents are others than when it was saved; on all ranks."""
     place = here()
-    if not (checkpoint / SUMS).exists():
+    try:
+        sums = sorted(read_json(checkpoint / SUMS).items())[place.rank :: place.world]
+    except UserError:
         return [SUMS]
-    sums = sorted(read_json(checkpoint / SUMS).items())[place.rank :: place.world]
     wrong = [
         name
         for name, sum_ in sums

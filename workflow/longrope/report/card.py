@@ -7,13 +7,15 @@ Every number comes from the records of the run; the text around them is the same
 from pathlib import Path
 
 from longrope.files import read_json, write_text
-from longrope.models import read_record
+from longrope.models import check_files, read_record
 
 
 def write_card(model: Path, tokens: Path, records: list[Path], out: Path) -> None:
     """Write `card.md` from the checkpoint, its training tokens and its evaluations."""
-    record, training = read_record(model), read_json(model / "training.json")
-    corpus = read_json(tokens / "manifest.json")
+    check_files(model)
+    record, again = read_record(model), "and run the workflow again"
+    training = read_json(model / "training.json", f"delete {model} {again}")
+    corpus = read_json(tokens / "manifest.json", f"delete {tokens} {again}")
     shape = read_json(model / "config.json")
     rows = [
         ("parameters", f"{training['parameters']:,}"),
@@ -34,7 +36,7 @@ def write_card(model: Path, tokens: Path, records: list[Path], out: Path) -> Non
             f" ({training['precision']}, torch {training['torch']})",
         ),
         ("seed", str(training["seed"])),
-        *[row for path in records for row in _measured(read_json(path))],
+        *[row for path in records for row in _measured(read_json(path, f"delete it {again}"))],
     ]
     lines = [
         f"# {record.rope.model}",

@@ -191,7 +191,7 @@ def figure5(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
     ended = {(model, BASE): 0 for model in config.models}
     for path in paths:
         model, weights = _placed(path, config, "model/weights/training/metrics.jsonl")
-        line = pd.DataFrame(_records(path))
+        line = pd.DataFrame(read_lines(path))
         if "loss_text" in line:  # a step may hold none
             line = line.assign(loss=line.loss_text).dropna(subset="loss")
         smoothed = line.loss.rolling(max(1, len(line) // 5), center=True, min_periods=1).mean()
@@ -277,12 +277,6 @@ def _placed(path: Path, config: Config, pattern: str) -> list[str]:
     if parts[1] not in known:
         raise UserError(f"{path}: {unknown_name('weights', parts[1], known)}")
     return [part for word, part in zip(words, parts, strict=True) if word not in fixed]
-
-
-def _records(path: Path) -> list[dict]:
-    if not (records := read_lines(Path(path))):
-        raise UserError(f"{path}: no records; run the stage that writes it")
-    return records
 
 
 FIGURES = {

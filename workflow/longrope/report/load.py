@@ -63,7 +63,7 @@ def read_evaluations(config: Config, paths: Iterable[Path]) -> list[Evaluation]:
     """
     found: dict[tuple[int, ...], Evaluation] = {}
     for path in paths:
-        record = read_json(path)
+        record = read_json(path, "delete it and run the workflow again")
         try:
             if record["schema"] != SCHEMA:
                 raise UserError(f"{path}: schema {record['schema']}, expected schema {SCHEMA}")

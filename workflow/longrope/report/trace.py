@@ -38,8 +38,6 @@ def read_traces(config: Config, paths: Iterable[Path]) -> dict[str, Spent]:
             ended = _ended(lines)
         except KeyError as error:
             raise UserError(f"{path}: the key {error} is missing; search again") from None
-        if not pairs:
-            raise UserError(f"{path}: no records; run the search that writes it")
         found[place] = Spent(*zip(*pairs, strict=True), ended)
     return found
 

@@ -16,7 +16,7 @@ from longrope.config.search import SearchSettings
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, describe, read_factors, write_factors
-from longrope.files import open_state, read_lines, write_lines
+from longrope.files import open_state, resume_lines, write_lines
 from longrope.models import load_model, load_tokenizer, read_record, tuned_factors
 from longrope.parallel.place import here
 from longrope.passkey import PasskeyWriter
@@ -113,7 +113,7 @@ def search_factors(
         f"{method} {weights} {window_label(settings.window)}",
         say,
     )
-    lines = read_lines(progress)
+    lines = resume_lines(progress)
     tokens = scorer.tokens_before + found.scores * scorer.tokens
     provenance = {
         "weights": record.weights,
