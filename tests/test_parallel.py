@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -176,12 +177,15 @@ def losses_of(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics").read_text().splitlines()]
 
 
-def tuning(inputs: Path, folder: Path, processes: int) -> list[str]:
-    """The long tuning as the workflow asks for it; each process holds a part of every sequence."""
+def tuning(inputs: Path, folder: Path, processes: int, rendezvous: str = "") -> list[str]:
+    """The long tuning as the workflow asks for it; each process holds a part of every sequence. As
+    one of two machines that have one process each, if they meet somewhere."""
     settings = {"method": "yarn", "window": 128, "batch": 2, "learning_rate": 0.001}
     mixture = {"mixture": {"text": 0.5, "word": 0.5}}
     stage = {"name": "full", "seed": 1, "tuning": settings | mixture | LONG}
     several = ("--processes", processes, "--per-sequence", processes, "--patience", 5)
+    if rendezvous:
+        several = ("--nodes", 2, "--rendezvous", rendezvous, "--per-sequence", 2, "--patience", 5)
     arguments = [
         *("--log", folder / "log", *several),
         *("finetune", "--model", inputs / "model", "--factors", inputs / "yarn.json"),
@@ -192,9 +196,10 @@ def tuning(inputs: Path, folder: Path, processes: int) -> list[str]:
     return list(map(str, arguments))
 
 
-def start(inputs: Path, folder: Path, **more: str) -> subprocess.Popen:
-    """Begin it in two processes."""
-    command = [sys.executable, "-m", "longrope.cli", *tuning(inputs, folder, processes=2)]
+def start(inputs: Path, folder: Path, rendezvous: str = "", **more: str) -> subprocess.Popen:
+    """Begin it in two processes, or the part of one machine of two."""
+    asked = tuning(inputs, folder, processes=2, rendezvous=rendezvous)
+    command = [sys.executable, "-m", "longrope.cli", *asked]
     return subprocess.Popen(command, env=environment() | more, stderr=subprocess.PIPE, text=True)
 
 
@@ -206,14 +211,19 @@ def wait_for_checkpoint(folder: Path, running: subprocess.Popen) -> None:
 
 def process_of(rank: int, running: subprocess.Popen) -> int:
     """The pid of a rank."""
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     mark = f"RANK={rank}".encode()
     (found,) = [
-        int(pid)
-        for pid in children
+        pid
+        for pid in children_of(running)
         if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     ]
     return found
+
+
+def children_of(running: subprocess.Popen) -> list[int]:
+    """The pids of what a process has started."""
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text()
+    return [int(pid) for pid in children.split()]
 
 
 def test_a_killed_rank_ends_all_and_one_process_goes_on(inputs, undisturbed, tmp_path):
@@ -255,6 +265,37 @@ def test_a_rank_that_stops_answering_ends_all_once_patience_is_over(inputs, one,
     said = running.communicate(timeout=60)[1]
     assert running.returncode == 1 and "a rank of 2 did not answer for 5 s" in said
     assert "Traceback" not in said
+
+
+def test_where_a_rank_of_one_machine_is_killed_the_other_machine_points_to_it(
+    inputs, one, tmp_path
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    machines = [start(inputs, tmp_path, rendezvous=address) for _ in range(2)]
+    wait_for_checkpoint(tmp_path, machines[0])
+    (pid,) = children_of(machines[0])
+    os.kill(pid, signal.SIGKILL)
+    said = [each.communicate(timeout=60)[1] for each in machines]
+    assert [each.returncode for each in machines] == [1, 1]
+    assert re.search("rank . of 2 was killed by SIGKILL; run the stage again", said[0])
+    assert re.search("another of 2 machines has ended|a rank of 2 was lost", said[1])
+    assert "did not meet" not in said[1] and "Traceback" not in said[1]
+
+
+def test_ranks_end_with_the_process_that_watches_over_them(inputs, one, tmp_path):
+    running = start(inputs, tmp_path)
+    wait_for_checkpoint(tmp_path, running)
+    pids = [process_of(rank, running) for rank in range(2)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)  # busy for hours
+    running.kill()
+    running.communicate()
+    ended = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in pids):
+        assert time.monotonic() < ended
+        time.sleep(0.1)
 
 
 FULL = """
@@ -419,6 +460,17 @@ def test_a_busy_rank_is_waited_for_beyond_patience(pulses):
     pulses[0].meet()
     assert time.monotonic() - began > 1.5
     late.join()
+
+
+def test_no_rank_leaves_before_all_have_done_their_part(pulses, monkeypatch):
+    monkeypatch.setattr(place, "_here", Place(rank=1, world=2, pulse=pulses[1]))
+    leaving = threading.Thread(target=place.leave)
+    leaving.start()
+    leaving.join(1.5)
+    assert leaving.is_alive()  # rank 0 still writes
+    pulses[0].meet()
+    leaving.join(10)
+    assert not leaving.is_alive() and place.here() == Place()
 
 
 def test_a_rank_without_signs_of_life_is_not(pulses):

@@ -22,7 +22,7 @@ from pathlib import Path
 from longrope import __version__
 from longrope.errors import UserError
 from longrope.memory import is_out_of_memory
-from longrope.parallel.launch import check_spreads, launch, leave_report
+from longrope.parallel.launch import check_spreads, end_with_watcher, launch, leave_report
 from longrope.parallel.place import here, join, leave
 from longrope.secret import hidden, hidden_in
 
@@ -69,6 +69,7 @@ def run_several(options: argparse.Namespace, arguments: list[str]) -> int:
 def run_rank(options: argparse.Namespace) -> int:
     """The same as one of several processes: rank 0 alone prints and keeps the log, and the process
     that watches over them says why one failed."""
+    end_with_watcher()
     try:
         check_spreads(options.stage)
         place = join(options.per_sequence, options.patience)

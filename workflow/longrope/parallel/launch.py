@@ -9,6 +9,7 @@ submitted the stage tries again, and it goes on from its state.
 """
 
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -40,6 +41,7 @@ LOST = (  # what a rank that lost another one says
     "DistNetworkError",
 )
 TIMED_OUT = re.compile("tim(ed|e) ?out|no sign of life", re.IGNORECASE)
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 THIS_JOB = ("SLURM_JOB_ID", "SLURM_CONF", "SLURM_CLUSTER_NAME")
 MEETING = 300  # seconds that a machine looks for the first one
 
@@ -154,6 +156,14 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
             print(said, file=sys.stderr)
             return code
         except (RendezvousError, DistNetworkError) as error:
+            if any(Path(folder).iterdir()):  # ranks were started: the machines had met
+                print(
+                    f"longrope {options.stage}: another of {options.nodes} machines has ended, or"
+                    " cannot be reached any more: what it says is why; run the stage again, it goes"
+                    " on from its state",
+                    file=sys.stderr,
+                )
+                return 1
             said = str(error) or f"they waited {options.patience:g} s"
             raise UserError(
                 f"{options.nodes} machines did not meet at {options.rendezvous}: {said}; is the"
@@ -196,8 +206,19 @@ def _quiet() -> None:
     """The agent's own reports say the same at more length."""
     import logging
 
-    for name in ("torch.distributed.elastic", "torch.distributed.run"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in logging.root.manager.loggerDict:  # each has a level of its own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def end_with_watcher() -> None:
+    """Let the system kill this rank when the process that watches over it is killed.
+
+    Else it would go on with what it is at, for hours perhaps, on GPUs and on a state that whoever
+    tries again takes as well. Linux alone can.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def leave_report(stage: str, error: BaseException, said: str | None) -> None:

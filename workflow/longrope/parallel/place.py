@@ -160,11 +160,16 @@ def join(per_sequence: int = 1, patience: float = PATIENCE) -> Place:
 
 
 def leave() -> None:
-    """Take leave of the other ranks."""
+    """Take leave of the other ranks, once all have done their part.
+
+    Rank 0 writes when the others are done. A machine whose ranks ended long before would end as
+    well, and with it the store in which all meet, if that is on it.
+    """
     global _here
     import torch.distributed as dist
 
     if _here.pulse:
+        _here.pulse.meet()
         _here.pulse.end()
     if dist.is_initialized():
         dist.destroy_process_group()
