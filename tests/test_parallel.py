@@ -1,5 +1,6 @@
 """Several processes: the numbers of one, and an end with one message where a process fails."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -26,10 +27,10 @@ from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
 from longrope.files import append_line
 from longrope.mixture import Batch
-from longrope.parallel import launch, place
-from longrope.parallel.launch import Ended, cause_of
+from longrope.parallel import launch, place, reasons
 from longrope.parallel.place import Place
 from longrope.parallel.pulse import Pulse, Silence
+from longrope.parallel.reasons import Ended, cause_of
 from longrope.parallel.sequence import match_heads
 
 HERE = Path(__file__).parent
@@ -477,6 +478,63 @@ def test_a_rank_without_signs_of_life_is_not(pulses):
     pulses[1].end()
     with pytest.raises(Silence, match=r"rank 1 showed no sign of life for 0\.6 s"):
         pulses[0].meet()
+
+
+class Mute:
+    """A store that stands still."""
+
+    def __init__(self) -> None:
+        self.end = threading.Event()
+
+    def clone(self) -> "Mute":
+        return self
+
+    def add(self, key: str, count: int) -> int:
+        self.end.wait()
+        return 0
+
+
+def test_a_rank_whose_store_stands_still_gives_up():
+    store, gave_up, said = Mute(), threading.Event(), []
+
+    def give_up(silence: Silence) -> None:
+        said.append(str(silence))
+        gave_up.set()
+
+    pulse = Pulse(store, 0, 2, patience=0.4, give_up=give_up)
+    assert gave_up.wait(10)
+    assert said == ["the store that all meet in showed no sign of life for 0.4 s"]
+    store.end.set()
+    pulse.end()
+
+
+def test_a_rank_whose_store_answers_does_not_give_up():
+    store, said = TCPStore("127.0.0.1", 0, 1, is_master=True), []
+    pulse = Pulse(PrefixStore("pulse", store), 0, 1, patience=0.4, give_up=said.append)
+    time.sleep(1.5)
+    pulse.end()
+    assert not said
+
+
+@pytest.mark.parametrize("torch_ends", [True, False])
+def test_where_torch_does_not_end_after_a_failure_the_watching_process_does(
+    torch_ends, monkeypatch, tmp_path, capsys
+):
+    codes, over = [], threading.Event()
+    monkeypatch.setattr(launch, "ENDING", 0.5)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setenv("RANK", "3")
+    (tmp_path / "attempt_0/1").mkdir(parents=True)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "attempt_0/1/error.json"))
+    silence = Silence("the store that all meet in showed no sign of life for 5 s")
+    reasons.leave_report("search", silence, str(silence))
+    if torch_ends:
+        over.set()
+    options = argparse.Namespace(processes=2, nodes=2, stage="search", patience=5)
+    launch._end_anyway(tmp_path, options, over)
+    said = capsys.readouterr().err
+    assert codes == ([] if torch_ends else [1])
+    assert ("a rank of 4 did not answer for 5 s (longrope search: the store" in said) != torch_ends
 
 
 # --- what is refused --------------------------------------------------------------------------
