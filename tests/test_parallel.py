@@ -352,6 +352,7 @@ def report(message: str, lost: bool = False, code: int = 1, at: int = 0) -> Ende
 
 TORCH_ENDED = Ended(-signal.SIGTERM)
 WAITED = report("RuntimeError: Timed out waiting 5000ms for recv", lost=True)
+GUESS = "This is typically caused by a remote worker hanging or bugs in the application. GLHF!"
 CAUSES = {  # name -> how each rank of four ended, what is said, exit code
     "bad input on all": ({rank: report("no such file") for rank in range(4)}, "no such file", 1),
     "bad input on one": ({0: TORCH_ENDED, 2: report("bad")}, "bad (rank 2 of 4)", 1),
@@ -390,6 +391,11 @@ CAUSES = {  # name -> how each rank of four ended, what is said, exit code
             1: Ended(-9),
         },
         "did not answer for 5 s (longrope search: rank 1 showed no sign of life for 5 s)",
+        1,
+    ),
+    "lost, in gloo's words": (
+        {0: report(f"RuntimeError: [/a/gloo/pair.cc:537] Read error. {GUESS}", lost=True)},
+        "a rank of 4 was lost (RuntimeError: Read error); run the stage again",
         1,
     ),
     "on another machine": ({0: TORCH_ENDED, 1: TORCH_ENDED}, "a rank of 4 was lost;", 1),

@@ -28,6 +28,7 @@ LOST = (  # what a rank that lost another one says
     "DistBackendError",
     "DistNetworkError",
 )
+PLACE, ADVICE = re.compile(r"\[/\S+:\d+\] "), ". This is typically caused by"  # in gloo's words
 TIMED_OUT = re.compile("tim(ed|e) ?out|no sign of life", re.IGNORECASE)
 
 
@@ -78,6 +79,12 @@ class Ended:
     at: int = 0  # when, in seconds: its own word, or when it was found
 
 
+def _short(message: str) -> str:
+    """The last line, which says what happened, without the file of torch and its advice."""
+    said = PLACE.sub("", message.splitlines()[-1])
+    return said.partition(ADVICE)[0][:300]
+
+
 def _when(each: tuple[int, Ended]) -> tuple[int, bool, int]:
     """In which order ranks ended; of those in the same second one that aborted did so later."""
     rank, ended = each
@@ -98,7 +105,7 @@ def cause_of(ended: dict[int, Ended], ranks: int, stage: str, patience: float) -
         rank, report = next(iter(own.items()))
         where = f" (rank {rank} of {ranks})" if len(own) < len(ended) else ""
         return f"{report['message']['message']}{where}", report["code"]
-    words = [each["message"]["message"].splitlines()[-1][:300] for each in reports.values()]
+    words = [_short(each["message"]["message"]) for each in reports.values()]
     silent = [each for each in words if TIMED_OUT.search(each)]
     killed = [rank for rank, each in ended.items() if each.exitcode < 0]
     killed = [rank for rank in killed if ended[rank].exitcode != -signal.SIGTERM]
