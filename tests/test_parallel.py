@@ -1,8 +1,10 @@
 """Several processes: the numbers of one, and an end with one message where a process fails."""
 
+import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,10 +27,10 @@ from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
 from longrope.files import append_line
 from longrope.mixture import Batch
-from longrope.parallel import launch, place
-from longrope.parallel.launch import Ended, cause_of
+from longrope.parallel import launch, place, reasons
 from longrope.parallel.place import Place
 from longrope.parallel.pulse import Pulse, Silence
+from longrope.parallel.reasons import Ended, cause_of
 from longrope.parallel.sequence import match_heads
 
 HERE = Path(__file__).parent
@@ -176,12 +178,15 @@ def losses_of(folder: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (folder / "metrics").read_text().splitlines()]
 
 
-def tuning(inputs: Path, folder: Path, processes: int) -> list[str]:
-    """The long tuning as the workflow asks for it; each process holds a part of every sequence."""
+def tuning(inputs: Path, folder: Path, processes: int, rendezvous: str = "") -> list[str]:
+    """The long tuning as the workflow asks for it; each process holds a part of every sequence. As
+    one of two machines that have one process each, if they meet somewhere."""
     settings = {"method": "yarn", "window": 128, "batch": 2, "learning_rate": 0.001}
     mixture = {"mixture": {"text": 0.5, "word": 0.5}}
     stage = {"name": "full", "seed": 1, "tuning": settings | mixture | LONG}
     several = ("--processes", processes, "--per-sequence", processes, "--patience", 5)
+    if rendezvous:
+        several = ("--nodes", 2, "--rendezvous", rendezvous, "--per-sequence", 2, "--patience", 5)
     arguments = [
         *("--log", folder / "log", *several),
         *("finetune", "--model", inputs / "model", "--factors", inputs / "yarn.json"),
@@ -192,9 +197,10 @@ def tuning(inputs: Path, folder: Path, processes: int) -> list[str]:
     return list(map(str, arguments))
 
 
-def start(inputs: Path, folder: Path, **more: str) -> subprocess.Popen:
-    """Begin it in two processes."""
-    command = [sys.executable, "-m", "longrope.cli", *tuning(inputs, folder, processes=2)]
+def start(inputs: Path, folder: Path, rendezvous: str = "", **more: str) -> subprocess.Popen:
+    """Begin it in two processes, or the part of one machine of two."""
+    asked = tuning(inputs, folder, processes=2, rendezvous=rendezvous)
+    command = [sys.executable, "-m", "longrope.cli", *asked]
     return subprocess.Popen(command, env=environment() | more, stderr=subprocess.PIPE, text=True)
 
 
@@ -206,14 +212,19 @@ def wait_for_checkpoint(folder: Path, running: subprocess.Popen) -> None:
 
 def process_of(rank: int, running: subprocess.Popen) -> int:
     """The pid of a rank."""
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
     mark = f"RANK={rank}".encode()
     (found,) = [
-        int(pid)
-        for pid in children
+        pid
+        for pid in children_of(running)
         if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     ]
     return found
+
+
+def children_of(running: subprocess.Popen) -> list[int]:
+    """The pids of what a process has started."""
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text()
+    return [int(pid) for pid in children.split()]
 
 
 def test_a_killed_rank_ends_all_and_one_process_goes_on(inputs, undisturbed, tmp_path):
@@ -255,6 +266,37 @@ def test_a_rank_that_stops_answering_ends_all_once_patience_is_over(inputs, one,
     said = running.communicate(timeout=60)[1]
     assert running.returncode == 1 and "a rank of 2 did not answer for 5 s" in said
     assert "Traceback" not in said
+
+
+def test_where_a_rank_of_one_machine_is_killed_the_other_machine_points_to_it(
+    inputs, one, tmp_path
+):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    machines = [start(inputs, tmp_path, rendezvous=address) for _ in range(2)]
+    wait_for_checkpoint(tmp_path, machines[0])
+    (pid,) = children_of(machines[0])
+    os.kill(pid, signal.SIGKILL)
+    said = [each.communicate(timeout=60)[1] for each in machines]
+    assert [each.returncode for each in machines] == [1, 1]
+    assert re.search("rank . of 2 was killed by SIGKILL; run the stage again", said[0])
+    assert re.search("another of 2 machines has ended|a rank of 2 was lost", said[1])
+    assert "did not meet" not in said[1] and "Traceback" not in said[1]
+
+
+def test_ranks_end_with_the_process_that_watches_over_them(inputs, one, tmp_path):
+    running = start(inputs, tmp_path)
+    wait_for_checkpoint(tmp_path, running)
+    pids = [process_of(rank, running) for rank in range(2)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)  # busy for hours
+    running.kill()
+    running.communicate()
+    ended = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}/exe").exists() for pid in pids):
+        assert time.monotonic() < ended
+        time.sleep(0.1)
 
 
 FULL = """
@@ -310,6 +352,7 @@ def report(message: str, lost: bool = False, code: int = 1, at: int = 0) -> Ende
 
 TORCH_ENDED = Ended(-signal.SIGTERM)
 WAITED = report("RuntimeError: Timed out waiting 5000ms for recv", lost=True)
+GUESS = "This is typically caused by a remote worker hanging or bugs in the application. GLHF!"
 CAUSES = {  # name -> how each rank of four ended, what is said, exit code
     "bad input on all": ({rank: report("no such file") for rank in range(4)}, "no such file", 1),
     "bad input on one": ({0: TORCH_ENDED, 2: report("bad")}, "bad (rank 2 of 4)", 1),
@@ -348,6 +391,11 @@ CAUSES = {  # name -> how each rank of four ended, what is said, exit code
             1: Ended(-9),
         },
         "did not answer for 5 s (longrope search: rank 1 showed no sign of life for 5 s)",
+        1,
+    ),
+    "lost, in gloo's words": (
+        {0: report(f"RuntimeError: [/a/gloo/pair.cc:537] Read error. {GUESS}", lost=True)},
+        "a rank of 4 was lost (RuntimeError: Read error); run the stage again",
         1,
     ),
     "on another machine": ({0: TORCH_ENDED, 1: TORCH_ENDED}, "a rank of 4 was lost;", 1),
@@ -421,10 +469,78 @@ def test_a_busy_rank_is_waited_for_beyond_patience(pulses):
     late.join()
 
 
+def test_no_rank_leaves_before_all_have_done_their_part(pulses, monkeypatch):
+    monkeypatch.setattr(place, "_here", Place(rank=1, world=2, pulse=pulses[1]))
+    leaving = threading.Thread(target=place.leave)
+    leaving.start()
+    leaving.join(1.5)
+    assert leaving.is_alive()  # rank 0 still writes
+    pulses[0].meet()
+    leaving.join(10)
+    assert not leaving.is_alive() and place.here() == Place()
+
+
 def test_a_rank_without_signs_of_life_is_not(pulses):
     pulses[1].end()
     with pytest.raises(Silence, match=r"rank 1 showed no sign of life for 0\.6 s"):
         pulses[0].meet()
+
+
+class Mute:
+    """A store that stands still."""
+
+    def __init__(self) -> None:
+        self.end = threading.Event()
+
+    def clone(self) -> "Mute":
+        return self
+
+    def add(self, key: str, count: int) -> int:
+        self.end.wait()
+        return 0
+
+
+def test_a_rank_whose_store_stands_still_gives_up():
+    store, gave_up, said = Mute(), threading.Event(), []
+
+    def give_up(silence: Silence) -> None:
+        said.append(str(silence))
+        gave_up.set()
+
+    pulse = Pulse(store, 0, 2, patience=0.4, give_up=give_up)
+    assert gave_up.wait(10)
+    assert said == ["the store that all meet in showed no sign of life for 0.4 s"]
+    store.end.set()
+    pulse.end()
+
+
+def test_a_rank_whose_store_answers_does_not_give_up():
+    store, said = TCPStore("127.0.0.1", 0, 1, is_master=True), []
+    pulse = Pulse(PrefixStore("pulse", store), 0, 1, patience=0.4, give_up=said.append)
+    time.sleep(1.5)
+    pulse.end()
+    assert not said
+
+
+@pytest.mark.parametrize("torch_ends", [True, False])
+def test_where_torch_does_not_end_after_a_failure_the_watching_process_does(
+    torch_ends, monkeypatch, tmp_path, capsys
+):
+    codes, over = [], threading.Event()
+    monkeypatch.setattr(launch, "ENDING", 0.5)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setenv("RANK", "3")
+    (tmp_path / "attempt_0/1").mkdir(parents=True)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "attempt_0/1/error.json"))
+    silence = Silence("the store that all meet in showed no sign of life for 5 s")
+    reasons.leave_report("search", silence, str(silence))
+    if torch_ends:
+        over.set()
+    options = argparse.Namespace(processes=2, nodes=2, stage="search", patience=5)
+    launch._end_anyway(tmp_path, options, over)
+    said = capsys.readouterr().err
+    assert codes == ([] if torch_ends else [1])
+    assert ("a rank of 4 did not answer for 5 s (longrope search: the store" in said) != torch_ends
 
 
 # --- what is refused --------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The simulated schedule of a study, against schedules by hand and bounds that hold for any."""
 
+import re
+
 import pytest
 import yaml
 from hypothesis import given
@@ -82,6 +84,7 @@ def test_spreading_a_rule_divides_its_hours_as_far_as_there_are_gpus():
     wide = spread(tasks, {"search": 8}, efficiency=0.5, gpus=4)
     assert [(each.hours, each.gpus) for each in wide] == [(4, 4), (1, 1)]
     assert simulate(wide, 4).makespan == 5
+    assert simulate(wide, 4).gpu_hours == 4 * 4 + 1  # twice the work, as half the speed-up is lost
 
 
 def test_a_job_that_does_not_fit_is_named():
@@ -148,7 +151,10 @@ def test_the_paper_s_longest_chain_is_the_tuning_at_256k_from_the_original_model
 def test_the_command_prints_a_schedule_for_each_number_of_gpus(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     main(["plan", "--config", "config/paper.yaml", "--gpu", "a100-80gb", "--simulate", "1", "8"])
-    table = capsys.readouterr().out.split("GPUs  too large")[1].splitlines()
+    said = capsys.readouterr().out
+    table = said.split("GPUs  too large")[1].splitlines()
+    (hours,) = re.findall(r"^In all .* ([\d,]+) GPU-hours", said, re.MULTILINE)
+    assert f"days  {hours:>9}" in table[1] and f"days  {hours:>9}" in table[2]
     assert table[1].split()[:2] == ["1", "21"] and "no gain" in table[1]
     assert table[2].split()[:2] == ["8", "0"] and "tunings x2" in table[2]
 

@@ -23,7 +23,7 @@ from longrope.factors import write_factors
 from longrope.files import read_json, write_json
 from longrope.models import read_record
 from longrope.parallel import sharding
-from longrope.parallel.launch import leave_report
+from longrope.parallel.reasons import leave_report
 from longrope.secret import hidden
 from longrope.tracking import LiveRun, RunRecord, sync, write_record
 from micro import CONFIG, configuration, make_place, snakemake

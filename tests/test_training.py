@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -121,6 +122,25 @@ def test_a_damaged_checkpoint_is_named_and_not_taken_up(name, whole, tmp_path, c
         flip_a_bit(checkpoint / name)
     weights, metrics = run(tmp_path)
     assert f"is damaged ({name}), starting from the beginning" in capsys.readouterr().err
+    assert same(weights, whole[0]) and metrics == whole[1]
+
+
+def test_where_the_last_checkpoint_is_damaged_the_one_before_it_is_taken_up(
+    whole, tmp_path, capsys
+):
+    for step in (5, 9):  # the second one as if killed before the older checkpoint was removed
+        with pytest.raises(Killed):
+            run(tmp_path, dying(step, batch_at))
+        if step == 5:
+            shutil.copytree(tmp_path / "step-4", tmp_path / "kept")
+    (tmp_path / "kept").rename(tmp_path / "step-4")
+    flip_a_bit(tmp_path / "step-8/__0_0.distcp")
+    asked = []
+    weights, metrics = run(tmp_path, lambda step: asked.append(step) or batch_at(step))
+    assert "step 8 is damaged (__0_0.distcp), starting from that of step 4" in (
+        capsys.readouterr().err
+    )
+    assert asked[0] == 4
     assert same(weights, whole[0]) and metrics == whole[1]
 
 

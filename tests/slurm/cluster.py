@@ -125,7 +125,7 @@ class Cluster:
         options = ("--noheader", "--format", "%i %T %N")
         return run(find("squeue"), *options).splitlines()
 
-    def wait_until_idle(self, seconds: float = 30) -> None:
+    def wait_until_idle(self, seconds: float = 120) -> None:
         states = ("--noheader", "--Node", "--states", "idle", "--format", "%N")
         if not wait(lambda: len(set(run(find("sinfo"), *states).split())) == len(NODES), seconds):
             raise SystemExit(f"nodes are not idle after {seconds} s:\n{run(find('sinfo'), '-R')}")

@@ -28,6 +28,7 @@ from micro import ROOT, configuration, make_place, snakemake
 
 LOGS = ROOT / "docs/results/slurm"
 PROFILES = ("--profile", str(ROOT / "profiles/slurm"), "--profile", str(ROOT / "tests/slurm/site"))
+LONGEST = 3600  # seconds of what runs without Slurm; more is a hang
 TUNED = "results/micro/yarn-256/model"
 METRICS = "results/micro/yarn-256/training/metrics.jsonl"
 STATE = "results/state/micro/yarn-256/finetune"
@@ -62,7 +63,7 @@ def copy_of(study: Path, place: Path) -> Path:
 def local(place: Path, config: Path, *targets: str, cores: int = 1) -> subprocess.CompletedProcess:
     """Run Snakemake without Slurm."""
     command = snakemake(place, config, *targets, "--cores", str(cores), "--nocolor")
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=LONGEST)
 
 
 def asking(place: Path, **resources) -> list[str]:
@@ -94,6 +95,11 @@ class OnSlurm:
         """The jobs of a rule that Slurm still knows, the oldest first."""
         known = slurm_jobs(self.place)
         return [each for each in known if each.rule.startswith(f"rule_{rule}")]
+
+    def comes_to(self, until, seconds: float) -> bool:
+        """Wait for something to be true, as long as Snakemake runs; whether it became so."""
+        wait(lambda: until() or self.process.poll() is not None, seconds)
+        return bool(until())
 
     def wait(self, seconds: float) -> int:
         try:

@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from cluster import missing, wait
+from cluster import missing
 from harness import (
     TUNED,
     OnSlurm,
@@ -21,8 +21,10 @@ from harness import (
 )
 
 pytestmark = pytest.mark.slurm
-EVERY = 20  # steps between checkpoints
-LIMIT = {"runtime": 1}  # minutes, the least that Slurm knows
+STEPS, EVERY = 200, 5  # the last: steps between checkpoints
+# Minutes: the least that Slurm knows; then more than a retry takes on the busiest machine.
+LIMIT = {"runtime": "30 ** (attempt - 1)"}
+BOUND = 1800  # seconds, after which something hangs
 
 
 @pytest.fixture
@@ -38,15 +40,15 @@ def test_a_job_that_its_time_limit_stops_is_retried_and_ends_as_an_undisturbed_o
     cluster, tmp_path
 ):
     place, whole = tmp_path / "study", tmp_path / "undisturbed"
-    config = micro_study(place, {"steps": 400, "batch": 8, "checkpoint_every": EVERY})
+    config = micro_study(place, {"steps": STEPS, "batch": 2, "checkpoint_every": EVERY})
     other = copy_of(place, whole)
     with OnSlurm(place, config, TUNED, *asking(place, **LIMIT)) as run:
-        assert wait(lambda: steps_kept(place) > EVERY, 120), run.said()
+        assert run.comes_to(lambda: steps_kept(place) > EVERY, BOUND), run.said()
         for pid in tuning_processes(place):
             os.kill(pid, signal.SIGSTOP)  # so slow that no machine ends before the limit
         assert local(whole, other, TUNED).returncode == 0
-        assert wait(any_is("TIMEOUT", run), 150), run.said()
-        assert run.wait(240) == 0, run.said()
+        assert run.comes_to(any_is("TIMEOUT", run), BOUND), run.said()
+        assert run.wait(BOUND) == 0, run.said()
         assert [each.memory for each in run.jobs("finetune_model")] == [128_000, 256_000]
     assert gone_on_from(place) >= EVERY
     assert result(place) == result(whole)

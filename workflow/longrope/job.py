@@ -22,8 +22,9 @@ from pathlib import Path
 from longrope import __version__
 from longrope.errors import UserError
 from longrope.memory import is_out_of_memory
-from longrope.parallel.launch import check_spreads, launch, leave_report
+from longrope.parallel.launch import check_spreads, end_with_watcher, launch
 from longrope.parallel.place import here, join, leave
+from longrope.parallel.reasons import leave_report
 from longrope.secret import hidden, hidden_in
 
 OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
@@ -69,9 +70,15 @@ def run_several(options: argparse.Namespace, arguments: list[str]) -> int:
 def run_rank(options: argparse.Namespace) -> int:
     """The same as one of several processes: rank 0 alone prints and keeps the log, and the process
     that watches over them says why one failed."""
+
+    def give_up(silence: Exception) -> None:
+        leave_report(options.stage, silence, str(silence))
+        os._exit(1)
+
+    end_with_watcher()
     try:
         check_spreads(options.stage)
-        place = join(options.per_sequence, options.patience)
+        place = join(options.per_sequence, options.patience, give_up)
         with logging_to(options.log) if place.leads else _silent():
             _recorded(options)
         leave()

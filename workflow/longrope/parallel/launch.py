@@ -2,46 +2,32 @@
 Starts a stage in several processes, and says in one message why they ended.
 
 On each machine one process, this one, watches over its ranks (torch's elastic agent, as torchrun
-does) and never runs a stage itself. Ranks leave the reason of a failure in a file that it reads, so
-an error is said once, whichever rank met it. A rank that died takes the others with it; one that
-stopped answering does so once the others' patience is over. Nothing is restarted here: whoever
-submitted the stage tries again, and it goes on from its state.
+does) and never runs a stage itself. A rank that died takes the others with it; one that stopped
+answering does so once the others' patience is over. Nothing is restarted here: whoever submitted
+the stage tries again, and it goes on from its state.
 """
 
 import argparse
-import json
+import ctypes
 import math
 import os
-import re
 import signal
 import socket
 import sys
 import tempfile
-import time
-import traceback
-from dataclasses import dataclass, field
+import threading
 from pathlib import Path
 
 from longrope.devices import SETTING, UNLEASED, lease_several, leasing
 from longrope.errors import UserError
 from longrope.parallel.place import check_gpus
-from longrope.parallel.pulse import Silence
-from longrope.secret import hidden
+from longrope.parallel.reasons import Ended, cause_of, reports_in
 
 SPREAD = ("finetune", "search", "evaluate-perplexity", "evaluate-passkey")  # stages that can be
-REPORT = "TORCHELASTIC_ERROR_FILE"  # where a rank says why it failed; set by torch
-LOST = (  # what a rank that lost another one says
-    "gloo",
-    "NCCL",
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Timed out waiting",
-    "DistBackendError",
-    "DistNetworkError",
-)
-TIMED_OUT = re.compile("tim(ed|e) ?out|no sign of life", re.IGNORECASE)
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 THIS_JOB = ("SLURM_JOB_ID", "SLURM_CONF", "SLURM_CLUSTER_NAME")
 MEETING = 300  # seconds that a machine looks for the first one
+ENDING = 60  # that torch may take to end all ranks once one has failed; it kills after 30
 
 
 def wants_several(options: argparse.Namespace) -> bool:
@@ -140,6 +126,10 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         _quiet()
+        over = threading.Event()
+        threading.Thread(
+            target=_end_anyway, args=(Path(folder), options, over), daemon=True
+        ).start()
         try:
             elastic_launch(config, sys.executable)("-m", "longrope.cli", *arguments)
         except ChildFailedError as error:
@@ -154,6 +144,14 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
             print(said, file=sys.stderr)
             return code
         except (RendezvousError, DistNetworkError) as error:
+            if any(Path(folder).iterdir()):  # ranks were started: the machines had met
+                print(
+                    f"longrope {options.stage}: another of {options.nodes} machines has ended, or"
+                    " cannot be reached any more: what it says is why; run the stage again, it goes"
+                    " on from its state",
+                    file=sys.stderr,
+                )
+                return 1
             said = str(error) or f"they waited {options.patience:g} s"
             raise UserError(
                 f"{options.nodes} machines did not meet at {options.rendezvous}: {said}; is the"
@@ -162,7 +160,27 @@ def _watch(options: argparse.Namespace, arguments: list[str]) -> int:
         except SignalException as error:
             print(f"longrope {options.stage}: ended by {error.sigval.name}", file=sys.stderr)
             return 128 + error.sigval.value
+        finally:
+            over.set()
     return 0
+
+
+def _end_anyway(folder: Path, options: argparse.Namespace, over: threading.Event) -> None:
+    """End this process where torch does not, though a rank of it has failed some time ago.
+
+    Torch asks the store after the other machines, and waits without a limit for its answer: for
+    ever, if the machine that has it stands still. The ranks end with this process.
+    """
+    while not (found := reports_in(folder)):
+        if over.wait(1):
+            return
+    if over.wait(ENDING):
+        return
+    ended = {rank: Ended(1, report) for rank, report in found.items()}
+    ranks = options.processes * options.nodes
+    said, code = cause_of(ended, ranks, options.stage, options.patience)
+    print(said, file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 def threads_of_each(processes: int) -> int:
@@ -196,77 +214,16 @@ def _quiet() -> None:
     """The agent's own reports say the same at more length."""
     import logging
 
-    for name in ("torch.distributed.elastic", "torch.distributed.run"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for name in logging.root.manager.loggerDict:  # each has a level of its own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def leave_report(stage: str, error: BaseException, said: str | None) -> None:
-    """Tell the watching process why this rank failed; `said` is None where it is a bug."""
-    text = hidden(traceback.format_exc() if said is None else f"longrope {stage}: {said}")
-    report = {
-        "message": {
-            "message": text.rstrip(),
-            "extraInfo": {"timestamp": str(int(time.time())), "py_callstack": ""},
-        },
-        "code": 70 if said is None else 1,
-        "lost": lost_another(error),
-    }
-    if path := os.environ.get(REPORT):
-        Path(path).write_text(json.dumps(report), encoding="utf-8")
-    else:  # nobody watches over this rank
-        print(text.rstrip(), file=sys.stderr)
+def end_with_watcher() -> None:
+    """Let the system kill this rank when the process that watches over it is killed.
 
-
-def lost_another(error: BaseException) -> bool:
-    """Whether a failure is only that of another rank, as it is seen from this one."""
-    if isinstance(error, Silence):
-        return True
-    return isinstance(error, RuntimeError) and any(each in str(error) for each in LOST)
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a rank of this machine ended that did not end well."""
-
-    exitcode: int  # below 0: the signal that killed it
-    report: dict = field(default_factory=dict)  # as `leave_report` wrote it; empty: not a word
-    at: int = 0  # when, in seconds: its own word, or when it was found
-
-
-def _when(each: tuple[int, Ended]) -> tuple[int, bool, int]:
-    """In which order ranks ended; of those in the same second one that aborted did so later."""
-    rank, ended = each
-    return ended.at, ended.exitcode == -signal.SIGABRT, rank
-
-
-def cause_of(ended: dict[int, Ended], ranks: int, stage: str, patience: float) -> tuple[str, int]:
-    """What to say of the ranks that failed, and the exit code.
-
-    A rank's own error comes first, then what those saw who waited for another in vain, then a rank
-    that was killed; of several of a kind the earliest. Those that are left torch ends by SIGTERM,
-    or SIGKILL; and one that waited too long for another on a GPU by SIGABRT.
+    Else it would go on with what it is at, for hours perhaps, on GPUs and on a state that whoever
+    tries again takes as well. Linux alone can.
     """
-    ended = dict(sorted(ended.items(), key=_when))
-    reports = {rank: each.report for rank, each in ended.items() if each.report}
-    own = {rank: each for rank, each in reports.items() if not each["lost"]}
-    if own:
-        rank, report = next(iter(own.items()))
-        where = f" (rank {rank} of {ranks})" if len(own) < len(ended) else ""
-        return f"{report['message']['message']}{where}", report["code"]
-    words = [each["message"]["message"].splitlines()[-1][:300] for each in reports.values()]
-    silent = [each for each in words if TIMED_OUT.search(each)]
-    killed = [rank for rank, each in ended.items() if each.exitcode < 0]
-    killed = [rank for rank in killed if ended[rank].exitcode != -signal.SIGTERM]
-    if silent:
-        what = f"a rank of {ranks} did not answer for {patience:g} s ({silent[0]})"
-    elif killed and ended[killed[0]].exitcode == -signal.SIGABRT:
-        what = (
-            f"rank {killed[0]} of {ranks} ended by SIGABRT, as torch does where a rank waited"
-            f" more than {patience:g} s for another, or its GPU failed: what it printed says more"
-        )
-    elif killed:
-        name = signal.Signals(-ended[killed[0]].exitcode).name
-        what = f"rank {killed[0]} of {ranks} was killed by {name}"
-    else:
-        what = f"a rank of {ranks} was lost" + (f" ({words[0]})" if words else "")
-    return f"longrope {stage}: {what}; run the stage again, it goes on from its state", 1
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from longrope.errors import UserError
-from longrope.parallel.pulse import Pulse
+from longrope.parallel.pulse import Pulse, Silence
 
 PATIENCE = 1800.0  # seconds that a rank waits for a sign of another before it gives up
 
@@ -127,12 +127,17 @@ def is_rank() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def join(per_sequence: int = 1, patience: float = PATIENCE) -> Place:
+def join(
+    per_sequence: int = 1,
+    patience: float = PATIENCE,
+    give_up: Callable[[Silence], None] | None = None,
+) -> Place:
     """Meet the other ranks and take one's place among them; UserError if they cannot be grouped.
 
     A rank that has stopped answering ends the stage and does not hang it: where a team holds a
     sequence together, or all train, a collective that takes longer than `patience` seconds fails;
-    where ranks have unequal shares of work, one that shows no sign of life for so long does.
+    where ranks have unequal shares of work, one that shows no sign of life for so long does. Where
+    that is what all meet in, `give_up` is called to end this process.
     """
     global _here
     import torch
@@ -154,17 +159,22 @@ def join(per_sequence: int = 1, patience: float = PATIENCE) -> Place:
         if rank in members:
             peers, team_talk = groups
     talk = dist.new_group(backend="gloo", timeout=limit)
-    pulse = Pulse(dist.PrefixStore("pulse", store), rank, world, patience)
+    pulse = Pulse(dist.PrefixStore("pulse", store), rank, world, patience, give_up)
     _here = Place(rank, world, per_sequence, peers, team_talk, talk, pulse)
     return _here
 
 
 def leave() -> None:
-    """Take leave of the other ranks."""
+    """Take leave of the other ranks, once all have done their part.
+
+    Rank 0 writes when the others are done. A machine whose ranks ended long before would end as
+    well, and with it the store in which all meet, if that is on it.
+    """
     global _here
     import torch.distributed as dist
 
     if _here.pulse:
+        _here.pulse.meet()
         _here.pulse.end()
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -112,8 +112,9 @@ def save(folder: Path, step: int, wrapped: nn.Module, optimisers: list) -> None:
 def load(folder: Path, wrapped: nn.Module, optimisers: list) -> int:
     """Take up the last checkpoint; returns its step, 0 if there is none. For all ranks.
 
-    One that is not, to the bit, what was saved is removed, and said so. No file of it is opened
-    before, as torch keeps a part of it pickled.
+    One that is not, to the bit, what was saved is removed, and said so; then the one before it is
+    taken up, if it is still there. No file of it is opened before, as torch keeps a part of it
+    pickled.
     """
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import (
@@ -127,12 +128,13 @@ def load(folder: Path, wrapped: nn.Module, optimisers: list) -> int:
         return 0
     if damaged := _damaged(folder / f"step-{step}"):
         place.once(lambda: shutil.rmtree(folder / f"step-{step}"))
+        before = place.once(lambda: last_step(folder))
         print(
             f"{folder}: the checkpoint of step {step} is damaged ({', '.join(damaged)}), starting"
-            " from the beginning",
+            f" from {f'that of step {before}' if before else 'the beginning'}",
             file=sys.stderr,
         )
-        return 0
+        return load(folder, wrapped, optimisers)
     state = _state(wrapped, optimisers)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -51,7 +51,8 @@ def simulation(
     """A table of schedules, and which kind of job is best spread first."""
     if not 0 < efficiency <= 1:
         raise UserError(f"efficiency {efficiency:g}: it is a share, above 0 and at most 1")
-    rows = [["GPUs", "too large", "as planned", "idle", "first to spread", "all spread", "idle"]]
+    use = ["GPU-hours", "idle"]
+    rows = [["GPUs", "too large", "as planned", *use, "first to spread", "all spread", *use]]
     for gpus in counts:
         tasks = study_tasks(config, estimates, gpus)
         plain = simulate(tasks, gpus)
@@ -65,10 +66,10 @@ def simulation(
                 str(gpus),
                 str(sum(each.gpus > gpus for each in estimates)),
                 hours_text(plain.makespan),
-                f"{plain.idle:.0%}",
+                *_use(plain),
                 name + one.text,
                 every.text,
-                f"{every.schedule.idle:.0%}",
+                *_use(every.schedule),
             ]
         )
     return (
@@ -77,6 +78,10 @@ def simulation(
         " alone, then all kinds. Jobs that are too large\nfor so many GPUs are counted as if they"
         " fitted.\n\n" + aligned(rows, left=0)
     )
+
+
+def _use(schedule: Schedule) -> list[str]:
+    return [f"{schedule.gpu_hours:,.0f}", f"{schedule.idle:.0%}"]
 
 
 def study_tasks(config: Config, estimates: Sequence[Estimate], gpus: int) -> list[Task]:
