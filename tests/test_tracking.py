@@ -308,7 +308,8 @@ def in_a_process(code):
 
 def test_two_syncs_at_once_into_a_fresh_store_bring_each_run_once_and_say_nothing(tmp_path):
     records = [a_record(tmp_path / "results") for _ in range(3)]
-    both = [in_a_process("sync(Path('results'))") for _ in range(2)]
+    patient = "from longrope import tracking; tracking.LOCK_SECONDS = 300; sync(Path('results'))"
+    both = [in_a_process(patient) for _ in range(2)]
     assert [process.communicate()[0] for process in both] == [b"", b""]
     _, runs = runs_in(f"sqlite:///{tmp_path}/mlflow.db", "longrope")
     found = sorted(run.data.tags["longrope.run_id"] for run in runs)
