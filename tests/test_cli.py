@@ -65,7 +65,7 @@ sys.exit(f"imports {{loaded}}" if loaded else status)
 
 
 def test_what_the_workflow_imports_to_plan_is_light():
-    modules = "baselines, config, errors, factors, study, versions, windows"
+    modules = "baselines, config, errors, factors, stated, study, versions, windows"
     code = f"import sys; from longrope import {modules}; print(*sys.modules)"
     result = python(code)
     assert result.returncode == 0, result.stderr
