@@ -65,7 +65,7 @@ sys.exit(f"imports {{loaded}}" if loaded else status)
 
 
 def test_what_the_workflow_imports_to_plan_is_light():
-    modules = "baselines, config, errors, factors, study, versions, windows"
+    modules = "baselines, config, errors, factors, stated, study, versions, windows"
     code = f"import sys; from longrope import {modules}; print(*sys.modules)"
     result = python(code)
     assert result.returncode == 0, result.stderr
@@ -360,7 +360,9 @@ def test_every_option_says_what_it_is_and_what_it_is_by_default(name):
     for action in COMMANDS[name]._actions:
         assert action.help, action.dest
         if action.default not in (None, False, [], argparse.SUPPRESS):
-            default = f"{action.default:g}" if action.type is float else str(action.default)
+            values = action.default if isinstance(action.default, list) else [action.default]
+            form = "{:g}" if action.type is float else "{}"
+            default = " ".join(map(form.format, values))
             assert f"default {default}" in action.help, action.dest
 
 

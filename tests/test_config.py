@@ -21,6 +21,7 @@ from longrope.config.search import SearchSettings
 from longrope.config.training import TuningStage
 from longrope.errors import UserError
 from longrope.reading import read_settings
+from longrope.stated import check_folders
 from longrope.study import corpus_of, factor_files, lengths_of, needs
 from longrope.windows import window_label
 
@@ -485,3 +486,26 @@ def test_any_window_survives_the_way_through_json(windows):
 def test_settings_that_are_wrong_are_one_clear_error(text, says):
     with pytest.raises(UserError, match=says):
         read_settings(PerplexityStage, text)
+
+
+# --- the window that the model itself says ---------------------------------------------------
+
+
+def test_the_window_is_held_against_the_folder_where_there_is_one(tmp_path):
+    config = load_config(study({"models/small/source/path": str(tmp_path / "model")}))
+    check_folders(config)  # not here: perhaps where the jobs run
+    (tmp_path / "model").mkdir()
+
+    def says(**stated) -> None:
+        (tmp_path / "model/config.json").write_text(json.dumps({"model_type": "llama", **stated}))
+        check_folders(config)
+
+    says(max_position_embeddings=256)
+    says()
+    says(max_position_embeddings=4096, sliding_window=256)  # what it was trained with
+    with pytest.raises(UserError, match=r"'small': original_window is 256 .* is 4096.*in a copy"):
+        says(max_position_embeddings=4096)
+    own = {"rope": "own", "evaluation": {}, "extension": None, "tunings": {}, "search": {}}
+    changed = {f"models/small/{key}": value for key, value in own.items()}
+    config = load_config(study(changed | {"models/small/source/path": str(tmp_path / "model")}))
+    says(max_position_embeddings=4096)  # measured as it comes

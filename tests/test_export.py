@@ -1,13 +1,14 @@
 """Exports in transformers' own longrope: loaded elsewhere, they are what they are here."""
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from exports import (
     export,
@@ -24,6 +25,7 @@ from exports import (
 )
 from longrope.config import FolderModel
 from longrope.errors import UserError
+from longrope.export.reread import own_keys_known
 from longrope.extended import Tiers
 from longrope.factors import write_factors
 from longrope.files import read_json, sha256_of, write_json
@@ -336,6 +338,30 @@ def test_infinite_factors_stand_still_in_the_export(tiny, tmp_path):
     prompts = prompts_around([256], text_of(tiny, 300))
     found = run("transformers", tmp_path / "export", prompts, tmp_path / "run")
     assert furthest(found, own(tiny, path, prompts)) < 1e-4
+
+
+def test_the_keys_for_other_engines_bring_no_warning_and_others_still_do(native, tmp_path):
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("transformers.modeling_rope_utils")
+    shutil.copytree(native, tmp_path / "odd")
+    config = read_json(native / "config.json")
+    for key in ("rope_parameters", "rope_scaling"):
+        config[key]["odd_key"] = 1
+    write_json(tmp_path / "odd/config.json", config)
+    logger.addHandler(handler)
+    try:
+        AutoConfig.from_pretrained(native)
+        assert any("long_mscale" in text for text in said)  # elsewhere nothing is changed
+        said.clear()
+        with own_keys_known():
+            AutoConfig.from_pretrained(native)
+            assert said == []
+            AutoConfig.from_pretrained(tmp_path / "odd")
+        assert any("odd_key" in text for text in said)
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_the_keys_of_both_schemas_are_there(native):

@@ -1,6 +1,7 @@
 """The card and the serving bundle say what records say; the command and the rule make them."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ from longrope.export.engines import find_engine
 from longrope.export.lost import Measured, losses, pairs, read_measured
 from longrope.export.tables import choose
 from longrope.extended import Tiers, with_original
+from longrope.factors import RescaleFactors, write_factors
 from longrope.files import read_json, write_json, write_lines
 from longrope.models import ModelRecord, read_record
+from longrope.own_model.configuration import LEVELS, TRIAL
 from test_workflow import ROOT, snakemake
 
 
@@ -141,6 +144,37 @@ def test_without_records_the_card_says_that_nothing_was_measured(place, tmp_path
     text = (tmp_path / "export" / "README.md").read_text()
     assert "No evaluation of these weights was given" in text
     assert "not known: look it up" in text and "license:" not in text
+
+
+def test_a_card_says_that_a_search_of_a_trial_found_nothing(place, tmp_path):
+    rope = read_record(place / "model").rope
+    said = {}
+    for candidates in (TRIAL.evaluations, min(level.evaluations for level in LEVELS)):
+        found = RescaleFactors(rope, 128, "search", (2.0,) * rope.pairs,
+                               provenance={"candidates": candidates})  # fmt: skip
+        file, out = tmp_path / "factors.json", tmp_path / str(candidates)
+        write_factors(file, found)
+        export(place / "model", file, out)
+        said[candidates] = (out / "README.md").read_text()
+    trial, search = said.values()
+    assert "**This is a trial.** The factors for 128 come from a search of 3 candidates" in trial
+    assert "trial" not in search
+
+
+def test_a_second_export_finds_its_records_by_itself_or_keeps_the_card(place, records, tmp_path):
+    results = tmp_path / "results/mine"
+    shutil.copytree(place / "model", results / "base/model")
+    shutil.copytree(records[0].parent, results / "base/evaluation/books")
+    out = tmp_path / "export"
+    command = ["export", "--model", results / "base/model", "--out", out]
+    command = [*map(str, command), "--factors", str(place / "tiers/extended.json")]
+    row = "| books | 64 | 2.72 | 4.48 |"
+    for _ in range(2):
+        assert main(command) == 0
+        assert row in (out / "README.md").read_text()
+    shutil.rmtree(results / "base/evaluation")
+    assert main(command) == 1
+    assert row in (out / "README.md").read_text()
 
 
 def measured(length: int, factors, value: float) -> Measured:

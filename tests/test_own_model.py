@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -310,6 +311,14 @@ def test_extend_runs_every_stage_and_exports_the_model(source, texts, tmp_path, 
     exported = check(out / "export")
     assert not exported.failed and exported.facts["window"] == 128
     assert exported.facts["scaling"] == "longrope"
+    card = (out / "export/README.md").read_text()
+    assert "This is a trial" in card and "| text | 128 |" in card and "| longrope-128 | 2 |" in card
+    assert f"the model for transformers, vLLM and SGLang: {out / 'export'}" in shown
+    assert shown.index("other exports:") < shown.index("longrope export --form gguf")
+    (again,) = (line for line in shown.splitlines() if "export --form full" in line)
+    program, *words = shlex.split(again)
+    assert program == "longrope" and main(words) == 0
+    assert "| text | 128 |" in (out / "export-full/README.md").read_text()
 
 
 def test_what_extend_says_of_a_model_that_was_not_tuned_loads_it(tmp_path):

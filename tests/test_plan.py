@@ -1,8 +1,10 @@
 """What a study will cost: counts against closed forms and torch's own, jobs against Snakemake's."""
 
+import inspect
 import json
 import subprocess
 import sys
+import time
 import weakref
 from pathlib import Path
 
@@ -39,7 +41,7 @@ from longrope.plan.architecture import (
 )
 from longrope.plan.estimate import PROCESS, estimate_study
 from longrope.plan.jobs import job_that_makes, jobs_of
-from longrope.plan.machine import GIB, find_machine
+from longrope.plan.machine import GIB, find_machine, measured_flops
 from longrope.plan.paper import beside_paper, disagreements
 from longrope.plan.report import check_fits, check_study, plan
 from test_architectures import FAMILIES
@@ -574,6 +576,18 @@ def test_settings_as_json_give_the_same_plan(default, monkeypatch, capsys):
     text, _ = plan(default, find_machine("h200"))
     main(["plan", "--settings", json.dumps(default.model_dump(mode="json")), "--gpu", "h200"])
     assert capsys.readouterr().out == text
+
+
+def test_a_core_is_as_fast_as_its_best_product_whatever_interrupts_the_others():
+    took = iter([0.0, 9.0, 9.0, 9.5, 20.0, 27.0])  # three products of 9, 0.5 and 7 s
+    assert measured_flops(8, 3, clock=lambda: next(took)) == 2 * 8**3 / 0.5
+
+
+def test_the_clock_of_the_measurement_stands_still_while_others_have_the_core():
+    clock = inspect.signature(measured_flops).parameters["clock"].default
+    before = clock()
+    time.sleep(0.2)
+    assert clock() - before < 0.1
 
 
 def test_as_many_prompts_are_counted_together_as_run(default, monkeypatch):

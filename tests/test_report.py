@@ -25,6 +25,7 @@ from longrope.report.drawing import spread
 from longrope.report.figures import FIGURES, plot
 from longrope.report.labels import row_label
 from longrope.report.load import accuracies, perplexities, read_evaluations
+from longrope.report.outcome import outcome
 from longrope.report.search import plot_search, read_trace
 from longrope.report.summary import summarise, write_summary
 from longrope.report.tables import TABLES, make_table
@@ -519,6 +520,60 @@ def test_the_extended_model_is_set_against_everything_else_that_was_tuned(tmp_pa
         "toy/perplexity/second-search/2k/ours-1k.extended/ours-1k.yarn-on-tuned",
         "toy/perplexity/second-search/2k/ours-1k.extended/yarn-1k.yarn",
     ]
+
+
+def test_the_summary_begins_with_what_came_of_the_extension(tmp_path):
+    perplexity = {
+        ("base", "none"): {256: 20, 2048: 300},
+        ("base", "pi"): {2048: 50},
+        ("base", "yarn"): {2048: 40},
+        ("ours-1k", "extended"): {256: 21, 2048: 25},
+        ("ours-1k", "longest"): {256: 22},
+    }
+    paths = []
+    for key, at in perplexity.items():
+        lines = [
+            line for length, value in at.items() for line in documents(length, math.log(value))
+        ]
+        paths.append(write_evaluation(tmp_path, *key, lines))
+    paths.append(write_evaluation(tmp_path, "base", "none", keys(*[False] * 10)))
+    paths.append(write_evaluation(tmp_path, "ours-1k", "extended", keys(*[True] * 9, False)))
+    methods = {"base": ["none", "pi", "yarn"], "ours-1k": ["extended", "longest"]}
+    asked = {"base": ["none"], "ours-1k": ["extended"]}
+    config = fitted(config_of(perplexity=methods, passkey=asked), paths)
+    write_summary(config, paths, tmp_path / "summary.json")
+    text = (tmp_path / "summary.md").read_text()
+    assert "| 256 | 20.00 | – | 21.00 |" in text
+    assert "| 2k | 300.0 | 40.00 (YaRN (from 256)) | 25.00 |" in text
+    assert "| 0% | – | 90% |" in text
+    assert (
+        "At the original window of 256 perplexity was 20.00 before and is 21.00 (+5.0%) with the"
+        " factors of that window, 22.00 (+10.0%) with the factors of the longest window" in text
+    )
+    assert "longrope export --model results/toy/ours-1k/model --factors" in text
+    assert text.index("What came of it") < text.index("Left as it is")
+    page = (tmp_path / "summary.html").read_text()
+    assert "<td align='right'>2k</td>" in page
+
+
+def test_a_model_that_was_only_searched_is_said_to_keep_its_window(tmp_path):
+    perplexity = {
+        ("base", "none"): {256: 20, 1024: 300},
+        ("base", "search"): {1024: 25},
+        ("base", "longest"): {256: 30},
+    }
+    paths = []
+    for key, at in perplexity.items():
+        lines = [
+            line for length, value in at.items() for line in documents(length, math.log(value))
+        ]
+        paths.append(write_evaluation(tmp_path, *key, lines))
+    config = fitted(config_of(perplexity={"base": ["none", "search", "longest"]}), paths)
+    model = config.models["toy"].model_copy(update={"extension": None, "tunings": {}})
+    said = "\n".join(outcome("toy", model, summarise(config, paths)["models"]["toy"]))
+    assert "| 1k | 300.0 | – | 25.00 |" in said
+    assert "20.00 before and is 30.00 (+50.0%) with the factors of the longest window" in said
+    assert 'longrope.load("results/toy/base/model", "results/toy/base/factors/search/' in said
 
 
 def test_passkeys_are_compared_prompt_by_prompt_and_losses_printed(tmp_path):

@@ -8,12 +8,14 @@ import lzma
 import shutil
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
 
 import longrope
 from conftest import WINDOW
+from longrope.baselines import closed_form
 from longrope.cli import main
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, make_tiers, read_tiers, write_extended
@@ -174,6 +176,47 @@ def test_applied_factors_turn_as_transformers_own_longrope_does(checkpoint, rope
     with torch.no_grad():
         difference = model(ids(LONG)).logits - theirs(ids(LONG)).logits
     assert difference.abs().max() < 1e-4
+
+
+def test_factors_that_are_applied_after_others_replace_them(checkpoint, rope):
+    from transformers import AutoModelForCausalLM
+
+    first, second = stretched(rope), closed_form("yarn", rope, 2 * WINDOW)
+    plain, alone, model = (AutoModelForCausalLM.from_pretrained(checkpoint) for _ in range(3))
+    longrope.apply(alone, second)
+    other = dataclasses.replace(rope, fingerprint="0123456789abcdef")
+    with torch.no_grad():
+        wanted, before = alone(ids(LONG)).logits, plain(ids(LONG)).logits
+        able = longrope.apply(model, stretched(other), other_weights=True)
+        for given in (able, model, longrope.apply(model, first)):
+            able = longrope.apply(given, second)
+            assert able.model is model
+            assert torch.equal(model(ids(LONG)).logits, wanted)
+            assert [each.window for each in able.tiers.factors] == [WINDOW, 2 * WINDOW]
+        with pytest.raises(UserError, match="other_weights"):  # refused, these stay as they are
+            longrope.apply(able, stretched(other))
+        assert torch.equal(model(ids(LONG)).logits, wanted)
+        assert not torch.equal(wanted, before)
+        assert longrope.remove(able) is model
+        assert torch.equal(model(ids(LONG)).logits, before)
+        longrope.apply(model, second)
+        assert torch.equal(model(ids(LONG)).logits, wanted)
+
+
+def test_a_model_whose_factors_were_removed_saves_without_a_warning(checkpoint, rope, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    longrope.apply(longrope.apply(model, stretched(rope)), stretched(rope))
+    with pytest.warns(UserWarning, match="longrope export") as said:
+        model.save_pretrained(tmp_path / "with")
+    assert len([each for each in said if "longrope export" in str(each.message)]) == 1
+    longrope.remove(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.save_pretrained(tmp_path / "without")
+    with pytest.raises(UserError, match="has no factors"):
+        longrope.remove(model)
 
 
 def test_factors_of_other_weights_are_refused_unless_it_is_meant(checkpoint, rope):

@@ -123,6 +123,10 @@ def test_snakemake_finds_nothing_to_complain_about():
             "the window must be above the original one, 256",
         ),
         (lambda c: c["models"]["tiny"].update(corpus="book"), "known are books, novels, plays"),
+        (
+            lambda c: c["models"]["tiny"].update(original_window=512),
+            "original_window is 512 in the configuration, but its max_position_embeddings is 256",
+        ),
     ],
 )
 def test_a_wrong_configuration_stops_a_dry_run_with_one_message(place, tmp_path, wrong, message):

@@ -29,6 +29,7 @@ from longrope.errors import UserError
 from longrope.factors import Rope
 from longrope.files import read_json, replacing, write_json
 from longrope.models import LICENCES, ModelRecord, quiet, read_record, write_record
+from longrope.stated import check_window
 
 FROM_WINDOW = ("llama3", "longrope", "yarn")  # rope_types that depend on the window before
 CARRIED = (  # what is taken over from a checkpoint
@@ -95,22 +96,14 @@ def import_model(
 
 
 def check_plain(config: dict, found: Rope, original_window: int, sliding: int | None) -> None:
-    """Raise UserError unless a RoPE was never rescaled and is of the configured window.
-
-    That may be the sliding window that it was trained with: within it, no token sees further.
-    """
+    """Raise UserError unless a RoPE was never rescaled and is of the configured window."""
     if (type_ := rope_type_of(config)) != PLAIN:
         raise UserError(
             f"model {found.model!r} is already rescaled (rope_type {type_!r}): start from the model"
             " it was made from, remove that block if the weights were never tuned with it, or say"
             " `rope: own` to measure it as it is"
         )
-    if original_window not in (found.original_window, sliding):
-        raise UserError(
-            f"model {found.model!r}: original_window is {original_window} in the configuration, but"
-            f" its max_position_embeddings is {found.original_window}: set the window that it was"
-            " pre-trained for"
-        )
+    check_window(found.model, original_window, found.original_window, sliding)
 
 
 def _check_scaling(config: dict, found: Rope, claimed: int) -> None:

@@ -48,11 +48,14 @@ def apply(model, factors, *, other_weights: bool = False) -> ExtendedModel:
 
     The model is changed in place: its `rotary_emb` is replaced, calls of it turn by the factors.
     What is returned runs each sequence with the factors of its length, as that of `load` does.
+    Of a model that has factors already (an `ExtendedModel`, or what was made one) they are
+    replaced; `remove` gives the model back as it was.
     Where the files that it was loaded from are still there (a folder, or the hub's cache), its
     weights are compared with them, and factors of other weights are refused.
     """
     from longrope.architectures import rope_of_config
 
+    model = model.model if isinstance(model, ExtendedModel) else model
     folder = None if other_weights else _files_of(model)
     if folder is not None:
         _check_unchanged(model, folder)
@@ -71,8 +74,36 @@ def apply(model, factors, *, other_weights: bool = False) -> ExtendedModel:
             )
         rope = rope_of_config(model.config.to_dict(), type(model).__name__)
         tiers = tiers_from(factors, rope, other_weights=True)
+    if (rotary := _rescaled(model)) is not None:  # these may be of other weights than those before
+        rotary.rope = dataclasses.replace(
+            rotary.rope, model=tiers.rope.model, fingerprint=tiers.rope.fingerprint
+        )
     _warn_of_saving(model)
     return ExtendedModel(model, tiers)
+
+
+def remove(model):
+    """Take the factors out of a model: the transformers model, in place, as it was before `apply`.
+
+    An `ExtendedModel` of it is of no use any more: what it pins is not in the model.
+    """
+    from longrope.architectures import body_of
+
+    model = model.model if isinstance(model, ExtendedModel) else model
+    if (rotary := _rescaled(model)) is None:
+        raise UserError(f"this {type(model).__name__} has no factors of this project in it")
+    body_of(model).rotary_emb = rotary.original
+    vars(model).pop("save_pretrained", None)
+    return model
+
+
+def _rescaled(model):
+    """What turns by factors in a model; None if it has none."""
+    from longrope.architectures import body_of
+    from longrope.rope import RescaledRotary
+
+    rotary = getattr(body_of(model), "rotary_emb", None)
+    return rotary if isinstance(rotary, RescaledRotary) else None
 
 
 def tiers_from(
@@ -151,7 +182,7 @@ def _files_of(model) -> Path | None:
 
 def _warn_of_saving(model) -> None:
     """Let `save_pretrained` of one model say that the factors are not in what it writes."""
-    kept = type(model).save_pretrained
+    kept = type(model).save_pretrained  # not that of an earlier call, which would say it twice
 
     def save_pretrained(self, *arguments, **options):
         warnings.warn(

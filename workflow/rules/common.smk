@@ -25,6 +25,7 @@ from longrope.errors import UserError
 from longrope.plan.report import check_study
 from longrope.report import contents
 from longrope.report.contents import CONTENTS
+from longrope.stated import check_folders
 from longrope.study import ON_TUNED
 from longrope.versions import VERSIONS
 from longrope.windows import PATTERN, parse_window, window_label
@@ -36,6 +37,7 @@ STATED = {key: config.pop(key) for key in ("gpu", "gpus", "gpu_memory") if key i
 
 try:
     STUDY = load_config(config)
+    check_folders(STUDY)
     if STATED and "gpu" not in STATED:
         raise UserError(f"--config {', '.join(STATED)}: say which kind, gpu=NAME, too")
     if "gpu" in STATED:

@@ -42,8 +42,15 @@ def add_to(parsers) -> None:
         help="in which weights are stored (default as they are)",
     )  # fmt: skip
     command.add_argument("--licence", help="of the base model, where nothing tells it; such as mit")
-    command.add_argument("--records", type=Path, nargs="*", default=[], help=HELP["--records"])
-    command.add_argument("--trainings", type=Path, nargs="*", default=[], help=HELP["--trainings"])
+    command.add_argument(
+        "--records", type=Path, nargs="*",
+        help=f"{HELP['--records']}, for the card (default those beside the model, in"
+        " */evaluation/)",
+    )  # fmt: skip
+    command.add_argument(
+        "--trainings", type=Path, nargs="*",
+        help=f"{HELP['--trainings']}, for the card (default that beside the model)",
+    )  # fmt: skip
     command.add_files("--model", "--factors", "--out", out="the folder that is made")
 
     command = new_command(
@@ -76,6 +83,7 @@ def add_to(parsers) -> None:
 
 def export(options: argparse.Namespace) -> Outcome:
     from longrope.export.engines import find_engine
+    from longrope.export.found import records_beside, trainings_beside
     from longrope.export.stage import Export, export_model, summary
 
     default = "llama.cpp" if options.form == "gguf" else "transformers"
@@ -87,9 +95,12 @@ def export(options: argparse.Namespace) -> Outcome:
         options.dtype,
         options.licence,
     )
-    written = export_model(
-        asked, options.model, options.factors, options.out, options.records, options.trainings
-    )
+    records, trainings = options.records, options.trainings
+    if records is None:
+        records = records_beside(options.model)
+    if trainings is None:
+        trainings = trainings_beside(options.model)
+    written = export_model(asked, options.model, options.factors, options.out, records, trainings)
     print("\n".join(summary(asked, written, options.out)))
     return Outcome(artifacts=[options.out / "README.md", options.out / "longrope_export.json"])
 

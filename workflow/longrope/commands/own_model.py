@@ -44,6 +44,12 @@ def add_to(parsers) -> None:
     command.add_argument("--out", type=Path, help="a folder for all results (default NAME-WINDOW)")
     command.add_argument("--cores", default="all", help="of the workflow (default all)")
     command.add_argument("--dry-run", action="store_true", help="only list the jobs")
+    command.add_argument(
+        "--export", nargs="+", choices=("native", "full", "gguf"), default=["native"],
+        metavar="FORM",
+        help="what to export it as: native (transformers, vLLM, SGLang), full (all tiers), gguf"
+        " (llama.cpp, Ollama); default native",
+    )  # fmt: skip
 
     command = new_command(
         parsers, "generate", generate, "continue a prompt, or answer a question over a long file",
@@ -147,11 +153,12 @@ def extend(options: argparse.Namespace) -> None:
         return
     places = extend.places_of(config, folder, options.to)
     print(extend.check_instructions(places))
-    extend.export(places, folder / "export")
-    print(
-        f"done: {folder}/results/tables/summary.md has what was measured, {folder}/export the model"
-        f" for other tools; from Python: {places.call}"
-    )
+    (model,) = config.models.values()
+    exports = extend.export(places, model.export, options.export)
+    print(f"done: what was measured: {folder}/results/tables/summary.md")
+    print("\n".join([*exports, f"from Python: {places.call}"]))
+    if options.trial:
+        print("This was a trial: it shows that every stage runs, its factors are worth nothing")
 
 
 def _found(options: argparse.Namespace):

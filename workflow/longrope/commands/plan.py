@@ -80,8 +80,10 @@ def plan(options: argparse.Namespace) -> Outcome:
     from longrope.files import write_text
     from longrope.plan.machine import find_machine
     from longrope.plan.report import check_fits, plan
+    from longrope.stated import check_folders
 
     config = _whole_config(options)
+    check_folders(config)
     machine = find_machine(
         options.gpu,
         memory=options.memory,

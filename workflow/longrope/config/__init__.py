@@ -124,7 +124,8 @@ class ModelSettings(Settings):
     """Where it comes from."""
     original_window: Window
     """Tokens that it was pre-trained for. Must be its `max_position_embeddings`, or its sliding
-    window, which the import switches off. With `rope: own` the window that it is said to have."""
+    window, which the import switches off; where these are wrong, correct config.json in a copy of
+    the folder. With `rope: own` the window that it is said to have."""
     rope: Plain = "plain"
     """`plain`: the RoPE of its pre-training, which is extended. `own`: a published long-context
     checkpoint, which keeps the RoPE (`linear`, `dynamic`, `yarn`, `llama3`, `longrope`, or another

@@ -12,7 +12,7 @@ from longrope.config.base import BASE
 from longrope.export.asked import Export, Written
 from longrope.export.lost import Measured, Pair
 from longrope.export.tables import as_list
-from longrope.factors import describe
+from longrope.factors import RescaleFactors, describe
 from longrope.files import read_lines, write_text
 from longrope.import_model import CARD
 from longrope.job import commit
@@ -24,6 +24,7 @@ FORMS = {
     "full": "all tiers, by the modelling file that is in the folder (`trust_remote_code`)",
     "gguf": "GGUF, for llama.cpp and what is built on it",
 }
+SEARCHED = 6  # candidates that any search scores which is to find something (own_model)
 TAGS = ("longrope", "long-context", "rope-scaling")
 
 
@@ -46,6 +47,7 @@ def write_card(
         f" {longest:,} tokens by rescaled RoPE (LongRoPE,"
         " [arXiv 2402.13753](https://arxiv.org/abs/2402.13753)).",
         "",
+        *_trial(written),
         *_facts(asked, record, written, licence, base),
         "",
         "## Factors",
@@ -122,6 +124,25 @@ def _front_matter(licence, base, asked: Export, record: ModelRecord) -> list[str
     }
     text = yaml.safe_dump(head, sort_keys=False, allow_unicode=True)
     return ["---", *text.splitlines(), "---", ""]
+
+
+def is_trial(factors: RescaleFactors) -> bool:
+    """Whether factors come from a search that was only to show that it runs."""
+    scored = factors.provenance.get("candidates")
+    return isinstance(scored, int) and scored < SEARCHED
+
+
+def _trial(written: Written) -> list[str]:
+    trials = [each for each in written.tables.tiers.factors if is_trial(each)]
+    if not trials:
+        return []
+    windows = " and ".join(window_label(each.window) for each in trials)
+    return [
+        f"**This is a trial.** The factors for {windows} come from a search of"
+        f" {max(each.provenance['candidates'] for each in trials)} candidates, which shows that"
+        " every stage runs and finds nothing: do not publish or use it.",
+        "",
+    ]
 
 
 def _facts(asked: Export, record: ModelRecord, written: Written, licence, base) -> list[str]:

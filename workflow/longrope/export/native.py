@@ -15,6 +15,7 @@ from longrope.factors import RescaleFactors, Rope
 STRICT = ("phi3",)  # whose rope_scaling may hold a type and two lists, and nothing else
 OLD_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}
 NOT_IN_4 = ("olmo", "olmo2")  # whose config class of transformers 4.57 refuses longrope, loudly
+FOR_VLLM = ("short_mscale", "long_mscale")  # and SGLang: keys that transformers does not know
 REPLACED = ("rope_parameters", "rope_scaling", "rope_theta", "original_max_position_embeddings")
 OF_CODE = ("auto_map", "custom_pipelines")  # what names modules of the base's own, not exported
 
@@ -41,8 +42,8 @@ def native_config(config: dict, tables: Tables, *, in_weights: bool, dtype: str)
     }
     # Two tables leave a ratio of windows, from which some engines would make a factor of their own.
     if not in_weights and (tables.long.attention_factor != 1 or not tables.one):
-        block["short_mscale"] = float(tables.short.attention_factor)
-        block["long_mscale"] = float(tables.long.attention_factor)
+        scales = (tables.short.attention_factor, tables.long.attention_factor)
+        block |= zip(FOR_VLLM, map(float, scales), strict=True)
     own = {"rope_theta": rope.theta} | ({"partial_rotary_factor": share} if share else {})
     kind = config.get("model_type")
     legacy = block

@@ -8,13 +8,16 @@ ends, so of the form full the tiers themselves and the angles that they make are
 difference is an error, never a warning.
 """
 
+import contextlib
+import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from longrope.architectures import body_of
 from longrope.errors import UserError
 from longrope.export.full import full_keys
-from longrope.export.native import inverse_frequencies
+from longrope.export.native import FOR_VLLM, inverse_frequencies
 from longrope.export.tables import Tables
 from longrope.extended import Tiers
 from longrope.factors import RescaleFactors, Rope
@@ -160,15 +163,33 @@ def _load(draft: Path, *, trust: bool = False):
 
     quiet()
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            draft, dtype=torch.float32, trust_remote_code=trust, attn_implementation="sdpa"
-        ).eval()
+        with own_keys_known():
+            return AutoModelForCausalLM.from_pretrained(
+                draft, dtype=torch.float32, trust_remote_code=trust, attn_implementation="sdpa"
+            ).eval()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         first = " ".join(str(error).split())[:300]
         raise UserError(
             f"reread: transformers cannot load what was exported ({type(error).__name__}: {first});"
             " this family is not supported in this form"
         ) from error
+
+
+@contextlib.contextmanager
+def own_keys_known():
+    """Without transformers' warning of the keys that an export has for vLLM and SGLang alone."""
+    logger = logging.getLogger("transformers.modeling_rope_utils")
+    logger.addFilter(_says_more)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_says_more)
+
+
+def _says_more(record: logging.LogRecord) -> bool:
+    said, _, keys = record.getMessage().rpartition(": ")
+    own = said.startswith("Unrecognized keys in") and {*re.findall(r"\w+", keys)} <= {*FOR_VLLM}
+    return not own
 
 
 def _compare(rotary, factors: RescaleFactors, rope: Rope, *, in_weights: bool) -> None:

@@ -11,6 +11,7 @@ from longrope.architectures import PLAIN, rope_type_of
 from longrope.errors import UserError, unknown_name
 from longrope.export.asked import Export, Written
 from longrope.export.card import write_card
+from longrope.export.found import check_keeps_measured
 from longrope.export.full import full_keys, write_module
 from longrope.export.gguf_file import write_gguf
 from longrope.export.lost import losses, pairs, read_measured
@@ -74,6 +75,7 @@ def export_model(
         else:
             written = _write_folder(draft, asked, model, record, tables)
         rows = pairs(read_measured(records, record), tables)
+        check_keeps_measured(out, rows)
         written = replace(written, lost=list(losses(rows, tables)))
         if asked.form == "full":  # the one table counts only where nobody trusts its file
             written = replace(

@@ -9,9 +9,10 @@ its place is given, or that of an editable installation.
 import contextlib
 import fcntl
 import os
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import yaml
 import longrope
 from longrope.config import Config
 from longrope.config.base import BASE
+from longrope.config.export import ExportSettings
 from longrope.errors import UserError
 from longrope.files import read_json, read_text
 from longrope.own_model.checkpoint import Found
@@ -28,6 +30,11 @@ from longrope.study import factors_path
 from longrope.windows import window_label
 
 LOG = "workflow.log"  # in the folder of an extension: all that Snakemake and the jobs said
+FORMS = {  # of exports, for whom
+    "native": "transformers, vLLM and SGLang",
+    "full": "transformers, with all tiers",
+    "gguf": "llama.cpp and Ollama",
+}
 MARKS = ("Snakefile", "workflow/rules/common.smk")  # of a checkout
 
 
@@ -124,19 +131,26 @@ def _alone(folder: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def export(places: Places, out: Path) -> Path:
-    """Export what is taken home, by `longrope export`: by default with one table of factors."""
-    records = sorted(places.folder.glob(f"results/{places.model}/*/evaluation/*/*.json"))
-    ended = _longrope(
-        "export", "--model", places.checkpoint, "--factors", places.factors, "--out", out,
-        *(["--records", *records] if records else []),
-    )  # fmt: skip
-    if ended:
-        raise UserError(
-            f"the export ended with {ended}, as it says above; the extended model itself is done:"
-            f" {places.call}"
-        )
-    return out
+def export(places: Places, settings: ExportSettings, forms: Sequence[str]) -> list[str]:
+    """Export what is taken home in some forms, by `longrope export`, as the configuration says;
+    lines that say where each is, and how to make those that were not asked for."""
+    made, others = [], []
+    for form in FORMS:
+        out = places.folder / ("export" if form == "native" else f"export-{form}")
+        arguments = [
+            "export", "--form", form, *settings.flags(form), "--model", places.checkpoint,
+            "--factors", places.factors, "--out", out,
+        ]  # fmt: skip
+        if form not in forms:
+            others.append(f"  longrope {shlex.join(map(str, arguments))}")
+        elif ended := _longrope(*arguments):
+            raise UserError(
+                f"the export as {form} ended with {ended}, as it says above; the extended model"
+                f" itself is done: {places.call}"
+            )
+        else:
+            made.append(f"the model for {FORMS[form]}: {out}")
+    return [*made, *(["other exports:"] if others else []), *others]
 
 
 def _longrope(*arguments) -> int:

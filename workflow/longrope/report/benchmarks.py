@@ -45,7 +45,10 @@ NOTE = (
     " likelihoods, which are higher for short answers: there a model that knows nothing need not be"
     " at chance."
 )
-PRINTED = " Rows from `paper` are printed there: all questions, so not to be compared with a part."
+PRINTED = (
+    " Rows from `paper` are printed there: all questions, so not to be compared with a part;"
+    " `original` is the model as it came."
+)
 
 
 def table08(config: Config, sources: Sources) -> Table:

@@ -46,7 +46,11 @@ TOLD = {  # of two rows, the first of which is lower
     "loss": "not told apart",
     "undecided": "one document, so not compared",
 }
-PRINTED = " Rows from `paper` are printed there: other data, not to be compared with ours."
+PRINTED = (
+    " Rows from `paper` are printed there: other data, not to be compared with ours. They have its"
+    " names: `original` is the model as it came, `LongRoPE-2048k` one extended to 2048k, `tuned at`"
+    " the window of its fine-tuning."
+)
 
 
 @dataclass(frozen=True, slots=True)

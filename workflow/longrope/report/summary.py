@@ -26,6 +26,7 @@ from longrope.report.load import (
     perplexities,
     read_evaluations,
 )
+from longrope.report.outcome import outcome
 from longrope.report.page import page_of
 from longrope.statistics import compare, compare_passkeys
 from longrope.windows import window_label
@@ -215,7 +216,8 @@ def _markdown(config: Config, summary: dict) -> str:
             parts += [f"## {model}", "Measured with the RoPE that it comes with."]
             continue
         after = len(parts) + 1
-        parts += [f"## {model}", _blow_up_sentence(found["blow_up"])]
+        parts += [f"## {model}", *outcome(model, config.models[model], found)]
+        parts.append(_blow_up_sentence(found["blow_up"]))
         for group, statement in GROUPS.items():
             if tested := [claim for claim in found["claims"] if claim["group"] == group]:
                 parts += [f"### {statement}", _tally(tested)]
