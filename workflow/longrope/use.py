@@ -222,19 +222,26 @@ def _check_unchanged(model, folder: Path) -> None:
 
 def rope_of_folder(folder: Path) -> tuple[Rope, str]:
     """The RoPE of a checkpoint, and the hash of its weights; of any folder, imported or not."""
-    from longrope.architectures import complete_config, rope_block, rope_of_config, rope_type_of
+    from longrope.architectures import complete_config, rope_of_config
 
     if (folder / METADATA).exists():
         record = read_record(folder)
         return record.rope, record.fingerprint
+    _check_takes_factors(folder)
+    weights = fingerprint_of(folder)
+    return rope_of_config(complete_config(folder), folder.resolve().name, weights), weights
+
+
+def _check_takes_factors(folder: Path) -> None:
+    """Raise UserError for a checkpoint that is rescaled by itself, an export for one."""
+    from longrope.architectures import complete_config, rope_block, rope_type_of
+
     config = complete_config(folder)
     if rope_type_of(config) != "default":
         raise UserError(
             f"{folder}: its RoPE is rescaled already ({rope_block(config).get('rope_type')}), so it"
             " takes no factors: load it with transformers"
         )
-    weights = fingerprint_of(folder)
-    return rope_of_config(config, folder.resolve().name, weights), weights
 
 
 def _places(path: Path, factors) -> tuple[Path, object]:
@@ -252,6 +259,7 @@ def _places(path: Path, factors) -> tuple[Path, object]:
     if factors is None:
         beside = path.parent / "extended" / "extended.json"
         if path.name != "model" or not beside.exists():
+            _check_takes_factors(path)
             raise UserError(f"{path}: a checkpoint alone has no factors: name a file or an entry")
         return path, beside
     return path, factors

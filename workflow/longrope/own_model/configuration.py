@@ -261,7 +261,7 @@ def _yaml(settings: dict, found: Found, target: int, command: str) -> str:
     return "\n".join(body) + "\n"
 
 
-PLAIN = r"[A-Za-z][A-Za-z0-9-]*"  # what YAML reads as text without quotes
+PLAIN = r"[A-Za-z][A-Za-z0-9_-]*"  # what YAML reads as text without quotes
 WORDS = r"(?i)true|false|yes|no|on|off|y|n|null"  # but for these
 WINDOWED = ("original_window", "window", "length", "join_to")
 
