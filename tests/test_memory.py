@@ -3,17 +3,20 @@
 import pytest
 import torch
 
-from helpers import make_checkpoint, make_tokens
+from helpers import SPLIT, WINDOW, make_checkpoint, make_tokens, write_excerpts
 from longrope import gradients
 from longrope.baselines import closed_form
 from longrope.cli import main
+from longrope.config import PretrainedHere
+from longrope.config.corpus import CorpusSettings
 from longrope.errors import UserError
 from longrope.losses import slice_losses, token_losses
 from longrope.memory import is_out_of_memory, within_memory
 from longrope.models import load_model, read_record
 from longrope.parallel.place import Place
 from longrope.pieces import HALVINGS
-from test_training import STEPS, batch_at, run, same, tiny_model, tune
+from longrope.pretrain import pretrain
+from test_training import MICRO, STEPS, batch_at, run, same, tiny_model, tune
 
 CUDA = "CUDA out of memory. Tried to allocate 20.00 GiB"
 TOKENS = torch.randint(1, 300, (1, 40), generator=torch.Generator().manual_seed(1))
@@ -155,6 +158,20 @@ def test_a_tuning_takes_up_its_state_with_another_micro_batch(base, tmp_path, fa
     fails(lambda call: False)
     tune(base, tokens, tmp_path, factors, micro_batch=1)
     assert "going on from 3/4" in capsys.readouterr().err
+
+
+def test_a_pre_training_without_memory_is_told_of_its_own_keys(fails, tmp_path):
+    source = {"kind": "text", "files": [write_excerpts(tmp_path / "texts")]}
+    corpus = CorpusSettings(source=source, splits=SPLIT)
+    settings = PretrainedHere(**MICRO)
+    fails(lambda call: True)
+    with pytest.raises(UserError) as caught:
+        pretrain(settings, corpus, "micro", WINDOW, 1, tmp_path / "model", tmp_path / "state")
+    ways = str(caught.value).split("): ")[1]
+    assert ways.startswith(
+        "lower models.micro.source.tokens_per_step (now 128), or lower the length of its phases (up"
+        " to 64), or take a device"
+    )
 
 
 def test_a_training_of_a_plain_model_has_pieces_too(fails, tmp_path):

@@ -15,10 +15,10 @@ import torch
 
 from longrope.architectures import check_kernel
 from longrope.baselines import closed_form
-from longrope.config.training import TuningStage
+from longrope.config.training import TuningSettings, TuningStage
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
-from longrope.factors import describe, read_factors
+from longrope.factors import RescaleFactors, describe, read_factors
 from longrope.files import open_state, write_lines
 from longrope.lora import add_lora, check_peft, hold_in_bfloat16
 from longrope.mixture import Batch, SequenceMaker
@@ -78,15 +78,7 @@ def finetune(
         recompute(model)
     original = closed_form("none", record.rope, record.rope.original_window)
     maker = SequenceMaker(tokenizer, split)
-    made_from = {
-        "version": VERSIONS["finetune"],
-        "stage": stage.model_dump(exclude={"tuning": MEMORY}),
-        "weights": record.fingerprint,
-        "tokens": split.sha256,
-        "lambda": [str(value) for value in factors.lambda_],
-        "n_hat": factors.n_hat,
-        "attention_factor": factors.attention_factor,
-    }
+    made_from = _made_from(stage, record.fingerprint, split.sha256, factors)
     state = here().once(lambda: open_state(state_folder, made_from))
 
     def prepare(part: Batch) -> None:
@@ -95,21 +87,9 @@ def finetune(
 
     metrics = train(
         model,
-        lambda: [
-            torch.optim.AdamW(
-                [each for each in model.parameters() if each.requires_grad],
-                lr=tuning.learning_rate,
-                betas=tuning.betas,
-                weight_decay=tuning.weight_decay,
-            )
-        ],
+        lambda: optimisers_of(model, tuning),
         lambda step: batches_of(maker, tuning, record.rope.original_window, stage.seed, step),
-        Rate(
-            tuning.steps,
-            tuning.warmup,
-            hold=1.0 if tuning.schedule == "constant" else 0.0,
-            final=0.0,
-        ),
+        Rate(tuning.steps, tuning.warmup, hold=float(tuning.schedule == "constant"), final=0.0),
         tuning,
         state,
         micro_batch=tuning.micro_batch,
@@ -133,6 +113,30 @@ def finetune(
         "peak_memory": max(each["peak_memory"] for each in metrics),
         "trained_parameters": metrics[-1]["trained_parameters"],
     }
+
+
+def _made_from(
+    stage: TuningStage, weights: str, tokens: str, factors: RescaleFactors
+) -> dict[str, object]:
+    """All that the result depends on, by hashes of weights and tokens."""
+    return {
+        "version": VERSIONS["finetune"],
+        "stage": stage.model_dump(exclude={"tuning": MEMORY}),
+        "weights": weights,
+        "tokens": tokens,
+        "lambda": [str(value) for value in factors.lambda_],
+        "n_hat": factors.n_hat,
+        "attention_factor": factors.attention_factor,
+    }
+
+
+def optimisers_of(model, tuning: TuningSettings) -> list[torch.optim.Optimizer]:
+    """AdamW, for what trains."""
+    trained = [each for each in model.parameters() if each.requires_grad]
+    decay = tuning.weight_decay
+    return [
+        torch.optim.AdamW(trained, lr=tuning.learning_rate, betas=tuning.betas, weight_decay=decay)
+    ]
 
 
 def remedies(stage: TuningStage, model: str) -> list[str]:
