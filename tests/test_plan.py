@@ -397,6 +397,14 @@ def test_every_job_of_the_workflow_is_planned_once(default, target, tmp_path):
     assert others == {job.output for job in jobs}
 
 
+@pytest.mark.parametrize(
+    "golden", sorted((ROOT / "tests/data/dags").glob("*.txt")), ids=lambda path: path.stem
+)
+def test_as_many_jobs_are_planned_as_a_dry_run_of_every_configuration_has(golden):
+    jobs = jobs_of(configured(f"{golden.stem}.yaml"), "study")
+    assert len(jobs) == len(golden.read_text().splitlines())
+
+
 def test_a_job_comes_after_those_that_it_needs(default):
     done = set()
     for job in jobs_of(default, "study"):
