@@ -16,12 +16,14 @@ from longrope.config import FolderModel
 from longrope.config.corpus import CorpusSettings, TokenizeSettings
 from longrope.config.evaluation import BenchmarksStage, PasskeyStage, PerplexityStage, RulerStage
 from longrope.config.search import Bayesian, Cma, SearchSettings
+from longrope.config.training import TuningStage
 from longrope.corpus import SPLITS, tokenize_corpus
 from longrope.evaluate.benchmarks import evaluate_benchmarks
 from longrope.evaluate.passkey import evaluate_passkey
 from longrope.evaluate.perplexity import evaluate_perplexity
 from longrope.evaluate.ruler import evaluate_ruler
 from longrope.factors import write_factors
+from longrope.finetune import finetune
 from longrope.import_model import import_model
 from longrope.models import load_tokenizer
 from longrope.search.stage import search_factors
@@ -29,6 +31,7 @@ from longrope.search.stage import search_factors
 ROOT = Path(__file__).parent.parent
 TOKENS = "7c431f6e49b5ad6b"
 LOSS = 2.63419  # nats a token
+TUNED = [1.87193, 1.54234, 2.45727, 1.97863]  # nats a token, weighted
 TRIALS = [["42416", 0.75], ["62031", 0.375], ["72911", 0.25], ["67557", 0.75]]
 BENCHMARK = ["f84786e099fc9b5e", 0.3]  # hash of the prompts, acc_norm
 NEEDLES = "0621a2e2fbea45e1"  # hash of the prompts
@@ -73,6 +76,27 @@ def place(tmp_path_factory):
 def test_tokenize_gives_the_tokens_of_version_1(place):
     manifest = json.loads((place / "test/manifest.json").read_text())
     assert manifest["sha256"][:16] == TOKENS
+
+
+def test_a_tuning_gives_the_losses_of_version_3(place):
+    tuning = {
+        "method": "yarn",
+        "window": 512,
+        "length": 256,
+        "positions": "skipped",
+        "steps": 4,
+        "batch": 4,
+        "learning_rate": 0.003,
+        "warmup": 2,
+        "short": {"share": 0.5, "length": 128},
+        "mixture": {"text": 0.5, "digits-5": 0.5},
+    }
+    stage = TuningStage(name="tuned", tuning=tuning, seed=1)
+    paths = (place / "model", place / "yarn.json", place / "validation")
+    out = (place / "tuned", place / "tuned.jsonl", place / "state/tuned")
+    finetune(stage, *paths, *out, say=lambda _: None)
+    losses = [json.loads(line)["loss"] for line in out[1].read_text().splitlines()]
+    assert losses == pytest.approx(TUNED, abs=1e-3)
 
 
 def test_evaluate_perplexity_gives_the_number_of_version_1(place):
