@@ -206,7 +206,9 @@ def test_a_change_of_low_rank_is_merged_into_the_attention_alone(base, tokens, f
 @pytest.mark.parametrize("train", [["norms"], ["embeddings"], ["norms", "embeddings"]])
 def test_norms_and_embeddings_train_whole_where_wanted(base, tokens, factors, tmp_path, train):
     pytest.importorskip("peft")
+    (base / "LICENSE").write_text("as you like")
     tune(base, tokens, tmp_path, factors, lora={"rank": 2, "train": train})
+    assert (tmp_path / "model/LICENSE").read_text() == "as you like"  # it goes with the weights
     before, after = weights_of(base), weights_of(tmp_path / "model")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     wanted = {name for name in before if "norm" in name} if "norms" in train else set()
