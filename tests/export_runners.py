@@ -9,6 +9,7 @@ for each, from weights and a cache in float32.
 """
 
 import ast
+import functools
 import itertools
 import json
 import math
@@ -23,44 +24,63 @@ from pathlib import Path
 
 import numpy as np
 
+NEW = 8  # tokens that `generated` adds
+PIECE = 200  # tokens of a call, where a text is read in pieces
+ROWS = 3  # of a batch
+SPREAD = 512  # tokens of a text whose positions are spread over a longer one
 
-def transformers(model: str, prompts: list, trust: bool = False) -> list[np.ndarray]:
-    """Every prompt in one call."""
+
+def _load(model: str, trust: bool = False):
     import torch
     from transformers import AutoModelForCausalLM
 
-    own = AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.float32, trust_remote_code=trust
-    ).eval()
-    with torch.no_grad():
-        return [
-            own(input_ids=torch.tensor([prompt]), use_cache=False).logits[0, -1].numpy()
-            for prompt in prompts
-        ]
+    own = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, trust_remote_code=trust)
+    return own.eval().requires_grad_(False)
+
+
+def _last_rows(own, prompts: list) -> list[np.ndarray]:
+    """The logits after every prompt, each in one call."""
+    import torch
+
+    return [
+        own(input_ids=torch.tensor([prompt]), use_cache=False, logits_to_keep=1)
+        .logits[0, -1]
+        .numpy()
+        for prompt in prompts
+    ]
+
+
+def transformers(model: str, prompts: list) -> list[np.ndarray]:
+    """Every prompt in one call."""
+    return _last_rows(_load(model), prompts)
 
 
 def trusted(model: str, prompts: list) -> list[np.ndarray]:
     """The same with the modelling file of the folder."""
-    return transformers(model, prompts, trust=True)
+    return _last_rows(_load(model, trust=True), prompts)
 
 
 def batch(model: str, prompts: list, trust: bool = False) -> list[np.ndarray]:
-    """All prompts as one left-padded batch."""
+    """Left-padded batches of a few prompts, short ones beside long ones."""
     import torch
-    from transformers import AutoModelForCausalLM
 
-    own = AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.float32, trust_remote_code=trust
-    ).eval()
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    with torch.no_grad():
+    own, found = _load(model, trust), {}
+    count = -(-len(prompts) // ROWS)
+    for first in range(count):
+        rows = prompts[first::count]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
         logits = own(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=1,
         ).logits[:, -1]
-    return list(logits.numpy())
+        found |= dict(zip(range(first, len(prompts), count), logits.numpy(), strict=True))
+    return [found[number] for number in range(len(prompts))]
 
 
 def trusted_batch(model: str, prompts: list) -> list[np.ndarray]:
@@ -68,22 +88,144 @@ def trusted_batch(model: str, prompts: list) -> list[np.ndarray]:
     return batch(model, prompts, trust=True)
 
 
-def chunks(model: str, prompts: list, size: int = 200) -> list[np.ndarray]:
-    """Every prompt in pieces with a cache, as engines prefill, then token by token at the end."""
+def chunks(model: str, prompts: list) -> list[np.ndarray]:
+    """Every prompt in pieces with a cache, as engines prefill, the last tokens one by one. A prompt
+    that begins with the one before goes on from its cache, as a conversation does."""
     import torch
-    from transformers import AutoModelForCausalLM, DynamicCache
+    from transformers import DynamicCache
 
-    own = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    found = []
-    with torch.no_grad():
-        for prompt in prompts:
-            ids, cache = torch.tensor([prompt]), DynamicCache()
-            most = max(len(prompt) - 3, 1)
-            cuts = [*range(0, most, size), most, *range(most + 1, len(prompt) + 1)]
-            for first, last in itertools.pairwise(cuts):
-                answer = own(input_ids=ids[:, first:last], past_key_values=cache, use_cache=True)
-            found.append(answer.logits[0, -1].numpy())
+    own, found, before = _load(model), [], []
+    for prompt in prompts:
+        if not before or prompt[: len(before)] != before or prompt == before:
+            before, cache = [], DynamicCache()
+        most = max(len(prompt) - 3, len(before) + 1)
+        cuts = [*range(len(before), most, PIECE), *range(most, len(prompt) + 1)]
+        for first, last in itertools.pairwise(cuts):
+            ids = torch.tensor([prompt[first:last]])
+            answer = own(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        found.append(answer.logits[0, -1].numpy())
+        before = prompt
     return found
+
+
+def generated(model: str, prompts: list, trust: bool = False) -> list[np.ndarray]:
+    """The logits of the last of NEW tokens that `generate` adds to every prompt, greedily."""
+    import torch
+
+    own = _load(model, trust)
+    return [
+        own.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=NEW,
+            min_new_tokens=NEW,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        .logits[-1][0]
+        .numpy()
+        for prompt in prompts
+    ]
+
+
+def trusted_generated(model: str, prompts: list) -> list[np.ndarray]:
+    """The same with the modelling file of the folder."""
+    return generated(model, prompts, trust=True)
+
+
+def spread(model: str, prompts: list, trust: bool = False) -> list[np.ndarray]:
+    """A few tokens of every prompt, at the positions that they have in it: all its angles are
+    there, at a small part of its cost."""
+    return _spread(_load(model, trust), prompts)
+
+
+def trusted_spread(model: str, prompts: list) -> list[np.ndarray]:
+    """The same with the modelling file of the folder, which is told the length."""
+    return spread(model, prompts, trust=True)
+
+
+def spread64(model: str, prompts: list) -> list[np.ndarray]:
+    """The same all in float64."""
+    return _spread(_in_float64(model), prompts)
+
+
+def _spread(own, prompts: list) -> list[np.ndarray]:
+    import torch
+    from transformers import DynamicCache
+
+    found = []
+    for prompt in prompts:
+        places = spread_over(len(prompt))
+        if hasattr(own, "pin"):
+            own.pin(len(prompt))
+        answer = own(
+            input_ids=torch.tensor([[prompt[place] for place in places]]),
+            position_ids=torch.tensor([places]),
+            past_key_values=DynamicCache(),  # without it, jumps would begin texts of their own
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        found.append(answer.logits[0, -1].numpy())
+    return found
+
+
+def spread_over(length: int) -> list[int]:
+    """Some positions of a text, the first and the last ones among them, half of them at its end."""
+    half = min(SPREAD, length) // 2
+    far = np.linspace(0, length - half - 1, half).round().astype(int)
+    return [*dict.fromkeys(far.tolist()), *range(length - half, length)]
+
+
+def angles64(model: str, prompts: list) -> list[np.ndarray]:
+    """transformers' Llama as it is, but for angles that are computed in float64."""
+    return _last_rows(_with_angles64(model), prompts)
+
+
+def float64(model: str, prompts: list) -> list[np.ndarray]:
+    """The same with weights and every sum in float64: what the others are rounded from. Prompts are
+    beginnings of the longest, so one call serves all."""
+    import torch
+
+    own = _in_float64(model)
+    longest = max(prompts, key=len)
+    assert all(longest[: len(prompt)] == prompt for prompt in prompts)
+    last = torch.tensor([len(prompt) - 1 for prompt in prompts])
+    answer = own(input_ids=torch.tensor([longest]), use_cache=False, logits_to_keep=last)
+    return list(answer.logits[0].numpy())
+
+
+def _in_float64(model: str):
+    own = _with_angles64(model).double()
+    for module in own.modules():
+        if type(module).__name__ == "LlamaRMSNorm":  # it lowers what it gets to float32
+            module.forward = functools.partial(_norm, module.weight, module.variance_epsilon)
+    return own
+
+
+def _norm(weight, epsilon: float, x):
+    return weight * x * (x.square().mean(-1, keepdim=True) + epsilon).rsqrt()
+
+
+def _with_angles64(model: str):
+    """transformers' Llama, with nothing of its RoPE but what config.json says: one table."""
+    import torch
+
+    own, block = _load(model), json.loads((Path(model) / "config.json").read_text())
+    block = block["rope_parameters"]
+    assert block["long_factor"] == block["short_factor"]
+    factors = torch.tensor(block["long_factor"], dtype=torch.float64)
+    pairs = torch.arange(len(factors), dtype=torch.float64)
+    inverse = block["rope_theta"] ** (-pairs / len(factors)) / factors
+
+    class Rotary(torch.nn.Module):
+        def forward(self, x, position_ids):
+            angles = position_ids[..., None].double() * inverse
+            angles, scale = torch.cat([angles, angles], dim=-1), block["attention_factor"]
+            return (angles.cos() * scale).to(x.dtype), (angles.sin() * scale).to(x.dtype)
+
+    own.model.rotary_emb = Rotary()
+    return own
 
 
 def llama_cpp(model: str, prompts: list) -> list[np.ndarray]:
@@ -93,6 +235,13 @@ def llama_cpp(model: str, prompts: list) -> list[np.ndarray]:
     return _llama_cpp(xllamacpp, model, prompts, max(map(len, prompts)) + 8)
 
 
+def llama_cpp_chunks(model: str, prompts: list) -> list[np.ndarray]:
+    """The same, where a prompt that begins with the one before goes on from its cache."""
+    import xllamacpp
+
+    return _llama_cpp(xllamacpp, model, prompts, max(map(len, prompts)) + 8, keep=True)
+
+
 def llama_cpp_each(model: str, prompts: list) -> list[np.ndarray]:
     """The same with a context for each prompt, which is what decides between two tables."""
     import xllamacpp
@@ -100,7 +249,9 @@ def llama_cpp_each(model: str, prompts: list) -> list[np.ndarray]:
     return [_llama_cpp(xllamacpp, model, [each], len(each) + 1)[0] for each in prompts]
 
 
-def _llama_cpp(xllamacpp, model: str, prompts: list, context: int) -> list[np.ndarray]:
+def _llama_cpp(
+    xllamacpp, model: str, prompts: list, context: int, keep: bool = False
+) -> list[np.ndarray]:
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.n_ctx, params.n_parallel, params.n_predict = context, 1, 1
@@ -119,7 +270,7 @@ def _llama_cpp(xllamacpp, model: str, prompts: list, context: int) -> list[np.nd
                 "n_predict": 1,
                 "n_probs": vocabulary,
                 "temperature": 0.0,
-                "cache_prompt": False,
+                "cache_prompt": keep,
                 # Half a character, or the end, would be answered without probabilities. These
                 # are those before the bias.
                 "logit_bias": [[tokens.index("a"), 1000.0]],
@@ -282,7 +433,15 @@ RUNNERS = {
         batch,
         trusted_batch,
         chunks,
+        generated,
+        trusted_generated,
+        spread,
+        trusted_spread,
+        spread64,
+        angles64,
+        float64,
         llama_cpp,
+        llama_cpp_chunks,
         llama_cpp_each,
         mlx,
         onnx_genai,

@@ -20,6 +20,7 @@ from longrope.export.stage import Export, Written, export_model
 from longrope.extended import ExtendedModel, Tiers, read_tiers, write_extended
 from longrope.factors import RescaleFactors, Rope
 from longrope.models import load_model, load_tokenizer, read_record
+from longrope.rope import install
 
 RUNNERS = Path(__file__).parent / "export_runners.py"
 OTHERS = {  # a Python whose environment has what this one has not
@@ -101,14 +102,75 @@ def run_here(runner: str, model: Path, prompts: list) -> list[np.ndarray]:
 
 def own(model: Path, tiers: Path, prompts: list, window: int | None = None) -> list[np.ndarray]:
     """The project's: each prompt with its own tier, or with that of one window."""
-    extended = ExtendedModel(load_model(model), read_tiers(tiers, read_record(model).rope))
-    found = []
+    extended, found = own_model(model, tiers), []
     for prompt in prompts:
         extended.pin(window or len(prompt))
         with torch.no_grad():
-            logits = extended.model(torch.tensor([prompt]), use_cache=False).logits[0, -1]
+            logits = extended.model(
+                torch.tensor([prompt]), use_cache=False, logits_to_keep=1
+            ).logits[0, -1]
         found.append(torch.log_softmax(logits.double(), dim=-1).numpy())
     return found
+
+
+def own_at_once(model: Path, tiers: Path, prompts: list, window: int | None = None) -> list:
+    """The same of prompts that are beginnings of the longest, from one call for every tier: nothing
+    that is read later changes what a text begins with."""
+    extended, found = own_model(model, tiers), {}
+    asked = [extended.tiers.for_length(window or len(prompt)).window for prompt in prompts]
+    for tier in set(asked):
+        numbers = [number for number, each in enumerate(asked) if each == tier]
+        longest = max((prompts[number] for number in numbers), key=len)
+        assert all(longest[: len(prompts[number])] == prompts[number] for number in numbers)
+        last = torch.tensor([len(prompts[number]) - 1 for number in numbers])
+        extended.pin(tier)
+        with torch.no_grad():
+            logits = extended.model(
+                torch.tensor([longest]), use_cache=False, logits_to_keep=last
+            ).logits[0]
+        rows = torch.log_softmax(logits.double(), dim=-1).numpy()
+        found |= dict(zip(numbers, rows, strict=True))
+    return [found[number] for number in range(len(prompts))]
+
+
+def own_generated(model: Path, tiers: Path, prompts: list, window: int | None = None) -> list:
+    """What the last of some new tokens came from, each text with the tier that holds all of it, or
+    with that of one window."""
+    extended, new, found = own_model(model, tiers), export_runners.NEW, []
+    if window:
+        extended = ExtendedModel(extended.model, Tiers((extended.tiers.for_length(window),)))
+    for prompt in prompts:
+        answer = extended.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=new,
+            min_new_tokens=new,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        found.append(torch.log_softmax(answer.logits[-1][0].double(), dim=-1).numpy())
+    return found
+
+
+def own_spread(model: Path, tiers: Path, prompts: list, window: int | None = None) -> list:
+    """Of a few tokens of every prompt, at the positions that they have in it."""
+    extended, found = own_model(model, tiers), []
+    rotary = install(extended.model, extended.tiers.rope)
+    for prompt in prompts:
+        places = export_runners.spread_over(len(prompt))
+        rotary.use([extended.tiers.for_length(window or len(prompt))], torch.tensor([places]))
+        with torch.no_grad():
+            logits = extended.model(
+                torch.tensor([[prompt[place] for place in places]]), use_cache=False
+            ).logits[0, -1]
+        found.append(torch.log_softmax(logits.double(), dim=-1).numpy())
+    return found
+
+
+def own_model(model: Path, tiers: Path) -> ExtendedModel:
+    """The project's own way to run an extended model, in float32 whatever it was brought in as."""
+    whole = load_model(model, for_training=True)
+    return ExtendedModel(whole, read_tiers(tiers, read_record(model).rope))
 
 
 def furthest(found: list, expected: list) -> float:

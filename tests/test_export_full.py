@@ -9,11 +9,12 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from exports import export, furthest, own, prompts_around, run, text_of, tiers_for, write_tiers
+from longrope.baselines import closed_form
 from longrope.config import FolderModel
 from longrope.errors import UserError
 from longrope.export import reread
 from longrope.export.reread import reread_full
-from longrope.extended import ExtendedModel, read_tiers
+from longrope.extended import ExtendedModel, Tiers, read_tiers
 from longrope.files import read_json, write_json
 from longrope.import_model import import_model
 from longrope.models import load_model, read_record
@@ -70,6 +71,27 @@ def test_generation_across_a_tier_is_that_of_the_project(exported, loaded, exten
     assert torch.equal(loaded.generate(prompt, max_new_tokens=12, do_sample=False), expected)
     by_length = loaded.generate(prompt, max_length=length + 12, do_sample=False)
     assert torch.equal(by_length, expected)
+
+
+def test_a_tier_that_changes_nothing_is_the_model_before_to_the_last_bit(exported, tmp_path):
+    model = exported[0]
+    rope = read_record(model).rope
+    plain = closed_form("none", rope, 2048)  # long enough for angles in float32 to err
+    tiers = Tiers((plain, closed_form("yarn", rope, 4096)))
+    export(model, write_tiers(tmp_path / "tiers", model, tiers), tmp_path / "export", "full")
+    found = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "export", dtype=torch.float32, trust_remote_code=True
+    )
+    ids = torch.tensor([text_of(model, 2049)])
+    short, padded = ids[:, :2048], torch.cat([torch.zeros_like(ids[:, :1]), ids[:, :2048]], dim=1)
+    with torch.no_grad():
+        before = load_model(model)(short).logits
+        assert torch.equal(found(short).logits, before)
+        mask = torch.tensor([[1] * 2049, [0] + [1] * 2048])
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        both = found(torch.cat([ids, padded]), attention_mask=mask, position_ids=positions).logits
+        torch.testing.assert_close(both[:1], found(ids).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(both[1:, 1:], before, atol=1e-4, rtol=0)
 
 
 def test_rows_of_a_batch_generate_as_they_do_alone(exported, loaded):

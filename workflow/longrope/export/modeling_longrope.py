@@ -4,7 +4,8 @@ A model with the window-extended RoPE of LongRoPE (arXiv 2402.13753): factors by
 Pair i of position n turns by n / theta^(2i/d) where n < n_hat, and by n / (lambda_i theta^(2i/d))
 from there on. lambda, n_hat and a factor on cos and sin belong to a tier, the smallest window that
 holds the whole sequence. It is chosen once for a sequence, by its row, and goes with its cache,
-which never mixes two.
+which never mixes two. A tier that changes nothing turns as transformers does without this file, to
+the last bit: with angles in float32. Those of all others are float64.
 
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     model.generate(**inputs, max_new_tokens=200)  # the tier of prompt and new tokens together
@@ -65,7 +66,19 @@ class TieredRotary(nn.Module):
             angles, scale = self._angles(rows, position_ids[:, part].to(x.device))
             cos[:, part] = torch.cat([angles.cos() * scale] * 2, dim=-1)
             sin[:, part] = torch.cat([angles.sin() * scale] * 2, dim=-1)
+        untouched = [_changes_nothing(row) for row in rows]
+        if any(untouched):
+            keep = torch.tensor(untouched, device=x.device)[:, None, None]
+            angles = self._plain_angles(position_ids.to(x.device))
+            cos = torch.where(keep, torch.cat([angles.cos()] * 2, dim=-1).to(dtype), cos)
+            sin = torch.where(keep, torch.cat([angles.sin()] * 2, dim=-1).to(dtype), sin)
         return cos, sin
+
+    def _plain_angles(self, positions):
+        """As transformers computes them, in float32 (rows, positions, pairs)."""
+        pairs = torch.arange(0, self.rotary_dim, 2, device=positions.device)
+        inverse = 1.0 / (self.theta ** (pairs.to(torch.float32) / self.rotary_dim))
+        return positions[..., None].to(torch.float32) * inverse
 
     def _angles(self, rows, positions):
         """Angles in float64 (rows, positions, pairs): in float32 they err at long windows."""
@@ -200,6 +213,10 @@ def _lengths(mask, tokens, before: int) -> list[int]:
     if isinstance(mask, torch.Tensor) and mask.dim() == 2:
         return mask.sum(dim=-1).tolist()
     return [before + tokens.shape[1]] * tokens.shape[0]
+
+
+def _changes_nothing(row: dict) -> bool:
+    return row["attention_factor"] == 1 and all(value == 1 for value in row["lambda"])
 
 
 def _windows(rows: list[dict]) -> str:
