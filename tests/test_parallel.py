@@ -34,7 +34,7 @@ from longrope.parallel.reasons import Ended, cause_of
 from longrope.parallel.sequence import match_heads
 
 HERE = Path(__file__).parent
-LAYOUTS = {"data": (2, 1), "both": (4, 2)}  # ranks, and ranks a sequence
+LAYOUTS = {"data": (2, 1), "sequence": (2, 2), "both": (4, 2)}  # ranks, and ranks a sequence
 
 
 @pytest.fixture(scope="module")
