@@ -67,7 +67,7 @@ def two(request, one, inputs, tmp_path_factory) -> Path:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=LIMIT,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -162,7 +162,7 @@ def test_filled_up_heads_attend_as_before_and_can_be_dealt(heads, ranks_):
 
 # --- an end with one message, from which the next run goes on ----------------------------------
 
-LIMIT = 120  # seconds, after which a run hangs
+LIMIT = 300  # seconds, after which a run hangs, on a busy machine too
 LONG = {"steps": 60, "checkpoint_every": 2}
 
 
@@ -231,7 +231,7 @@ def test_a_killed_rank_ends_all_and_one_process_goes_on(inputs, undisturbed, tmp
     running = start(inputs, tmp_path)
     wait_for_checkpoint(tmp_path, running)
     os.kill(process_of(1, running), signal.SIGKILL)
-    said = running.communicate(timeout=30)[1]
+    said = running.communicate(timeout=LIMIT)[1]
     assert running.returncode == 1
     assert "rank 1 of 2 was killed by SIGKILL; run the stage again" in said
     assert "Traceback" not in said and "Error" not in said
@@ -258,31 +258,40 @@ def test_a_rank_that_stops_answering_ends_all_once_patience_is_over(inputs, one,
     wait_for_checkpoint(tmp_path, running)
     waits, stopped = process_of(0, running), process_of(1, running)
     os.kill(stopped, signal.SIGSTOP)
-    ended = time.monotonic() + 60
+    ended = time.monotonic() + LIMIT
     while Path(f"/proc/{waits}/exe").exists():
         assert time.monotonic() < ended
         time.sleep(0.1)
     os.kill(stopped, signal.SIGKILL)  # as torch does 30 s later
-    said = running.communicate(timeout=60)[1]
+    said = running.communicate(timeout=LIMIT)[1]
     assert running.returncode == 1 and "a rank of 2 did not answer for 5 s" in said
     assert "Traceback" not in said
 
 
-def test_where_a_rank_of_one_machine_is_killed_the_other_machine_points_to_it(
-    inputs, one, tmp_path
-):
+def start_two_machines(inputs: Path, folder: Path) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    machines = [start(inputs, tmp_path, rendezvous=address) for _ in range(2)]
+    return [start(inputs, folder, rendezvous=address) for _ in range(2)]
+
+
+def test_where_a_rank_of_one_machine_is_killed_the_other_points_to_it_and_both_go_on(
+    inputs, undisturbed, tmp_path
+):
+    machines = start_two_machines(inputs, tmp_path)
     wait_for_checkpoint(tmp_path, machines[0])
     (pid,) = children_of(machines[0])
     os.kill(pid, signal.SIGKILL)
-    said = [each.communicate(timeout=60)[1] for each in machines]
+    said = [each.communicate(timeout=LIMIT)[1] for each in machines]
     assert [each.returncode for each in machines] == [1, 1]
     assert re.search("rank . of 2 was killed by SIGKILL; run the stage again", said[0])
     assert re.search("another of 2 machines has ended|a rank of 2 was lost", said[1])
     assert "did not meet" not in said[1] and "Traceback" not in said[1]
+    machines = start_two_machines(inputs, tmp_path)
+    said = "".join(each.communicate(timeout=LIMIT)[1] for each in machines)
+    assert [each.returncode for each in machines] == [0, 0], said
+    assert "going on from" in said
+    np.testing.assert_allclose(losses_of(tmp_path), undisturbed, atol=1e-4)
 
 
 def test_ranks_end_with_the_process_that_watches_over_them(inputs, one, tmp_path):
@@ -293,7 +302,7 @@ def test_ranks_end_with_the_process_that_watches_over_them(inputs, one, tmp_path
         os.kill(pid, signal.SIGSTOP)  # busy for hours
     running.kill()
     running.communicate()
-    ended = time.monotonic() + 30
+    ended = time.monotonic() + LIMIT
     while any(Path(f"/proc/{pid}/exe").exists() for pid in pids):
         assert time.monotonic() < ended
         time.sleep(0.1)
@@ -317,7 +326,7 @@ def test_memory_that_ends_on_one_rank_of_a_sequence_is_said_once(inputs, one, tm
     (tmp_path / "sitecustomize.py").write_text(FULL)
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     running = start(inputs, tmp_path, PYTHONPATH=path)
-    said = running.communicate(timeout=60)[1]
+    said = running.communicate(timeout=LIMIT)[1]
     assert running.returncode == 1 and said.count("longrope finetune: out of memory at") == 1
     assert "lower the tuning's length" in said and said.endswith("(rank 1 of 2)\n")
     assert "Traceback" not in said and "again in pieces" not in said
@@ -335,7 +344,7 @@ def test_a_full_disk_is_said_once_and_leaves_the_last_checkpoint(inputs, one, tm
         with contextlib.suppress(OSError), (small / "filler").open("wb", buffering=0) as filler:
             while True:
                 filler.write(bytes(1 << 12))
-        said = running.communicate(timeout=60)[1]
+        said = running.communicate(timeout=LIMIT)[1]
         assert running.returncode == 1 and "No space left on device" in said
         assert said.count("longrope finetune:") == 1 and "Traceback" not in said
         assert [path for path in small.glob("state/step-*") if (path / ".metadata").exists()]
