@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
@@ -438,6 +439,14 @@ def test_a_failure_of_another_rank_than_the_first_leaves_a_record(monkeypatch, t
     assert main(["--log", str(log), "--processes", "2", *stage]) == 1
     record = json.loads(log.with_suffix(".run.json").read_text())
     assert (record["status"], record["stage"]) == ("failed", "search")
+
+
+def test_what_torch_says_at_more_length_is_not_printed():
+    import torch.distributed.launcher.api  # noqa: F401
+
+    launch._quiet()
+    agent = logging.getLogger("torch.distributed.elastic.agent.server.api")
+    assert not agent.isEnabledFor(logging.ERROR)
 
 
 def test_a_step_of_slurm_takes_nothing_but_the_job_from_the_environment(monkeypatch):
