@@ -30,7 +30,6 @@ from longrope.windows import window_label
 LOG = "workflow.log"  # in the folder of an extension: all that Snakemake and the jobs said
 
 
-
 @dataclass(frozen=True, slots=True)
 class Places:
     """Where the results of a study are."""
