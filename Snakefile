@@ -57,9 +57,9 @@ rule study:
 
 
 onsuccess:
-    shell("longrope sync || true")
+    shell("longrope sync --seconds 120 || true")
     print("Done: begin with results/tables/summary.md", file=sys.stderr)
 
 
 onerror:
-    shell("longrope sync || true")
+    shell("longrope sync --seconds 120 || true")

@@ -1,6 +1,7 @@
 """Own models: what init writes passes every check, and extend runs the workflow to an extension."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import shlex
@@ -260,8 +261,9 @@ def test_the_checkout_is_found_by_name_or_by_where_the_package_is(tmp_path, monk
     assert extend.find_project(None) == ROOT
     with pytest.raises(UserError, match="--project FOLDER"):
         extend.find_project(tmp_path)
-    monkeypatch.setattr(longrope, "__file__", str(tmp_path / "lib/longrope/__init__.py"))
-    with pytest.raises(UserError, match="not part of the installed package"):
+    monkeypatch.setattr("longrope.project.__file__", str(tmp_path / "lib/longrope/project.py"))
+    monkeypatch.setattr(importlib.metadata, "files", lambda _: None)
+    with pytest.raises(UserError, match="workflow is not there"):
         extend.find_project(None)
 
 

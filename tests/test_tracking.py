@@ -1,5 +1,6 @@
 """What reaches MLflow, how often, and what happens when MLflow is in trouble."""
 
+import contextlib
 import gc
 import json
 import os
@@ -17,6 +18,8 @@ from longrope import tracking
 from longrope.errors import UserError
 from longrope.files import read_json
 from longrope.tracking import LiveRun, RunRecord, SyncReport, read_record, sync, write_record
+
+CLOSED = "http://127.0.0.1:9"  # nobody listens
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -45,6 +48,28 @@ def silent_server():
         server.bind(("127.0.0.1", 0))
         server.listen(50)
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def dribbling_server():
+    """One that sends its answer byte by byte, so that no read of it ever takes long."""
+    over = threading.Event()
+
+    def answer(connection):
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while not over.wait(0.2):
+                connection.sendall(b" ")
+
+    def serve(server):
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                threading.Thread(target=answer, args=server.accept()[:1], daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, args=[server], daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        over.set()
 
 
 def a_record(folder, steps=5, **changes):
@@ -251,13 +276,36 @@ def test_a_record_that_mlflow_refuses_does_not_stop_the_others(tmp_path, uri, ex
     assert "longrope.synced" not in half.data.tags
 
 
-def test_a_dead_server_costs_one_line_and_seconds(tmp_path, silent_server):
+@pytest.mark.parametrize("kind", ["silent_server", "dribbling_server", "no server"])
+def test_a_dead_server_costs_one_line_and_seconds(tmp_path, request, kind, monkeypatch):
+    monkeypatch.setattr(tracking, "CALL_SECONDS", 3)
+    server = request.getfixturevalue(kind) if kind.endswith("_server") else CLOSED
     a_record(tmp_path / "results")
     a_record(tmp_path / "results")
     said, began = [], time.monotonic()
-    assert sync(tmp_path / "results", silent_server, say=said.append) == SyncReport(0, 0, 2)
+    assert sync(tmp_path / "results", server, say=said.append) == SyncReport(0, 0, 2)
     assert time.monotonic() - began < 15
     assert len(said) == 1 and "\n" not in said[0]
+
+
+def test_a_slow_store_ends_a_sync_after_its_seconds_and_the_next_one_goes_on(
+    tmp_path, uri, experiment, monkeypatch
+):
+    for _ in range(3):
+        a_record(tmp_path / "results")
+    made, said = mlflow.MlflowClient.create_run, []
+
+    def slowly(*arguments, **options):
+        time.sleep(2)
+        return made(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "create_run", slowly)
+        report = sync(tmp_path / "results", uri, experiment, said.append, seconds=1)
+    assert report.failed >= 2 and report.added + report.failed == 3
+    assert len(said) == 1 and said[0].startswith(f"{report.failed} runs are left")
+    assert sync(tmp_path / "results", uri, experiment).added == report.failed
+    assert len(runs_in(uri, experiment)[1]) == 3
 
 
 def test_a_store_that_dies_halfway_ends_the_sync_with_one_line(
@@ -296,10 +344,10 @@ def test_a_sync_that_finds_another_one_running_gives_up_with_one_line(
     assert len(said) == 1 and "another sync is running" in said[0]
 
 
-def in_a_process(code):
+def in_a_process(code, *arguments):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
-        [sys.executable, "-c", f"from longrope.tracking import *; {code}"],
+        [sys.executable, "-c", f"from longrope.tracking import *\n{code}", *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -328,6 +376,47 @@ def test_a_sync_killed_while_it_makes_the_store_does_not_break_it(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     assert sync(tmp_path / "results", uri) == SyncReport(1, 0, 0)
     assert_once_and_complete(uri, "longrope", record)
+
+
+JOB = """
+import sys, time
+import mlflow
+from longrope import tracking
+
+number, place, end = sys.argv[1:]
+tracking.LOCK_SECONDS = 300  # the machine may have more to do
+name, began = f"logs/job-{place}", datetime.now().astimezone().isoformat()
+record = RunRecord("finetune", name, "finished", began, 1.0, run_id=number, metrics={"loss": 1.0})
+if end == "killed":  # as soon as MLflow has the run
+    mlflow.MlflowClient.log_batch = lambda *_, **__: os.kill(os.getpid(), 9)
+with LiveRun(record.run_id, record.name) as live:
+    for step in range(10):
+        live.log({"step": step, "loss": 1.0})
+    if end == "killed":
+        time.sleep(300)
+write_record(Path(f"{name}.run.json"), record)
+"""
+
+
+def test_eight_jobs_at_once_into_a_fresh_sqlite_two_of_them_killed_arrive_once_each(
+    tmp_path, monkeypatch
+):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    ends = ["killed"] * 2 + ["well"] * 6
+    jobs = [in_a_process(JOB, f"first-{n}", str(n), end) for n, end in enumerate(ends)]
+    said = [job.communicate()[0].decode() for job in jobs]
+    assert [job.returncode for job in jobs] == [-9, -9, *[0] * 6], said
+    again = [in_a_process(JOB, f"second-{n}", str(n), "well") for n in range(2)]
+    assert [job.wait() for job in again] == [0, 0]
+    assert sync(tmp_path / "logs", uri) == SyncReport(8, 0, 0)
+    assert sync(tmp_path / "logs", uri) == SyncReport(0, 8, 0)
+    _, runs = runs_in(uri, "longrope")
+    found = sorted((run.data.tags["longrope.run_id"], run.info.status) for run in runs)
+    expected = [(f"first-{n}", "FINISHED") for n in range(2, 8)]
+    expected += [(f"first-{n}", "KILLED") for n in range(2)]
+    expected += [(f"second-{n}", "FINISHED") for n in range(2)]
+    assert found == sorted(expected)
 
 
 def test_the_module_imports_neither_mlflow_nor_torch():
@@ -364,7 +453,7 @@ def test_a_live_run_with_a_dead_server_never_waits_to_log_and_five_seconds_to_le
 
 
 def test_a_live_run_ends_at_the_first_failure_with_one_line(monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens: fails at once
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", CLOSED)  # fails at once
     said = []
     with LiveRun("1" * 32, "tiny/base/finetune/1k", say=said.append) as live:
         for step in range(100):

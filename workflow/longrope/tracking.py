@@ -31,10 +31,12 @@ SCHEMA = 1  # of *.run.json
 AGAIN = "delete it and run its stage again"  # where a record is damaged
 STATUS = {"finished": "FINISHED", "failed": "FAILED"}  # ours: MLflow's
 RUN_ID, SYNCED = "longrope.run_id", "longrope.synced"  # tags; the second is set last of all
+PLACE = "longrope.log"  # tag of a live run: its log, without an ending, which no two share at once
 ARTIFACT_LIMIT = 16 * 2**20  # bytes; a larger file stays where it is
 TEXT_LIMIT, KEY_LIMIT = 6000, 250  # characters that MLflow takes
 PARAMS_A_CALL, METRICS_A_CALL = 100, 1000  # what MLflow takes
 LOCK_SECONDS, CLOSE_SECONDS = 30, 5  # waits: for another sync, for the last live metrics
+CALL_SECONDS = 60  # a server that dribbles its answer may take so long over one
 LIVE_QUEUE = 10_000  # steps; what comes while it is full is left to `sync`
 MLFLOW_SETTINGS = {  # unless set; by itself it waits minutes for a dead server, and phones home
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -116,19 +118,23 @@ def sync(
     uri: str | None = None,
     experiment: str = "longrope",
     say: Callable[[str], None] = print,
+    seconds: float = math.inf,
 ) -> SyncReport:
     """Bring every `*.run.json` below a folder into MLflow that is not there yet.
 
     The store is `uri`, else MLFLOW_TRACKING_URI, else mlflow.db in the current folder. A run that
     a killed sync or a live mirror left incomplete is deleted and made again; one that somebody
-    deleted after it was complete stays deleted.
+    deleted after it was complete stays deleted. What a killed job left running is marked so once
+    the job has been run again. After so many `seconds` no further run is begun.
     """
+    ends = time.monotonic() + seconds
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
-    records, added, broken = {}, 0, 0
+    records, places, added, broken = {}, {}, 0, 0
     for path in sorted(Path(records_under).rglob("*.run.json")):
         try:
             record = read_record(path)
             records[record.run_id] = record
+            places[str(path.resolve()).removesuffix(".run.json")] = record
         except UserError as error:
             broken += 1
             say(f"not synced: {error}")
@@ -138,16 +144,22 @@ def sync(
         try:
             client, experiment_id = stack.enter_context(_store(uri, experiment, records_under))
             complete, incomplete = _runs(client, experiment_id)
+            for run in _killed(incomplete, records, places):
+                client.set_terminated(run.info.run_id, status="KILLED")
         except Exception as error:  # MLflow's back ends raise anything: SQL, HTTP, imports
             say(f"nothing synced: {_line(error)}")
             return SyncReport(0, 0, len(records) + broken)
         new = records.keys() - complete
         for run_id, record in records.items():
+            if time.monotonic() > ends:
+                left = len(new) - added
+                say(f"{left} runs are left: `longrope sync` goes on (stopped after {seconds:g} s)")
+                break
             # our own part, outside of the try: an exception in it is a bug
             contents = _contents(record, say) if run_id in new else None
             try:
                 for run in incomplete.get(run_id, []):  # a call that timed out may also leave one
-                    client.delete_run(run)
+                    client.delete_run(run.info.run_id)
                 if contents:
                     _upload(client, experiment_id, record, *contents)
                     added += 1
@@ -169,7 +181,7 @@ class LiveRun:
     def __init__(
         self, run_id: str, name: str, experiment: str = "longrope", say: Callable = print
     ) -> None:
-        self._tags = {RUN_ID: run_id, "mlflow.runName": name}
+        self._tags = {RUN_ID: run_id, "mlflow.runName": name, PLACE: str(Path(name).resolve())}
         self._experiment, self._say = experiment, say
         self._queue: queue.SimpleQueue = queue.SimpleQueue()  # metrics of a step; at last a status
         self._thread: threading.Thread | None = None
@@ -233,7 +245,7 @@ def _store(uri: str, experiment: str, folder: Path | None = None) -> Iterator[tu
             if sqlite and not database.exists():  # a kill while it is made would leave it broken
                 with replacing(database) as draft:
                     open_client(f"sqlite:///{draft}").get_experiment("0")
-            client = open_client(uri)
+            client = open_client(uri) if sqlite else _Hasty(open_client(uri))
             found = client.get_experiment_by_name(experiment)
             if found and found.lifecycle_stage == "deleted":
                 raise UserError(f"the experiment {experiment!r} is deleted: restore it in MLflow")
@@ -243,8 +255,48 @@ def _store(uri: str, experiment: str, folder: Path | None = None) -> Iterator[tu
         raise UserError(f"another sync is running (it holds {lock})") from None
 
 
-def _runs(client, experiment_id: str) -> tuple[set[str], dict[str, list[str]]]:
-    """Our ids of the runs that are complete; of the others, our ids with MLflow's."""
+class _Hasty:
+    """A client whose calls fail once they have taken too long, even if something still comes."""
+
+    def __init__(self, client) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Callable:
+        call, answers = getattr(self._client, name), queue.SimpleQueue()
+
+        def run(arguments, options) -> None:
+            try:
+                answers.put((call(*arguments, **options), None))
+            except Exception as error:  # raised again below, where it is waited for
+                answers.put((None, error))
+
+        def hasty(*arguments, **options):
+            threading.Thread(target=run, args=[arguments, options], daemon=True).start()
+            try:
+                answer, error = answers.get(timeout=CALL_SECONDS)
+            except queue.Empty:
+                raise TimeoutError(f"no whole answer within {CALL_SECONDS} s") from None
+            if error:
+                raise error
+            return answer
+
+        return hasty
+
+
+def _killed(incomplete: dict[str, list], records: dict, places: dict[str, RunRecord]) -> list:
+    """The live runs of killed jobs: they seem to run, but the job was begun anew later."""
+    return [
+        run
+        for run_id, runs in incomplete.items()
+        for run in runs
+        if run_id not in records and run.info.status == "RUNNING"
+        if (later := places.get(run.data.tags.get(PLACE, "")))
+        if run.info.start_time < later.span[0]
+    ]
+
+
+def _runs(client, experiment_id: str) -> tuple[set[str], dict[str, list]]:
+    """Our ids of the runs that are complete; of the others, our ids with the runs."""
     complete, incomplete, page = set(), {}, None
     every = _import_mlflow().entities.ViewType.ALL  # deleted ones too
     while page != "":
@@ -254,7 +306,7 @@ def _runs(client, experiment_id: str) -> tuple[set[str], dict[str, list[str]]]:
             if run.data.tags.get(SYNCED) == "yes":
                 complete.add(run_id)
             elif run.info.lifecycle_stage == "active":
-                incomplete.setdefault(run_id, []).append(run.info.run_id)
+                incomplete.setdefault(run_id, []).append(run)
         page = some.token or ""
     return complete, incomplete
 

@@ -101,8 +101,7 @@ def _own_model(command: Command) -> None:
     command.add_argument("--trial", action="store_true", help="the least of all: does it run?")
     command.add_argument(
         "--project", type=Path,
-        help="the checkout of the project (default this folder, or that of an editable"
-        " installation)",
+        help="a checkout whose workflow is used (default this folder, or what was installed)",
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Around a study: what it will cost, the schema of its configuration, its runs in 
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from longrope.commands.command import count, new_command
@@ -74,6 +75,10 @@ def add_to(parsers) -> None:
         "--uri", help="tracking server (default MLFLOW_TRACKING_URI, or ./mlflow.db)"
     )
     command.add_argument("--experiment", default="longrope", help="in MLflow (default longrope)")
+    command.add_argument(
+        "--seconds", type=float, default=math.inf,
+        help="begin no further run after so many (default no limit)",
+    )  # fmt: skip
 
 
 def plan(options: argparse.Namespace) -> Outcome:
@@ -133,5 +138,5 @@ def schema(options: argparse.Namespace) -> None:
 def sync(options: argparse.Namespace) -> None:
     from longrope.tracking import sync
 
-    report = sync(options.records, options.uri, options.experiment)
+    report = sync(options.records, options.uri, options.experiment, seconds=options.seconds)
     print(report)

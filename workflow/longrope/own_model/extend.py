@@ -2,8 +2,8 @@
 From a checkpoint to an exported model in one go: the configuration, the workflow, the export.
 
 The workflow is the project's own, run by Snakemake as a process of its own in a folder of its own,
-so a killed run goes on where it was. It needs the checkout, which an installed wheel does not have:
-its place is given, or that of an editable installation.
+so a killed run goes on where it was. The workflow is that of a checkout, or what the wheel has put
+down of it (`project.py`).
 """
 
 import contextlib
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import yaml
 
-import longrope
 from longrope.config import Config
 from longrope.config.base import BASE
 from longrope.config.export import ExportSettings
@@ -26,6 +25,7 @@ from longrope.errors import UserError
 from longrope.files import read_json, read_text
 from longrope.own_model.checkpoint import Found
 from longrope.own_model.watched import run_watched
+from longrope.project import MARKS, home, is_project
 from longrope.study import factors_path
 from longrope.windows import window_label
 
@@ -35,7 +35,6 @@ FORMS = {  # of exports, for whom
     "full": "transformers, with all tiers",
     "gguf": "llama.cpp and Ollama",
 }
-MARKS = ("Snakefile", "workflow/rules/common.smk")  # of a checkout
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +72,14 @@ class Places:
 
 
 def find_project(given: Path | None) -> Path:
-    """The checkout: as given, or that of an editable installation; UserError if there is none."""
-    editable = Path(longrope.__file__).resolve().parents[2]
-    for folder in [given] if given else [Path.cwd(), editable]:
-        if all((folder / mark).exists() for mark in MARKS):
+    """The project: as given, the current folder, or that of this package; UserError if none is."""
+    own = home()
+    for folder in [given] if given else [Path.cwd(), own]:
+        if is_project(folder):
             return folder.resolve()
     raise UserError(
-        f"{given or editable}: no checkout of the project there (no {MARKS[0]}): the workflow is"
-        " not part of the installed package. Clone the repository, and name it: --project FOLDER"
+        f"{given or own}: the project's workflow is not there (no {MARKS[0]}): clone the"
+        " repository, and name it: --project FOLDER"
     )
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from longrope.config import ModelSettings
 from longrope.errors import UserError
 from longrope.files import read_json
+from longrope.project import home
 
-RESOURCES = Path(__file__).parents[3] / "resources"
+RESOURCES = home() / "resources"
 KNOWN = RESOURCES / "models" / "architectures.csv"
 GATED, PLAIN = 3, 2  # matrices of an MLP
 PLAIN_MLP = ("gpt_neox", "phi")  # model_type of those whose MLP has no gate
