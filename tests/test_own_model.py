@@ -19,6 +19,7 @@ from helpers import ROOT, WINDOW, excerpt, make_checkpoint, save_llama
 from longrope.audit import check
 from longrope.checks import load_config
 from longrope.cli import main
+from longrope.config.export import ExportSettings
 from longrope.errors import UserError
 from longrope.evaluate.instructions import evaluate_instructions, holds, questions
 from longrope.factors import RescaleFactors, write_factors
@@ -346,6 +347,27 @@ def test_what_extend_says_of_a_model_that_was_not_tuned_loads_it(tmp_path):
     write_factors(places.factors, RescaleFactors(rope, 256, "search", (4.0,) * rope.pairs))
     model, _ = eval(places.call)
     assert [each.window for each in model.tiers.factors] == [WINDOW, 256]
+
+
+def test_extend_exports_the_forms_that_are_asked_for_and_tells_how_to_make_the_others(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "workflow"), *sys.path[:1]]))
+    rope = read_record(make_checkpoint(tmp_path / "results/mine/base")).rope
+    places = extend.Places(tmp_path, "mine", "base", 256)
+    factors = RescaleFactors(rope, 256, "search", (4.0,) * rope.pairs)
+    write_factors(places.factors, factors)
+    lines = extend.export(places, ExportSettings(licence="mit"), ["native"])
+    assert lines[0] == f"the model for transformers, vLLM and SGLang: {tmp_path / 'export'}"
+    assert check(tmp_path / "export").facts["window"] == 256
+    assert (
+        "license: mit" in (tmp_path / "export/README.md").read_text()
+    )  # as the configuration says
+    assert [line.split()[:4] for line in lines[2:]] == [
+        ["longrope", "export", "--form", form] for form in ("full", "gguf")
+    ]
+    assert main(shlex.split(lines[2])[1:]) == 0
+    assert not check(tmp_path / "export-full").failed
 
 
 # --- the instruction check ------------------------------------------------------------------
