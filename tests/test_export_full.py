@@ -82,16 +82,14 @@ def test_a_tier_that_changes_nothing_is_the_model_before_to_the_last_bit(exporte
     found = AutoModelForCausalLM.from_pretrained(
         tmp_path / "export", dtype=torch.float32, trust_remote_code=True
     )
-    ids = torch.tensor([text_of(model, 2049)])
-    short, padded = ids[:, :2048], torch.cat([torch.zeros_like(ids[:, :1]), ids[:, :2048]], dim=1)
+    before, ids = load_model(model), torch.tensor([text_of(model, 2048)])
     with torch.no_grad():
-        before = load_model(model)(short).logits
-        assert torch.equal(found(short).logits, before)
-        mask = torch.tensor([[1] * 2049, [0] + [1] * 2048])
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        both = found(torch.cat([ids, padded]), attention_mask=mask, position_ids=positions).logits
-        torch.testing.assert_close(both[:1], found(ids).logits, atol=1e-4, rtol=0)
-        torch.testing.assert_close(both[1:, 1:], before, atol=1e-4, rtol=0)
+        assert torch.equal(found(ids).logits, before(ids).logits)
+    found.pin([2048, 2049])  # beside a row of another tier, too
+    x, positions = torch.zeros(1, 1, 1), torch.arange(2048)[None]
+    rows = found.model.rotary_emb(x.expand(2, 1, 1), positions.expand(2, -1))
+    for row, plain in zip(rows, before.model.rotary_emb(x, positions), strict=True):
+        assert torch.equal(row[:1], plain) and not torch.equal(row[1:], plain)
 
 
 def test_rows_of_a_batch_generate_as_they_do_alone(exported, loaded):
