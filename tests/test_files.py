@@ -1,6 +1,5 @@
 """Files that are whole or absent, whatever happens while they are written."""
 
-import json
 import math
 import os
 import platform
@@ -14,7 +13,6 @@ from longrope.errors import UserError
 from longrope.files import (
     append_line,
     fingerprint,
-    open_state,
     read_json,
     replacing,
     resume_lines,
@@ -23,10 +21,6 @@ from longrope.files import (
     write_lines,
     write_text,
 )
-
-
-def silent(_: str) -> None:
-    pass
 
 
 def tree(folder) -> dict[str, str]:
@@ -261,34 +255,3 @@ def test_the_sha256_is_that_of_the_contents_in_order(tmp_path):
     (tmp_path / "b").write_bytes(b"c")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180
     assert sha256_of(tmp_path / "a", tmp_path / "b") == known
-
-
-# --- state ----------------------------------------------------------------------------------
-
-
-def test_progress_of_the_same_inputs_is_taken_up_again(tmp_path):
-    state = open_state(tmp_path / "state", {"seed": 1}, silent)
-    (state / "progress").write_text("half way")
-    assert open_state(tmp_path / "state", {"seed": 1}, pytest.fail) == state
-    assert (state / "progress").read_text() == "half way"
-
-
-def test_progress_of_other_inputs_is_emptied_and_said_so(tmp_path):
-    said = []
-    state = open_state(tmp_path / "state", {"seed": 1}, pytest.fail)
-    (state / "deep").mkdir()
-    (state / "deep" / "progress").write_text("half way")
-    open_state(tmp_path / "state", {"seed": 2}, said.append)
-    assert list(tree(state)) == ["made_from.json"]
-    assert len(said) == 1
-    assert str(state) in said[0]
-    open_state(tmp_path / "state", {"seed": 2}, pytest.fail)
-
-
-def test_progress_that_nothing_vouches_for_is_emptied(tmp_path):
-    state = tmp_path / "state"
-    state.mkdir()
-    (state / "progress").write_text("of what?")
-    open_state(state, {"seed": 1}, silent)
-    assert list(tree(state)) == ["made_from.json"]
-    assert json.loads((state / "made_from.json").read_text())["fingerprint"]

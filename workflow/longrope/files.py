@@ -17,7 +17,6 @@ import lzma
 import os
 import shutil
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 from longrope.drafts import replacing
@@ -177,28 +176,3 @@ def sha256_of(*paths: Path) -> str:
             while block := file.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def open_state(path: Path, made_from: object, say: Callable[[str], None] = print) -> Path:
-    """The directory that keeps a long step's progress, emptied if it belongs to other inputs.
-
-    `made_from` is everything that decides the step's result (inputs by hash, settings, version):
-    progress is only taken up again if all of it is unchanged.
-    """
-    path = Path(path)
-    guard, mark = path / "made_from.json", {"fingerprint": fingerprint(made_from)}
-    if path.exists() and not _says(guard, mark):
-        if any(path.iterdir()):
-            say(f"{path}: progress of other inputs or settings, starting afresh")
-        shutil.rmtree(path)
-    if not guard.exists():
-        write_json(guard, mark)
-    return path
-
-
-def _says(path: Path, mark: dict) -> bool:
-    """Whether a JSON file holds just this; one that is missing or damaged does not."""
-    try:
-        return read_json(path) == mark
-    except UserError:
-        return False

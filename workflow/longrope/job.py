@@ -16,8 +16,10 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from longrope import __version__
 from longrope.errors import UserError
@@ -26,7 +28,11 @@ from longrope.parallel.launch import check_spreads, end_with_watcher, launch
 from longrope.parallel.place import here, join, leave
 from longrope.parallel.reasons import leave_report
 from longrope.secret import hidden, hidden_in
+from longrope.state import release_states
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # EFBIG: ulimit -f
+SAID_OF_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
 
 
@@ -98,8 +104,10 @@ def what_to_mend(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL:
         return f'this needs the package {error.name!r}: pip install "longrope[workflow]"'
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no room on the disk ({error}): make some and run the stage again"
+    if is_disk_full(error):
+        return f"no room on the disk ({_line(error)}): make some and run the stage again"
+    if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
+        return f"{_line(error)}: the file system does not allow it; run the stage where it does"
     if is_out_of_memory(error):
         said = " ".join(str(error).split())[:200]
         return (
@@ -109,11 +117,27 @@ def what_to_mend(error: Exception) -> str | None:
     return None
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a disk is full, by an error of Python or of a library that writes by itself."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    cause = error.__cause__ or error.__context__
+    said = any(text in str(error) for text in SAID_OF_FULL)
+    return said or (cause is not None and is_disk_full(cause))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
 def _recorded(options: argparse.Namespace) -> None:
     """Run the stage; with --log, leave a record of the run beside the log, also if it fails."""
     path = _record_path(options)
     if path is None or not here().leads:
-        options.run(options)
+        try:
+            options.run(options)
+        finally:
+            release_states()
         return
     began, outcome, tags, status = _Began(), Outcome(), {}, "failed"
     try:
@@ -123,6 +147,7 @@ def _recorded(options: argparse.Namespace) -> None:
         tags["error"] = hidden(f"{type(error).__name__}: {error}")[:500]
         raise
     finally:
+        release_states()
         _leave_record(options, path, began, status, outcome, tags)
 
 
@@ -234,12 +259,40 @@ def logging_to(path: Path | None):
         opened = path.open("a", encoding="utf-8")
     except OSError as error:
         raise UserError(f"--log {path}: cannot be written ({error})") from None
-    with opened as log:
+    log = _Log(opened, path)
+    try:
         with (
             contextlib.redirect_stdout(_Tee(sys.stdout, log)),
             contextlib.redirect_stderr(_Tee(sys.stderr, log)),
         ):
             yield
+    finally:
+        log.close()
+
+
+class _Log:
+    """A log file that ends where it cannot be written, as on a full disk; the stage goes on."""
+
+    def __init__(self, file: TextIO, path: Path) -> None:
+        self._file, self._path, self._ended = file, path, False
+
+    def write(self, text: str) -> None:
+        self._try(self._file.write, text)
+
+    def flush(self) -> None:
+        self._try(self._file.flush)
+
+    def close(self) -> None:
+        self._try(self._file.close)
+
+    def _try(self, do: Callable, *arguments) -> None:
+        if self._ended:
+            return
+        try:
+            do(*arguments)
+        except OSError as error:
+            self._ended = True
+            print(f"the log ends here: {self._path}: {_line(error)}", file=sys.__stderr__)
 
 
 @contextlib.contextmanager
