@@ -5,12 +5,17 @@ a study that nobody disturbed. With Snakemake around them, at any time, and far 
 tests/crashes/trial_kills.py.
 """
 
+import errno
 import random
+import re
 import signal
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from forks import Forks
+from longrope.job import logging_to, what_to_mend
 from micro import commands, make_place, stage_of
 from same import everything
 
@@ -46,3 +51,35 @@ def said_in(folder: Path) -> str:
     said = (folder / "said.txt").read_text()
     (folder / "said.txt").unlink()
     return said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no room on the disk"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "no room on the disk"),
+        (OSError(errno.EFBIG, "File too large"), "no room on the disk"),
+        # As safetensors says it, which writes by itself.
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "no room on the disk"),
+        (OSError(errno.EROFS, "Read-only file system", "a.json"), "a.json.* does not allow it"),
+        (PermissionError(errno.EACCES, "Permission denied", "a.json"), "a.json.* does not allow"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_a_disk_refuses_is_no_bug(error, said):
+    message = what_to_mend(error)
+    assert re.search(said, message) and str(error) in message and "\n" not in message
+    later = ValueError("while that was handled")
+    later.__context__ = error
+    assert (what_to_mend(later) is None) == ("allow" in said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file on a full disk, of Linux")
+def test_a_log_that_the_disk_has_no_room_for_ends_and_the_stage_goes_on(capfd):
+    with logging_to(Path("/dev/full")):
+        for number in range(10_000):
+            print(number)
+    said = capfd.readouterr()
+    assert said.out.splitlines()[-1] == "9999"
+    assert said.err.startswith("the log ends here: /dev/full: [Errno 28] No space left")
+    assert len(said.err.splitlines()) == 1

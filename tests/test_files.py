@@ -14,6 +14,7 @@ from longrope.files import (
     append_line,
     fingerprint,
     read_json,
+    read_lines,
     replacing,
     resume_lines,
     sha256_of,
@@ -216,6 +217,27 @@ def test_a_digit_that_the_disk_changed_is_found(tmp_path, changed):
     path.write_text(path.read_text().replace(*changed, 1))
     with pytest.raises(UserError, match=r"line 1 is damaged; delete .* and run its stage again"):
         resume_lines(path)
+
+
+def test_a_file_that_was_written_whole_is_known_to_be_cut_short_and_a_growing_one_is_not(tmp_path):
+    whole, growing = tmp_path / "whole.jsonl", tmp_path / "growing.jsonl"
+    records = [{"step": step} for step in range(4)]
+    write_lines(whole, records)
+    for record in records:
+        append_line(growing, record)
+    assert read_lines(whole) == read_lines(growing) == resume_lines(whole) == records
+    for path in (whole, growing):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    assert read_lines(growing) == resume_lines(whole) == records[:3]
+    with pytest.raises(
+        UserError, match=r"whole\.jsonl: cut short after 3 lines; delete .* and run"
+    ):
+        read_lines(whole)
+    append_line(whole, {"step": 7})  # a training that goes on from it
+    assert [each["step"] for each in read_lines(whole)] == [0, 1, 2, 7]
+    whole.write_text("")
+    with pytest.raises(UserError, match="cut short after 0 lines"):
+        read_lines(whole)
 
 
 def test_a_letter_cut_in_half_is_dropped_too(tmp_path):
