@@ -110,7 +110,6 @@ def test_drafts_of_the_living_of_other_paths_and_of_other_machines_stay(tmp_path
     here, init = platform.node(), 1
     others = [
         f".a.txt.{init}@{here}.part",  # it lives, whoever's it is
-        f".a.txt.{os.getppid()}@{here}.part",
         ".a.txt.9@elsewhere.part",  # nobody can be asked
         f".a.txt.more.999999999@{here}.part",  # of a.txt.more
         f"a.txt.999999999@{here}.part",

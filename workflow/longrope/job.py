@@ -6,7 +6,6 @@ with the ending .run.json) is written for `longrope sync`, also where the stage 
 """
 
 import argparse
-import contextlib
 import datetime
 import errno
 import json
@@ -16,13 +15,12 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
 
 from longrope import __version__
 from longrope.errors import UserError
+from longrope.logs import logging_to, silent
 from longrope.memory import is_out_of_memory
 from longrope.parallel.launch import check_spreads, end_with_watcher, launch
 from longrope.parallel.place import here, join, leave
@@ -85,7 +83,7 @@ def run_rank(options: argparse.Namespace) -> int:
     try:
         check_spreads(options.stage)
         place = join(options.per_sequence, options.patience, give_up)
-        with logging_to(options.log) if place.leads else _silent():
+        with logging_to(options.log) if place.leads else silent():
             _recorded(options)
         leave()
     except KeyboardInterrupt:
@@ -246,83 +244,3 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return answer.stdout.strip()
-
-
-@contextlib.contextmanager
-def logging_to(path: Path | None):
-    """Write standard output and error to `path` as well, line by line, without secrets."""
-    if path is None:
-        yield
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--log {path}: cannot be written ({error})") from None
-    log = _Log(opened, path)
-    try:
-        with (
-            contextlib.redirect_stdout(_Tee(sys.stdout, log)),
-            contextlib.redirect_stderr(_Tee(sys.stderr, log)),
-        ):
-            yield
-    finally:
-        log.close()
-
-
-class _Log:
-    """A log file that ends where it cannot be written, as on a full disk; the stage goes on."""
-
-    def __init__(self, file: TextIO, path: Path) -> None:
-        self._file, self._path, self._ended = file, path, False
-
-    def write(self, text: str) -> None:
-        self._try(self._file.write, text)
-
-    def flush(self) -> None:
-        self._try(self._file.flush)
-
-    def close(self) -> None:
-        self._try(self._file.close)
-
-    def _try(self, do: Callable, *arguments) -> None:
-        if self._ended:
-            return
-        try:
-            do(*arguments)
-        except OSError as error:
-            self._ended = True
-            print(f"the log ends here: {self._path}: {_line(error)}", file=sys.__stderr__)
-
-
-@contextlib.contextmanager
-def _silent():
-    """Write nothing."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            yield
-
-
-class _Tee:
-    """A text stream that writes to two; not a terminal, so that nothing draws bars on it."""
-
-    def __init__(self, *streams) -> None:
-        self._streams = streams
-
-    def write(self, text: str) -> int:
-        for stream in self._streams:
-            stream.write(hidden(text))
-        return len(text)
-
-    def flush(self) -> None:
-        for stream in self._streams:
-            stream.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        """Nothing: what it writes to is not its own. Handlers of logging close what they got."""
-
-    def fileno(self) -> int:
-        return self._streams[0].fileno()
