@@ -22,6 +22,15 @@ TESTS = ["hamlet", "emma", "king-lear"]  # long, middle, short
 WINDOW = 64  # of the tiny model, in tokens
 
 
+@pytest.fixture(autouse=True)
+def _released():
+    """What a command does at its end: other processes may work on a test's progress."""
+    yield
+    from longrope.state import release_states
+
+    release_states()
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """Settings of a corpus of book excerpts on disk."""

@@ -1,7 +1,8 @@
 """
 Commands that are killed by the dozen: a process that has imported what is heavy forks for each of
 them, so that starting one again takes no seconds. A command can be told to kill itself just before
-the Nth change that it makes to the disk, which no load of the machine moves.
+the Nth change that it makes to the disk, or that the disk is full from then on: a moment that no
+load of the machine moves.
 """
 
 import json
@@ -17,7 +18,7 @@ HEAVY = (
 )
 
 CODE = """
-import importlib, json, os, signal, sys
+import errno, importlib, json, os, signal, sys
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from longrope.cli import main
@@ -27,8 +28,12 @@ torch.set_num_threads(1)
 
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate"}
 
-def watch(dies_at):
-    changes = [0]
+def watch(dies_at, full_at):
+    changes, flush = [0], os.fsync
+
+    def full():
+        if full_at and changes[0] >= full_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def note(event, arguments):
         if event == "open":
@@ -40,7 +45,14 @@ def watch(dies_at):
         changes[0] += 1
         if changes[0] == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if event in ("open", "os.mkdir"):
+            full()
 
+    def flushed(file):
+        full()
+        flush(file)
+
+    os.fsync = flushed
     sys.addaudithook(note)
     return changes
 
@@ -52,7 +64,7 @@ for line in sys.stdin:
         os.chdir(asked["folder"])
         said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(said, 1), os.dup2(said, 2)
-        changes = watch(asked["dies_at"])
+        changes = watch(asked["dies_at"], asked["full_at"])
         code = main(asked["words"])
         sys.stdout.flush()
         os.write(outside, str(changes[0]).encode())
@@ -80,9 +92,10 @@ class Forks:
         self._forks.stdin.close()
         self._forks.wait()
 
-    def start(self, folder: Path, words: list, dies_at: int = 0) -> int:
+    def start(self, folder: Path, words: list, dies_at: int = 0, full_at: int = 0) -> int:
         """Begin `longrope WORDS` in a folder, whose said.txt gets what it prints; its pid."""
-        asked = {"folder": str(folder), "words": [*map(str, words)], "dies_at": dies_at}
+        asked = {"folder": str(folder), "words": [*map(str, words)]}
+        asked |= {"dies_at": dies_at, "full_at": full_at}
         print(json.dumps(asked), file=self._forks.stdin, flush=True)
         return int(self._forks.stdout.readline())
 
@@ -91,7 +104,7 @@ class Forks:
         status, changes = json.loads(self._forks.stdout.readline())
         return os.waitstatus_to_exitcode(status), changes
 
-    def run(self, folder: Path, words: list, dies_at: int = 0) -> tuple[int, int]:
+    def run(self, folder: Path, words: list, **moments: int) -> tuple[int, int]:
         """Both."""
-        self.start(folder, words, dies_at)
+        self.start(folder, words, **moments)
         return self.wait()

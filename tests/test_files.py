@@ -1,6 +1,5 @@
 """Files that are whole or absent, whatever happens while they are written."""
 
-import json
 import math
 import os
 import platform
@@ -14,8 +13,8 @@ from longrope.errors import UserError
 from longrope.files import (
     append_line,
     fingerprint,
-    open_state,
     read_json,
+    read_lines,
     replacing,
     resume_lines,
     sha256_of,
@@ -23,10 +22,6 @@ from longrope.files import (
     write_lines,
     write_text,
 )
-
-
-def silent(_: str) -> None:
-    pass
 
 
 def tree(folder) -> dict[str, str]:
@@ -115,7 +110,6 @@ def test_drafts_of_the_living_of_other_paths_and_of_other_machines_stay(tmp_path
     here, init = platform.node(), 1
     others = [
         f".a.txt.{init}@{here}.part",  # it lives, whoever's it is
-        f".a.txt.{os.getppid()}@{here}.part",
         ".a.txt.9@elsewhere.part",  # nobody can be asked
         f".a.txt.more.999999999@{here}.part",  # of a.txt.more
         f"a.txt.999999999@{here}.part",
@@ -224,6 +218,27 @@ def test_a_digit_that_the_disk_changed_is_found(tmp_path, changed):
         resume_lines(path)
 
 
+def test_a_file_that_was_written_whole_is_known_to_be_cut_short_and_a_growing_one_is_not(tmp_path):
+    whole, growing = tmp_path / "whole.jsonl", tmp_path / "growing.jsonl"
+    records = [{"step": step} for step in range(4)]
+    write_lines(whole, records)
+    for record in records:
+        append_line(growing, record)
+    assert read_lines(whole) == read_lines(growing) == resume_lines(whole) == records
+    for path in (whole, growing):
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    assert read_lines(growing) == resume_lines(whole) == records[:3]
+    with pytest.raises(
+        UserError, match=r"whole\.jsonl: cut short after 3 lines; delete .* and run"
+    ):
+        read_lines(whole)
+    append_line(whole, {"step": 7})  # a training that goes on from it
+    assert [each["step"] for each in read_lines(whole)] == [0, 1, 2, 7]
+    whole.write_text("")
+    with pytest.raises(UserError, match="cut short after 0 lines"):
+        read_lines(whole)
+
+
 def test_a_letter_cut_in_half_is_dropped_too(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"a": 1}\n' + '{"a": "é'.encode()[:-1])
@@ -261,34 +276,3 @@ def test_the_sha256_is_that_of_the_contents_in_order(tmp_path):
     (tmp_path / "b").write_bytes(b"c")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180
     assert sha256_of(tmp_path / "a", tmp_path / "b") == known
-
-
-# --- state ----------------------------------------------------------------------------------
-
-
-def test_progress_of_the_same_inputs_is_taken_up_again(tmp_path):
-    state = open_state(tmp_path / "state", {"seed": 1}, silent)
-    (state / "progress").write_text("half way")
-    assert open_state(tmp_path / "state", {"seed": 1}, pytest.fail) == state
-    assert (state / "progress").read_text() == "half way"
-
-
-def test_progress_of_other_inputs_is_emptied_and_said_so(tmp_path):
-    said = []
-    state = open_state(tmp_path / "state", {"seed": 1}, pytest.fail)
-    (state / "deep").mkdir()
-    (state / "deep" / "progress").write_text("half way")
-    open_state(tmp_path / "state", {"seed": 2}, said.append)
-    assert list(tree(state)) == ["made_from.json"]
-    assert len(said) == 1
-    assert str(state) in said[0]
-    open_state(tmp_path / "state", {"seed": 2}, pytest.fail)
-
-
-def test_progress_that_nothing_vouches_for_is_emptied(tmp_path):
-    state = tmp_path / "state"
-    state.mkdir()
-    (state / "progress").write_text("of what?")
-    open_state(state, {"seed": 1}, silent)
-    assert list(tree(state)) == ["made_from.json"]
-    assert json.loads((state / "made_from.json").read_text())["fingerprint"]

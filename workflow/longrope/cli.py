@@ -15,7 +15,8 @@ from longrope import __version__
 from longrope.commands import evaluate, exporting, factors, models, own_model, plan, report
 from longrope.commands.command import Command, address, count
 from longrope.errors import UserError
-from longrope.job import logging_to, run_rank, run_several, run_stage
+from longrope.job import run_rank, run_several, run_stage
+from longrope.logs import logging_to
 from longrope.parallel.launch import SPREAD, wants_several
 from longrope.parallel.place import PATIENCE, check_groups, is_rank
 

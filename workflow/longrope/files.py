@@ -17,7 +17,6 @@ import lzma
 import os
 import shutil
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 from longrope.drafts import replacing
@@ -92,17 +91,15 @@ def append_line(path: Path, record: dict) -> None:
 
 
 def write_lines(path: Path, records: list[dict]) -> None:
-    """Write a `.jsonl` file, whole or not at all; its last line says how many there are."""
-    text = "".join(map(_with_checksum, records[:-1]))
-    last = "".join(_with_checksum(record, len(records)) for record in records[-1:])
-    write_text(path, text + last)
+    """Write a `.jsonl` file, whole or not at all; each line says how many there are."""
+    write_text(path, "".join(_with_checksum(record, len(records)) for record in records))
 
 
 def read_lines(path: Path) -> list[dict]:
-    """The records of a `.jsonl` file that was written whole; UserError if it is missing, damaged,
-    empty or cut short. One without any checksum is of another origin and read as it is."""
+    """The records of a `.jsonl` file; UserError if it is missing, damaged, empty, or was written
+    whole and is cut short. One without any checksum is of another origin and read as it is."""
     records, lines = _read_lines(path)
-    if not records or lines not in (None, len(records)):
+    if not records or lines not in (0, len(records)):
         raise UserError(
             f"{path}: cut short after {len(records)} lines; delete {path.parent} and run its stage"
             " again"
@@ -124,9 +121,9 @@ def resume_lines(path: Path) -> list[dict]:
     return _read_lines(path)[0]
 
 
-def _read_lines(path: Path) -> tuple[list[dict], int | None]:
-    """The records of a file, and how many the last of them says there are: 0 if it does not, None
-    if none has a checksum. UserError naming the line that is damaged."""
+def _read_lines(path: Path) -> tuple[list[dict], int]:
+    """The records of a file, and how many the last of them says there are, 0 if it does not.
+    UserError naming the line that is damaged."""
     try:
         lines = Path(path).read_bytes().removesuffix(b"\n").split(b"\n")
     except OSError as error:
@@ -144,12 +141,12 @@ def _read_lines(path: Path) -> tuple[list[dict], int | None]:
                 f"{path}: line {at} is damaged; delete {path.parent} and run its stage again"
             ) from None
         records.append(record)
-    return records, number if checked else None
+    return records, number
 
 
 def _with_checksum(record: dict, lines: int = 0) -> str:
-    """A record as a line, its last value a checksum; in the last line of a whole file it says how
-    many there are."""
+    """A record as a line, its last value a checksum, with the lines of a file that is written
+    whole."""
     text, of = json.dumps(record, allow_nan=False), f" of {lines}" if lines else ""
     return f'{text[:-1]}{SUM.decode()}{zlib.crc32(f"{text}{of}".encode()):08x}{of}"}}\n'
 
@@ -177,28 +174,3 @@ def sha256_of(*paths: Path) -> str:
             while block := file.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
-
-
-def open_state(path: Path, made_from: object, say: Callable[[str], None] = print) -> Path:
-    """The directory that keeps a long step's progress, emptied if it belongs to other inputs.
-
-    `made_from` is everything that decides the step's result (inputs by hash, settings, version):
-    progress is only taken up again if all of it is unchanged.
-    """
-    path = Path(path)
-    guard, mark = path / "made_from.json", {"fingerprint": fingerprint(made_from)}
-    if path.exists() and not _says(guard, mark):
-        if any(path.iterdir()):
-            say(f"{path}: progress of other inputs or settings, starting afresh")
-        shutil.rmtree(path)
-    if not guard.exists():
-        write_json(guard, mark)
-    return path
-
-
-def _says(path: Path, mark: dict) -> bool:
-    """Whether a JSON file holds just this; one that is missing or damaged does not."""
-    try:
-        return read_json(path) == mark
-    except UserError:
-        return False

@@ -19,7 +19,7 @@ from longrope.config.training import TuningSettings, TuningStage
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, describe, read_factors
-from longrope.files import open_state, write_lines
+from longrope.files import write_lines
 from longrope.lora import add_lora, check_peft, hold_in_bfloat16
 from longrope.mixture import Batch, SequenceMaker
 from longrope.models import (
@@ -34,6 +34,7 @@ from longrope.models import (
 from longrope.parallel.place import here
 from longrope.parallel.sharding import whole_weights
 from longrope.rope import install
+from longrope.state import open_state
 from longrope.steps import batches_of
 from longrope.training import Rate, train
 from longrope.versions import VERSIONS

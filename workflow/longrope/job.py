@@ -6,7 +6,6 @@ with the ending .run.json) is written for `longrope sync`, also where the stage 
 """
 
 import argparse
-import contextlib
 import datetime
 import errno
 import json
@@ -21,12 +20,17 @@ from pathlib import Path
 
 from longrope import __version__
 from longrope.errors import UserError
+from longrope.logs import logging_to, silent
 from longrope.memory import is_out_of_memory
 from longrope.parallel.launch import check_spreads, end_with_watcher, launch
 from longrope.parallel.place import here, join, leave
 from longrope.parallel.reasons import leave_report
 from longrope.secret import hidden, hidden_in
+from longrope.state import release_states
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # EFBIG: ulimit -f
+SAID_OF_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
 
 
@@ -79,7 +83,7 @@ def run_rank(options: argparse.Namespace) -> int:
     try:
         check_spreads(options.stage)
         place = join(options.per_sequence, options.patience, give_up)
-        with logging_to(options.log) if place.leads else _silent():
+        with logging_to(options.log) if place.leads else silent():
             _recorded(options)
         leave()
     except KeyboardInterrupt:
@@ -98,8 +102,10 @@ def what_to_mend(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL:
         return f'this needs the package {error.name!r}: pip install "longrope[workflow]"'
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no room on the disk ({error}): make some and run the stage again"
+    if is_disk_full(error):
+        return f"no room on the disk ({_line(error)}): make some and run the stage again"
+    if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
+        return f"{_line(error)}: the file system does not allow it; run the stage where it does"
     if is_out_of_memory(error):
         said = " ".join(str(error).split())[:200]
         return (
@@ -109,11 +115,27 @@ def what_to_mend(error: Exception) -> str | None:
     return None
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a disk is full, by an error of Python or of a library that writes by itself."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    cause = error.__cause__ or error.__context__
+    said = any(text in str(error) for text in SAID_OF_FULL)
+    return said or (cause is not None and is_disk_full(cause))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
 def _recorded(options: argparse.Namespace) -> None:
     """Run the stage; with --log, leave a record of the run beside the log, also if it fails."""
     path = _record_path(options)
     if path is None or not here().leads:
-        options.run(options)
+        try:
+            options.run(options)
+        finally:
+            release_states()
         return
     began, outcome, tags, status = _Began(), Outcome(), {}, "failed"
     try:
@@ -123,6 +145,7 @@ def _recorded(options: argparse.Namespace) -> None:
         tags["error"] = hidden(f"{type(error).__name__}: {error}")[:500]
         raise
     finally:
+        release_states()
         _leave_record(options, path, began, status, outcome, tags)
 
 
@@ -221,55 +244,3 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return answer.stdout.strip()
-
-
-@contextlib.contextmanager
-def logging_to(path: Path | None):
-    """Write standard output and error to `path` as well, line by line, without secrets."""
-    if path is None:
-        yield
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        opened = path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--log {path}: cannot be written ({error})") from None
-    with opened as log:
-        with (
-            contextlib.redirect_stdout(_Tee(sys.stdout, log)),
-            contextlib.redirect_stderr(_Tee(sys.stderr, log)),
-        ):
-            yield
-
-
-@contextlib.contextmanager
-def _silent():
-    """Write nothing."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            yield
-
-
-class _Tee:
-    """A text stream that writes to two; not a terminal, so that nothing draws bars on it."""
-
-    def __init__(self, *streams) -> None:
-        self._streams = streams
-
-    def write(self, text: str) -> int:
-        for stream in self._streams:
-            stream.write(hidden(text))
-        return len(text)
-
-    def flush(self) -> None:
-        for stream in self._streams:
-            stream.flush()
-
-    def isatty(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        """Nothing: what it writes to is not its own. Handlers of logging close what they got."""
-
-    def fileno(self) -> int:
-        return self._streams[0].fileno()

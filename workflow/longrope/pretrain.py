@@ -22,10 +22,11 @@ from longrope.config.base import BASE
 from longrope.config.corpus import CorpusSettings, TokenizeSettings
 from longrope.corpus import SPLITS, TokenSplit, read_documents, tokenize_corpus
 from longrope.factors import Rope
-from longrope.files import open_state, write_checked
+from longrope.files import write_checked
 from longrope.mixture import Batch, SequenceMaker
 from longrope.models import ModelRecord, device, save_model
 from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT, WORDS
+from longrope.state import open_state
 from longrope.training import Rate, train
 from longrope.versions import VERSIONS
 

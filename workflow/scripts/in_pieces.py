@@ -96,12 +96,13 @@ def place_of(arguments: list[str]) -> Path:
 
 
 def kept(folder: Path) -> dict[Path, int]:
-    """What another piece goes on from: results and progress, by size; no drafts, and not the log of
-    a training, which without a checkpoint begins again."""
+    """What another piece goes on from: results and progress, by size; no drafts or locks, and not
+    the log of a training, which without a checkpoint begins again."""
     return {
         path: path.stat().st_size
         for path in folder.rglob("*")
-        if path.is_file() and ".part" not in str(path) and path.name != "metrics.jsonl"
+        if path.is_file() and ".part" not in str(path)
+        if path.suffix != ".lock" and path.name != "metrics.jsonl"
     }
 
 

@@ -19,7 +19,6 @@ from longrope.factors import RescaleFactors
 from longrope.files import (
     append_line,
     fingerprint,
-    open_state,
     resume_lines,
     sha256_of,
     write_checked,
@@ -27,6 +26,7 @@ from longrope.files import (
 from longrope.models import ModelRecord, device, precision_of, read_record
 from longrope.parallel.place import here
 from longrope.progress import Progress
+from longrope.state import open_state
 from longrope.windows import window_label
 
 SCHEMA = 2

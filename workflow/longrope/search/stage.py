@@ -16,7 +16,7 @@ from longrope.config.search import SearchSettings
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, describe, read_factors, write_factors
-from longrope.files import open_state, resume_lines, write_lines
+from longrope.files import resume_lines, write_lines
 from longrope.models import load_model, load_tokenizer, read_record, tuned_factors
 from longrope.parallel.place import here
 from longrope.passkey import PasskeyWriter
@@ -32,6 +32,7 @@ from longrope.search.space import (
     recovery_space,
     second_space,
 )
+from longrope.state import open_state
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 

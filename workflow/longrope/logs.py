@@ -1,0 +1,95 @@
+"""
+The log of a stage: what it prints goes to a file as well, line by line and without secrets.
+
+A disk without room ends the log, never the stage.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from longrope.errors import UserError
+from longrope.secret import hidden
+
+
+@contextlib.contextmanager
+def logging_to(path: Path | None):
+    """Write standard output and error to `path` as well, line by line, without secrets."""
+    if path is None:
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--log {path}: cannot be written ({error})") from None
+    log = _Log(opened, path)
+    try:
+        with (
+            contextlib.redirect_stdout(_Tee(sys.stdout, log)),
+            contextlib.redirect_stderr(_Tee(sys.stderr, log)),
+        ):
+            yield
+    finally:
+        log.close()
+
+
+class _Log:
+    """A log file that ends where it cannot be written, as on a full disk; the stage goes on."""
+
+    def __init__(self, file: TextIO, path: Path) -> None:
+        self._file, self._path, self._ended = file, path, False
+
+    def write(self, text: str) -> None:
+        self._try(self._file.write, text)
+
+    def flush(self) -> None:
+        self._try(self._file.flush)
+
+    def close(self) -> None:
+        self._try(self._file.close)
+
+    def _try(self, do: Callable, *arguments) -> None:
+        if self._ended:
+            return
+        try:
+            do(*arguments)
+        except OSError as error:
+            self._ended = True
+            print(f"the log ends here: {self._path}: {error}", file=sys.__stderr__)
+
+
+@contextlib.contextmanager
+def silent():
+    """Write nothing."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            yield
+
+
+class _Tee:
+    """A text stream that writes to two; not a terminal, so that nothing draws bars on it."""
+
+    def __init__(self, *streams) -> None:
+        self._streams = streams
+
+    def write(self, text: str) -> int:
+        for stream in self._streams:
+            stream.write(hidden(text))
+        return len(text)
+
+    def flush(self) -> None:
+        for stream in self._streams:
+            stream.flush()
+
+    def isatty(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Nothing: what it writes to is not its own. Handlers of logging close what they got."""
+
+    def fileno(self) -> int:
+        return self._streams[0].fileno()
