@@ -77,7 +77,7 @@ def add_to(parsers) -> None:
     command.add_argument("--experiment", default="longrope", help="in MLflow (default longrope)")
     command.add_argument(
         "--seconds", type=float, default=math.inf,
-        help="begin no further run after so many (default no limit)",
+        help="begin no further run after so many (default inf)",
     )  # fmt: skip
 
 
