@@ -27,6 +27,11 @@ from longrope.parallel.place import here, join, leave
 from longrope.parallel.reasons import leave_report
 from longrope.secret import hidden, hidden_in
 
+# Of paths: what is there is of another kind, or not to be had. That is the machine's, no bug.
+PATHS = {
+    errno.EACCES, errno.EEXIST, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE,
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.ENOTEMPTY, errno.EPERM, errno.EROFS,
+}  # fmt: skip
 OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
 
 
@@ -100,6 +105,9 @@ def what_to_mend(error: Exception) -> str | None:
         return f'this needs the package {error.name!r}: pip install "longrope[workflow]"'
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no room on the disk ({error}): make some and run the stage again"
+    if isinstance(error, OSError) and error.errno in PATHS:
+        path = error.filename2 or error.filename or "a file"
+        return f"{path}: {error.strerror}: name another path, or mend what is there"
     if is_out_of_memory(error):
         said = " ".join(str(error).split())[:200]
         return (
