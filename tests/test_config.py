@@ -183,7 +183,7 @@ MISTAKES = {  # what is changed, then what the message must hold: place, rule, r
         "tunings.first.steps: ",
         r"equal to 1 \(found 0\)",
     ),
-    "fraction": ({f"{FIRST}/batch": 1.5}, "tunings.first.batch: ", "fractional"),
+    "fraction": ({f"{FIRST}/batch": 1.5}, "tunings.first.batch: ", "valid integer"),
     "negative": ({f"{FIRST}/learning_rate": -1}, "first.learning_rate: ", "greater than 0"),
     "no number": (
         {f"{FIRST}/learning_rate": float("nan")},

@@ -140,7 +140,7 @@ def test_numbers_survive_to_the_last_bit(tmp_path):
             )
         ),
         ({"schema": 2}, "schema 2: this version reads schema 1"),
-        ({"lambda": 3}, "wrong type"),
+        ({"lambda": 3}, "must be a list of one factor"),
         ({"lambda": [1, 0.5, 1, 1]}, r"lambda\[1\] = 0.5"),
         ({"lambda": [1, "infinity", 1, 1]}, r"lambda\[1\] = 'infinity'"),
         ({"lambda": [1, [2], 1, 1]}, r"lambda\[1\]"),

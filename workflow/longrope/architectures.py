@@ -17,6 +17,14 @@ from longrope.files import read_json
 UNKNOWN = "unknown"  # a fingerprint that is not known yet
 PLAIN = "default"  # the rope_type of a RoPE that nothing rescales
 BY_LENGTH = ("dynamic", "longrope")  # whose frequencies transformers chooses at every forward call
+COUNTS = (  # keys of config.json that count something
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "vocab_size",
+)
+STORED = ("float32", "float16", "bfloat16", "float64")  # types of weights
 AFTER_HEAD = (  # keys of config.json that change what is between the head and the loss
     "final_logit_softcapping",
     "logits_scaling",
@@ -77,16 +85,39 @@ def complete_config(folder: Path) -> dict:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    path = Path(folder) / "config.json"
-    try:
-        return (
-            read_json(path) | AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+    raw = read_json(Path(folder) / "config.json")
+    stored = raw.get("dtype", raw.get("torch_dtype"))
+    if stored not in (None, *STORED):
+        raise UserError(
+            f"the config.json of the checkpoint: dtype = {stored!r}: weights are stored as one of"
+            f" {', '.join(STORED)}"
         )
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    if "text_config" not in raw:
+        _check_counts(raw, raw.get("model_type", "unknown"))
+    try:
+        return raw | AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+    except UserError:
+        raise
+    # What transformers makes of a value that it cannot use is an error of any kind.
+    except (
+        ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError,
+        StrictDataclassError,
+    ) as error:  # fmt: skip
         first = " ".join((str(error).strip() or type(error).__name__).split())
         raise UserError(
             f"the config.json of the checkpoint: transformers cannot use it ({first[:300]})"
         ) from error
+
+
+def _check_counts(config: dict, name: str) -> None:
+    """Raise UserError for a key of a config.json that counts nothing."""
+    for key in COUNTS:
+        value = config.get(key, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(
+                f"model {name!r}: {key} = {value!r} in its config.json: must be a whole number, 1"
+                " or more"
+            )
 
 
 def rope_of_config(config: dict, name: str, fingerprint: str = UNKNOWN) -> Rope:
@@ -111,9 +142,16 @@ def rope_of_config(config: dict, name: str, fingerprint: str = UNKNOWN) -> Rope:
             f"model {name!r} ({kind}) has no rotary position embedding: its config.json has no"
             " rope_theta. LongRoPE extends RoPE models such as Llama, Mistral, Qwen or Phi"
         )
-    heads = config.get("num_attention_heads")
-    head = config.get("head_dim") or config["hidden_size"] // heads
+    _check_counts(config, name)
+    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     share = block.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
+    for key, value in {
+        "rope_theta": theta, "head_dim": head, "partial_rotary_factor": share,
+    }.items():  # fmt: skip
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e300:
+            raise UserError(
+                f"model {name!r}: {key} = {value!r} in its config.json: must be a number above 0"
+            )
     return Rope(
         model=name,
         theta=float(theta),

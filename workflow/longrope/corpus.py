@@ -130,6 +130,7 @@ def _stream(where: str, *arguments, split: str = "train", **options) -> Iterator
 
     datasets.disable_progress_bars()  # they hide what the stage says
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else even local files ask the network
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is raised, too
     try:
         yield from datasets.load_dataset(*arguments, split=split, streaming=True, **options)
     except UserError:
@@ -281,15 +282,41 @@ def _check_needs(split: str, manifest: dict, needs: list[Need]) -> None:
 # --- reading tokens back --------------------------------------------------------------------
 
 
+def _read_manifest(folder: Path, again: str) -> dict:
+    """The manifest of one split; UserError for one that does not say where its documents are."""
+    path = folder / "manifest.json"
+    manifest = read_json(path, again)
+    if manifest.get("schema") != SCHEMA:
+        raise UserError(f"{folder}: tokens of another version; tokenise the corpus again")
+    known = {"sha256": str, "tokenizer": str, "dtype": str, "tokens": int, "documents": list}
+    wrong = [key for key, kind in known.items() if not isinstance(manifest.get(key), kind)]
+    if not wrong and manifest["dtype"] not in ("uint16", "uint32"):
+        wrong = ["dtype"]
+    end = 0  # documents lie one behind the other
+    for record in [] if wrong else manifest["documents"]:
+        if not isinstance(record, dict) or record.get("offset") != end:
+            wrong = ["documents"]
+            break
+        if not (isinstance(record.get("id"), str) and isinstance(record.get("tokens"), int)):
+            wrong = ["documents"]
+            break
+        end += record["tokens"]
+    if not wrong and end != manifest["tokens"]:
+        wrong = ["documents"]
+    if wrong:
+        raise UserError(
+            f"{path}: damaged: {', '.join(wrong)} is not what tokenising writes; {again}"
+        )
+    return manifest
+
+
 class TokenSplit:
     """One split of a tokenised corpus: a sequence of `TokenDocument`, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         again = f"delete {folder} and run the workflow again"
-        self.manifest = read_json(self.folder / "manifest.json", again)
-        if self.manifest.get("schema") != SCHEMA:
-            raise UserError(f"{folder}: tokens of another version; tokenise the corpus again")
+        self.manifest = _read_manifest(self.folder, again)
         # Of the tokens and of where documents begin: what any result on this split depends on.
         self.sha256: str = fingerprint([self.manifest["sha256"], self.manifest["documents"]])
         path = self.folder / "tokens.bin"

@@ -8,12 +8,13 @@ nothing heavy.
 """
 
 import math
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from longrope.errors import UserError
 from longrope.files import read_json, write_checked
-from longrope.windows import window_label
+from longrope.windows import LONGEST, window_label
 
 SCHEMA = 1  # of factors.json
 MADE = "if the workflow made it, delete it and run that again"  # where it is damaged
@@ -39,8 +40,14 @@ class Rope:
             raise UserError(f"rope_theta = {self.theta!r}: must be a finite number above 1")
         if not (_whole(self.rotary_dim) and self.rotary_dim >= 2 and self.rotary_dim % 2 == 0):
             raise UserError(f"rotary_dim = {self.rotary_dim!r}: must be even and at least 2")
-        if not (_whole(self.original_window) and self.original_window > 0):
-            raise UserError(f"original_window = {self.original_window!r}: must be positive")
+        if not (_whole(self.original_window) and 0 < self.original_window <= LONGEST):
+            raise UserError(
+                f"original_window = {_shown(self.original_window)}: must be a positive number of"
+                " tokens"
+            )
+        for name in ("model", "fingerprint"):
+            if not isinstance(value := getattr(self, name), str):
+                raise UserError(f"{name} = {value!r}: must be a text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +71,14 @@ class RescaleFactors:
         for pair, value in enumerate(self.lambda_):
             if not _number(value) or value < 1:
                 raise UserError(
-                    f"lambda[{pair}] = {value!r}: every factor is a number >= 1 (or inf)"
+                    f"lambda[{pair}] = {_shown(value)}: every factor is a number >= 1 (or inf)"
                 )
-        if not (_whole(self.window) and self.window > 0):
-            raise UserError(f"window = {self.window!r}: must be a positive number of tokens")
-        if not (_whole(self.n_hat) and self.n_hat >= 0):
-            raise UserError(f"n_hat = {self.n_hat!r}: must be a whole number >= 0")
+        if not (_whole(self.window) and 0 < self.window <= LONGEST):
+            raise UserError(f"window = {_shown(self.window)}: must be a positive number of tokens")
+        if not isinstance(self.method, str):
+            raise UserError(f"method = {self.method!r}: must be a text")
+        if not (_whole(self.n_hat) and 0 <= self.n_hat <= LONGEST):
+            raise UserError(f"n_hat = {_shown(self.n_hat)}: must be a whole number >= 0")
         if not (_number(self.attention_factor) and 0 < self.attention_factor < math.inf):
             raise UserError(f"attention_factor = {self.attention_factor!r}: must be above 0")
         if not isinstance(self.provenance, dict):
@@ -109,6 +118,8 @@ def factors_of_record(record: dict) -> RescaleFactors:
     """Factors from what `factors.json` holds."""
     if record["schema"] != SCHEMA:
         raise UserError(f"schema {record['schema']!r}: this version reads schema {SCHEMA}")
+    if not isinstance(record["lambda"], list):
+        raise UserError(f"lambda = {_shown(record['lambda'])}: must be a list of one factor a pair")
     return RescaleFactors(
         rope=rope_of_record(record),
         window=record["window"],
@@ -187,7 +198,16 @@ def describe(factors: RescaleFactors) -> str:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    """Whether it is a number that a float can hold, infinity among them."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+        return False
+    return isinstance(value, float) or abs(value) <= sys.float_info.max
+
+
+def _shown(value: object) -> str:
+    """A value in a message: a number may have thousands of digits."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:40]}… ({len(text)} characters)"
 
 
 def _whole(value: object) -> bool:

@@ -59,15 +59,23 @@ def write_checked(path: Path, value: dict) -> None:
     write_json(path, value | {CHECKSUM: fingerprint(read_again)})
 
 
+def parse_json(text: str) -> object:
+    """The value of a JSON text; ValueError for all that is none."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
 def read_json(path: Path, remedy: str = "") -> dict:
     """The JSON object in `path`, without its checksum; UserError if it is missing, broken, no
     object, or says something else than when it was written. `remedy` is what then to do."""
     remedy = f"; {remedy}" if remedy else ""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable JSON file ({error}){remedy}") from None
     if not isinstance(value, dict):
         kind = type(value).__name__
@@ -132,7 +140,9 @@ def _read_lines(path: Path) -> tuple[list[dict], int]:
     for at, line in enumerate(lines if lines != [b""] else [], 1):
         text, _, sum_ = line.partition(SUM)
         try:
-            record = json.loads(text + b"}" if checked else line)
+            record = parse_json((text + b"}" if checked else line).decode("utf-8"))
+            if not isinstance(record, dict):
+                raise ValueError("no object")
             number = int(sum_[8:].removeprefix(b" of ").removesuffix(b'"}') or 0) if checked else 0
             if checked and _with_checksum(record, number).encode() != line + b"\n":
                 raise ValueError("another checksum")

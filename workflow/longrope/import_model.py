@@ -2,14 +2,13 @@
 Bringing a checkpoint in: from a folder, the hub or a GGUF file, checked to be one that can be
 extended, or measured with the RoPE that it comes with.
 
-Everything that can be wrong with a checkpoint is said here, before any long work. No weights are
-read but those that must be converted: the architecture is checked on a model without any.
+Everything that can be wrong with a checkpoint is said here, before any long work. The architecture
+is checked on a model without weights; these are read once, to see that all are finite numbers.
 """
 
 import contextlib
 import dataclasses
 import os
-import pickle
 import shutil
 from pathlib import Path
 
@@ -23,13 +22,23 @@ from longrope.architectures import (
     rope_of_config,
     rope_type_of,
 )
+from longrope.audit.gguf_file import open_gguf
 from longrope.config import FolderModel, GgufModel, HubModel, RopeOrigin
 from longrope.config.base import BASE
 from longrope.errors import UserError
 from longrope.factors import Rope
 from longrope.files import read_json, replacing, write_json
-from longrope.models import LICENCES, ModelRecord, quiet, read_record, write_record
+from longrope.loading import check_fit, load_causal, one_line, readable
+from longrope.models import (
+    LICENCES,
+    ModelRecord,
+    load_tokenizer,
+    quiet,
+    read_record,
+    write_record,
+)
 from longrope.stated import check_window
+from longrope.tensors import check_finite, check_whole
 
 FROM_WINDOW = ("llama3", "longrope", "yarn")  # rope_types that depend on the window before
 CARRIED = (  # what is taken over from a checkpoint
@@ -74,11 +83,14 @@ def import_model(
         draft.mkdir()
         match source:
             case FolderModel(path=path):
-                _take_over(existing_folder(Path(path)), draft)
+                place = existing_folder(Path(path))
+                _take_over(place, draft)
             case HubModel(name=repository, revision=revision):
-                _take_over(existing_folder(_download(repository, revision)), draft)
+                place = existing_folder(_download(repository, revision))
+                _take_over(place, draft)
             case GgufModel(path=path):
-                _dequantise(Path(path), draft)
+                place = Path(path)
+                _dequantise(place, draft)
         changes = _open_sliding_window(draft) if rope == "plain" else {}
         config = complete_config(draft)
         found = rope_of_config(config, name)
@@ -90,6 +102,9 @@ def import_model(
             _check_scaling(read_json(draft / "config.json"), found, original_window)
         found = dataclasses.replace(found, original_window=original_window)
         check_rotary(draft, found)
+        check_contents(draft, place)
+        files = sorted(place.glob("*.safetensors")) or sorted(draft.glob("*.safetensors"))
+        check_finite(files, "quantization_config" in config)
         origin = source.model_dump(exclude_none=True)
         write_record(draft, ModelRecord(found, BASE, UNKNOWN, origin, changes))
     return read_record(folder)
@@ -104,6 +119,22 @@ def check_plain(config: dict, found: Rope, original_window: int, sliding: int | 
             " `rope: own` to measure it as it is"
         )
     check_window(found.model, original_window, found.original_window, sliding)
+
+
+def check_contents(folder: Path, place: Path) -> None:
+    """Raise UserError unless weights and tokenizer in a folder are those of its config.json; no
+    weight is read. `place` is what messages call the folder."""
+    quiet()
+    check_fit(folder, place)
+    if not any(folder.glob("tokenizer*")):  # the first stage that needs one says so
+        return
+    tokenizer = load_tokenizer(folder, place)
+    rows = read_json(folder / "config.json").get("vocab_size")
+    if isinstance(rows, int) and tokenizer.vocab_size > rows:
+        raise UserError(
+            f"{place}: its tokenizer has {tokenizer.vocab_size:,} tokens, its config.json a"
+            f" vocab_size of {rows:,}: they are not of one checkpoint; download or save it again"
+        )
 
 
 def _check_scaling(config: dict, found: Rope, claimed: int) -> None:
@@ -140,10 +171,11 @@ def check_rotary(folder: Path, rope: Rope) -> None:
         body = body_of(model)
         if rotary := getattr(body, "rotary_emb", None):
             body.rotary_emb = type(rotary)(config=model.config)  # with numbers
-    except (ValueError, KeyError, TypeError, ImportError) as error:
-        first = " ".join(str(error).split())[:300]
+    except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError,
+            ValueError) as error:  # fmt: skip
         raise UserError(
-            f"model {rope.model!r}: transformers cannot build it ({type(error).__name__}: {first})"
+            f"model {rope.model!r}: transformers cannot build it ({type(error).__name__}:"
+            f" {one_line(error)})"
         ) from error
     install(model, rope, one_call=True)
 
@@ -152,8 +184,11 @@ def existing_folder(path: Path) -> Path:
     """The folder, if it holds a whole checkpoint; UserError names what it lacks."""
     if not (path / "config.json").exists():
         raise UserError(f"{path}: no checkpoint there (no config.json)")
+    read_json(path / "config.json")
     index = path / "model.safetensors.index.json"
-    if not any(path.glob("*.safetensors")):
+    if files := sorted(path.glob("*.safetensors")):
+        check_whole(files)
+    else:
         index = path / "pytorch_model.bin.index.json"
         if not any(path.glob("pytorch_model*.bin")):
             raise UserError(
@@ -181,7 +216,9 @@ def existing_folder(path: Path) -> Path:
 
 def files_of_index(index: Path) -> list[str]:
     """The files of weights that an index names; UserError unless all belong beside it."""
-    weights = read_json(index).get("weight_map", {})
+    weights = read_json(index).get("weight_map")
+    if weights is None:
+        raise UserError(f"{index}: has no weight_map of tensors to files; download it again")
     names = weights.values() if isinstance(weights, dict) else [weights]
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name == "..":
@@ -234,20 +271,8 @@ def _take_over(origin: Path, folder: Path) -> None:
 
 def _convert(origin: Path, folder: Path) -> None:
     """Write pickled weights as safetensors; nothing but tensors is unpickled."""
-    from transformers import AutoModelForCausalLM
-
     quiet()
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            origin,
-            dtype="auto",
-            attn_implementation="sdpa",
-            weights_only=True,
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(f"{origin}: transformers cannot read its weights ({error})") from error
-    model.save_pretrained(folder)
+    load_causal(origin, dtype="auto").save_pretrained(folder)
 
 
 def _dequantise(path: Path, folder: Path) -> None:
@@ -255,6 +280,7 @@ def _dequantise(path: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quiet()
+    parent, gguf = path.parent, {"gguf_file": path.name}
     if not path.is_file():
         raise UserError(f"{path}: no such GGUF file")
     if scaling := _gguf_scaling(path):
@@ -262,19 +288,12 @@ def _dequantise(path: Path, folder: Path) -> None:
             f"{path} is already rescaled ({scaling}), which transformers would drop: start from"
             " the checkpoint in safetensors"
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path.parent, gguf_file=path.name, trust_remote_code=False
-        )
-        loaded = AutoModelForCausalLM.from_pretrained(
-            path.parent,
-            gguf_file=path.name,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            trust_remote_code=False,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a GGUF file that transformers can read ({error})") from error
+    tokenizer = readable(
+        path,
+        "no usable tokenizer",
+        lambda: AutoTokenizer.from_pretrained(parent, trust_remote_code=False, **gguf),
+    )
+    loaded = load_causal(parent, path, dtype=torch.float32, **gguf)
     # save_pretrained refuses a model that remembers being quantised: fill a fresh one.
     config = type(loaded.config).from_dict(
         {key: value for key, value in loaded.config.to_dict().items() if "quantization" not in key}
@@ -286,13 +305,8 @@ def _dequantise(path: Path, folder: Path) -> None:
 
 
 def _gguf_scaling(path: Path) -> str:
-    """What rescales the RoPE of a GGUF file; empty if nothing does, or it cannot be read."""
-    import gguf
-
-    try:
-        reader = gguf.GGUFReader(path)
-    except (ValueError, OSError, IndexError):
-        return ""  # transformers says what is wrong with it
+    """What rescales the RoPE of a GGUF file; empty if nothing does."""
+    reader = open_gguf(path)
     for name, field in reader.fields.items():
         if name.endswith(".rope.scaling.type") and field.contents() != "none":
             return f"{name} = {field.contents()}"

@@ -31,6 +31,11 @@ from longrope.state import release_states
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # EFBIG: ulimit -f
 SAID_OF_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Of paths: what is there is of another kind, or not to be had. That is the machine's, no bug.
+PATHS = {
+    errno.EEXIST, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG,
+    errno.ENOTDIR, errno.ENOTEMPTY,
+}  # fmt: skip
 OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
 
 
@@ -106,6 +111,9 @@ def what_to_mend(error: Exception) -> str | None:
         return f"no room on the disk ({_line(error)}): make some and run the stage again"
     if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
         return f"{_line(error)}: the file system does not allow it; run the stage where it does"
+    if isinstance(error, OSError) and error.errno in PATHS:
+        path = error.filename2 or error.filename or "a file"
+        return f"{path}: {error.strerror}: name another path, or mend what is there"
     if is_out_of_memory(error):
         said = " ".join(str(error).split())[:200]
         return (

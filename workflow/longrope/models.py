@@ -19,6 +19,7 @@ from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, read_factors, rope_of_record, write_factors
 from longrope.files import read_json, replacing, sha256_of, write_checked
+from longrope.loading import load_causal, readable
 
 METADATA = "longrope.json"
 TUNED = "tuned_factors.json"  # in checkpoints that were tuned here
@@ -35,6 +36,17 @@ class ModelRecord:
     fingerprint: str  # hash of these very weights
     source: dict  # where the base weights come from
     changes: dict  # what was changed in the checkpoint's own config, such as sliding_window
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("weights", str),
+            ("fingerprint", str),
+            ("source", dict),
+            ("changes", dict),
+        ):
+            if not isinstance(value := getattr(self, name), kind):
+                what = "a text" if kind is str else "an object"
+                raise UserError(f"{name} = {value!r}: must be {what}")
 
     @property
     def precision(self) -> str:
@@ -152,15 +164,16 @@ def check_files(folder: Path) -> None:
             )
 
 
-def load_tokenizer(folder: Path):
-    """The tokenizer of a checkpoint."""
+def load_tokenizer(folder: Path, place: Path | None = None):
+    """The tokenizer of a checkpoint; `place` is what messages call the folder."""
     from transformers import AutoTokenizer
 
     check_files(folder)
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: no usable tokenizer ({error})") from error
+    return readable(
+        place or folder,
+        "no usable tokenizer",
+        lambda: AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+    )
 
 
 def device():
@@ -189,7 +202,6 @@ def load_model(folder: Path, *, for_training: bool = False, on_cpu: bool = False
     that does not hold all of it. UserError if the weights are not those that its record tells of.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     from longrope.pieces import prepare
 
@@ -200,11 +212,10 @@ def load_model(folder: Path, *, for_training: bool = False, on_cpu: bool = False
     check_weights(folder, record)
     precision = "float32" if for_training else precision_of(record)
     check_kernel(record.attention, where.type, None if for_training else precision)
-    model = AutoModelForCausalLM.from_pretrained(
+    model = load_causal(
         folder,
         dtype=getattr(torch, precision),
         attn_implementation="sdpa" if on_cpu else record.attention,
-        trust_remote_code=False,
     )
     model = model.to("cpu" if on_cpu else where).eval()
     _check_head(model, folder)

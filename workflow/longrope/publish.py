@@ -13,6 +13,7 @@ from longrope.catalogue import FOLDER, SCHEMA
 from longrope.config.base import BASE, NAME
 from longrope.errors import UserError
 from longrope.evaluate.records import factors_at, identity_of, tiers_of
+from longrope.evaluation_file import read_evaluation
 from longrope.extended import Tiers
 from longrope.factors import record_of_factors
 from longrope.files import read_json, sha256_of, write_json
@@ -74,7 +75,7 @@ def publish(
 
 def _measured(path: Path, weights: str, tiers: Tiers) -> dict:
     """A record without its single documents or trials; UserError if it is of something else."""
-    record = read_json(path)
+    record = read_evaluation(path)
     if record.get("weights_fingerprint") != weights:
         raise UserError(
             f"{path}: measured on weights {record.get('weights_fingerprint')}, these factors are"

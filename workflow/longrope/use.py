@@ -268,9 +268,9 @@ def _places(path: Path, factors) -> tuple[Path, object]:
 def _load(folder: Path):
     """The model of a checkpoint, whether this project imported it or not."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     from longrope.import_model import existing_folder
+    from longrope.loading import load_causal
     from longrope.models import device, load_model, quiet
     from longrope.pieces import prepare
 
@@ -278,13 +278,7 @@ def _load(folder: Path):
         return load_model(folder)
     quiet()
     where = device()
-    model = AutoModelForCausalLM.from_pretrained(
-        existing_folder(folder),
-        dtype=torch.float32 if where.type == "cpu" else torch.bfloat16,
-        attn_implementation="sdpa",
-        weights_only=True,
-        trust_remote_code=False,
-    )
-    model = model.to(where).eval()
+    dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
+    model = load_causal(existing_folder(folder), dtype=dtype).to(where).eval()
     prepare(model)
     return model

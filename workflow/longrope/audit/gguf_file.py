@@ -31,14 +31,7 @@ WRONG = "refuses to load, or computes with nonsense"
 
 def check_gguf(path: Path) -> Report:
     """Everything that was found in a GGUF file."""
-    try:
-        import gguf
-    except ImportError:
-        raise UserError(f"{path}: reading GGUF takes the package gguf: pip install gguf") from None
-    try:
-        reader = gguf.GGUFReader(path)
-    except (ValueError, OSError, IndexError) as error:
-        raise UserError(f"{path}: not a readable GGUF file ({error})") from None
+    reader = open_gguf(path)
     if "general.architecture" not in reader.fields:
         raise UserError(f"{path}: names no architecture (general.architecture): no model")
     kind = reader.fields["general.architecture"].contents()
@@ -73,6 +66,24 @@ def check_gguf(path: Path) -> Report:
         findings += _metadata(path.name, values, tables)
     note = f"Ollama serves {OLLAMA} of it at most unless num_ctx is set"
     return Report(str(path), facts, tuple(findings), (note,) * (_window(values) > OLLAMA))
+
+
+def open_gguf(path: Path):
+    """The package gguf's reader of a file; UserError if it cannot be read."""
+    try:
+        import gguf
+    except ImportError:
+        raise UserError(f"{path}: reading GGUF takes the package gguf: pip install gguf") from None
+    if not path.is_file():
+        raise UserError(f"{path}: no such GGUF file")
+    try:
+        return gguf.GGUFReader(path)
+    # The reader goes from number to number of the file, and errs wherever one is wrong.
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{path}: not a readable GGUF file ({said}); download or convert it again"
+        ) from None
 
 
 def _window(values: dict) -> int:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from longrope.audit.finding import Finding, everywhere
+from longrope.windows import LONGEST
 
 CONFIG = "config.json"
 ORIGINAL = "original_max_position_embeddings"
@@ -17,7 +18,6 @@ WINDOW = "max_position_embeddings"
 WINDOWS = (WINDOW, "n_positions", "seq_length", "model_max_length")  # where engines look for it
 THETAS = ("rope_theta", "rotary_emb_base", "rope_embedding_base")
 BY_FACTOR = ("linear", "dynamic", "yarn", "llama3")
-LONGEST = 1 << 40  # tokens; no window is longer
 
 
 def is_number(value: object) -> bool:

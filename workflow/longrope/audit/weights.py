@@ -2,8 +2,6 @@
 The weights, by their index and headers alone: whether all files are there, and the head size.
 """
 
-import json
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from longrope.audit.checkpoint import CONFIG, Checkpoint
 from longrope.audit.finding import Finding, everywhere
 from longrope.errors import UserError
 from longrope.files import read_json
+from longrope.tensors import read_header
 
 INDEX = "model.safetensors.index.json"
 OTHERS = (
@@ -22,7 +21,6 @@ OTHERS = (
     "*.msgpack",
     "*.npz",
 )  # other kinds of weights
-LONGEST = 100 << 20  # bytes of a header that is still one
 
 
 def check_weights(checkpoint: Checkpoint) -> Iterator[Finding]:
@@ -100,18 +98,3 @@ def _weight_map(index: Path) -> dict:
         return {}
     found = found if isinstance(found, dict) else {}
     return {key: file for key, file in found.items() if isinstance(file, str)}
-
-
-def read_header(file: Path) -> dict:
-    """The header of a safetensors file: name -> dtype, shape, offsets. No tensor is read."""
-    try:
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            if length > LONGEST:
-                raise UserError("not a safetensors file")
-            header = json.loads(opened.read(length))
-    except (OSError, struct.error, ValueError) as error:
-        raise UserError(f"not a readable safetensors file ({error})") from None
-    if not isinstance(header, dict):
-        raise UserError("not a safetensors file")
-    return header

@@ -109,19 +109,13 @@ def _whole_config(options: argparse.Namespace):
     """The configuration of `--config FILE`, or of `--settings JSON`."""
     from longrope.checks import check_config, load_config
     from longrope.config import Config
-    from longrope.reading import read_settings
+    from longrope.reading import read_settings, read_yaml
 
     if options.settings:
         config = read_settings(Config, options.settings)
         check_config(config)
         return config
-    import yaml
-
-    try:
-        raw = yaml.safe_load(options.config.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"--config {options.config}: cannot be read ({error})") from None
-    return load_config(raw)
+    return load_config(read_yaml(options.config))
 
 
 def schema(options: argparse.Namespace) -> None:
@@ -140,3 +134,8 @@ def sync(options: argparse.Namespace) -> None:
 
     report = sync(options.records, options.uri, options.experiment, seconds=options.seconds)
     print(report)
+    if report.failed:
+        raise UserError(
+            f"of the runs below {options.records}, {report.failed} failed to get into MLflow, for"
+            " what is said above: mend that and call it again, it adds what is missing"
+        )

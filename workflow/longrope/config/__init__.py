@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from longrope.config.base import NAME, HubName, Name, Precision, Settings, Window
+from longrope.config.base import NAME, HubName, Name, Place, Precision, Seed, Settings, Window
 from longrope.config.corpus import CorpusSettings
 from longrope.config.evaluation import OF_EXTENDING, EvaluationSettings
 from longrope.config.export import ExportSettings
@@ -55,7 +55,7 @@ class FolderModel(Checkpoint):
     """A checkpoint on disk, as `save_pretrained` writes it."""
 
     kind: Literal["folder"]
-    path: str
+    path: Place
     """The folder, with `config.json`, tokenizer and weights (safetensors, or pickled ones)."""
 
 
@@ -73,7 +73,7 @@ class GgufModel(Checkpoint):
     """A GGUF file; its weights are dequantised."""
 
     kind: Literal["gguf"]
-    path: str
+    path: Place
     """The file."""
 
 
@@ -187,13 +187,13 @@ class PretrainStage(Settings):
     model: PretrainedHere
     corpus: CorpusSettings
     original_window: Window
-    seed: int
+    seed: Seed
 
 
 class Config(Settings):
     """A whole configuration file."""
 
-    seed: int
+    seed: Seed
     """Every random choice derives from it."""
     corpora: dict[Name, CorpusSettings] = Field(min_length=1)
     """The texts, by name."""

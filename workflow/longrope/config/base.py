@@ -4,7 +4,15 @@ What every part of the configuration is made of: names, windows, numbers, and th
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 from longrope.windows import PATTERN, parse_window, window_label
 
@@ -21,8 +29,18 @@ Window = Annotated[
     PlainSerializer(window_label, return_type=str),
     WithJsonSchema({"type": ["integer", "string"], "pattern": f"^{PATTERN}$"}),
 ]
+
+
+def _names_something(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise ValueError("must name something")
+    return text
+
+
+Place = Annotated[str, AfterValidator(_names_something)]  # a file, a folder, a repository
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, strict=True)]  # strict: `true` is no 1
+Seed = Annotated[int, Field(ge=0, le=(1 << 63) - 1, strict=True)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # How a model runs when it is not trained; auto: float32 on a CPU, bfloat16 on a GPU.
 Precision = Literal["auto", "float32", "bfloat16"]

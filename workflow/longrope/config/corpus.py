@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from longrope.config.base import Count, HubName, Settings, Share, Window
+from longrope.config.base import Count, HubName, Place, Settings, Share, Window
 
 
 class HubSource(Settings):
@@ -28,7 +28,7 @@ class TextSource(Settings):
     """Text files, one document each, named after the file; may be compressed (.gz, .xz, .bz2)."""
 
     kind: Literal["text"]
-    files: list[str] = Field(min_length=1)
+    files: list[Place] = Field(min_length=1)
     """Paths or globs, from the working directory."""
 
 
@@ -36,7 +36,7 @@ class TableSource(Settings):
     """JSON lines or parquet files, one document a row."""
 
     kind: Literal["jsonl", "parquet"]
-    files: list[str] = Field(min_length=1)
+    files: list[Place] = Field(min_length=1)
     """Paths or globs, from the working directory."""
     text_column: str = "text"
     """Where a row has its text."""
@@ -48,9 +48,9 @@ class PackageSource(Settings):
     """Text files that an installed Python package ships, one document each."""
 
     kind: Literal["package"]
-    package: str
+    package: Place
     """Its name for pip."""
-    files: list[str] = Field(min_length=1)
+    files: list[Place] = Field(min_length=1)
     """Globs within the package."""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from longrope.config.base import Count, Name, Settings, Window
+from longrope.config.base import Count, Name, Place, Seed, Settings, Window
 from longrope.windows import window_label
 
 
@@ -143,10 +143,10 @@ class BenchmarksSettings(Settings):
     questions: Questions | None = None
     """At most so many of each, evenly chosen from local files; `null`: all. From the hub: the first
     ones, and of MMLU a 57th of them, rounded up, of each of its 57 subjects (100: 114; 2: 57)."""
-    shots: Annotated[int, Field(ge=0)] | None = None
+    shots: Annotated[int, Field(ge=0, strict=True)] | None = None
     """Examples before each question; `null`: as in the paper, 25, 10, 5 and 0. TruthfulQA has none
     in any case."""
-    files: str | None = None
+    files: Place | None = None
     """A folder that `longrope fetch-benchmarks --out FOLDER` made (450 MB to download, 4 MB kept),
     or `resources/benchmarks` (100 questions each); `null`: the harness fetches from the hub."""
     methods: Methods = {}
@@ -187,7 +187,7 @@ class RulerSettings(Settings):
     """Which."""
     prompts: dict[Window, Count] = Field(min_length=1)
     """For each length, how many of each needle."""
-    haystack: list[str] = Field(default=["resources/books/*.txt.xz"], min_length=1)
+    haystack: list[Place] = Field(default=["resources/books/*.txt.xz"], min_length=1)
     """Text files that stand for RULER's essays, in `niah_single_2`, `niah_single_3` and
     `niah_multikey_1`."""
     methods: Methods = {}
@@ -235,7 +235,7 @@ class PasskeyStage(Settings):
     method: Name
     prompts: dict[Window, Count]
     key: str
-    seed: int
+    seed: Seed
 
 
 class BenchmarksStage(Settings):
@@ -246,7 +246,7 @@ class BenchmarksStage(Settings):
     window: Window
     shots: dict[Benchmark, int]  # benchmark -> examples before each question
     questions: Questions | None = None
-    files: str | None = None
+    files: Place | None = None
 
 
 class RulerStage(Settings):
@@ -256,5 +256,5 @@ class RulerStage(Settings):
     method: Name
     needles: list[Needle]
     prompts: dict[Window, Count]
-    haystack: list[str]
-    seed: int
+    haystack: list[Place]
+    seed: Seed

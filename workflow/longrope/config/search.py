@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from longrope.config.base import Count, Name, Positive, Settings, Share, Window
+from longrope.config.base import Count, Name, Positive, Seed, Settings, Share, Window
 
 
 def _some(starts: list[str]) -> list[str]:
@@ -176,7 +176,7 @@ class Variant(Settings):
 
     windows: list[Window] | None = None
     """Some of `search` and `extension.search`; `null`: those of `search`."""
-    seeds: list[int] = []
+    seeds: list[Seed] = []
     """Repeats the search with each, as `search-NAME-seed1`, …"""
     budget: Budget | None = None
     """`null`: the windows' own."""
@@ -199,4 +199,4 @@ class SearchSettings(Settings):
     space: SpaceSettings = PaperSpace()
     fitness: Fitness = Fitness()
     attention_factor: SearchedAttention = "none"
-    seed: int
+    seed: Seed

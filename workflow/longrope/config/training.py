@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from longrope.config.base import BASE, Count, Name, Positive, Settings, Share, Window
+from longrope.config.base import BASE, Count, Name, Positive, Seed, Settings, Share, Window
 from longrope.windows import window_label
 
 MIXTURE = r"^(text|passage|copy|word|digits-[1-9]|dense-[1-9])$"
@@ -66,6 +66,15 @@ class Architecture(Settings):
     theta: Positive
     """Base of the RoPE frequencies."""
 
+    @model_validator(mode="after")
+    def _check(self):
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is no multiple of 2 x heads ({self.heads}): heads"
+                " have an even size, as their dimensions turn in pairs"
+            )
+        return self
+
 
 class PretrainSettings(LoopSettings):
     """A small model made from the project's own corpus: tokenizer, weights, card."""
@@ -85,7 +94,7 @@ class PretrainSettings(LoopSettings):
     """Learning rate of embeddings and norms (AdamW)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Of both."""
-    warmup: Annotated[int, Field(ge=0)] = 50
+    warmup: Annotated[int, Field(ge=0, strict=True)] = 50
     """Steps over which the rates rise."""
     hold: Share = 0.6
     """The rates are constant up to this share of the steps, then fall linearly."""
@@ -149,7 +158,7 @@ class TuningSettings(LoopSettings):
     """The highest, of AdamW."""
     schedule: Literal["linear", "constant"] = "linear"
     """`linear`: the rate falls to zero."""
-    warmup: int = Field(default=0, ge=0)
+    warmup: int = Field(default=0, ge=0, strict=True)
     """Steps over which the rate rises."""
     betas: tuple[Share, Share] = (0.9, 0.95)
     """Of AdamW."""
@@ -198,4 +207,10 @@ class TuningStage(Settings):
 
     name: Name  # what the tuned weights are called
     tuning: TuningSettings
-    seed: int
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.name == BASE:
+            raise ValueError("base names the pre-trained weights; choose another name")
+        return self

@@ -69,6 +69,13 @@ SOURCES = {
     ),
 }
 
+FIELDS = {  # of every question, that the harness's tasks read
+    "arc_challenge": {"question", "choices", "answerKey"},
+    "hellaswag": {"activity_label", "ctx_a", "ctx_b", "endings", "label"},
+    "mmlu": {"question", "choices", "answer", "subject"},
+    "truthfulqa_mc2": {"question", "mc2_targets"},
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Questions:
@@ -86,21 +93,39 @@ def read_questions(folder: Path, name: str) -> Questions:
         raise UserError(
             f"{folder}/{MANIFEST}: schema {manifest.get('schema')!r}, expected {SCHEMA}"
         )
-    about = manifest["benchmarks"].get(name)
+    benchmarks = manifest.get("benchmarks")
+    if not isinstance(benchmarks, dict):
+        raise UserError(f"{folder}/{MANIFEST}: names no benchmarks; fetch the folder again")
+    about = benchmarks.get(name)
     if about is None:
-        known = ", ".join(sorted(manifest["benchmarks"])) or "none"
+        known = ", ".join(sorted(benchmarks)) or "none"
         raise UserError(f"{folder}: has no questions of {name}, but of {known}")
     rows = {}
     for part in ("asked", "shots"):
-        file = about["files"][part]
-        path = Path(folder) / file["name"]
+        try:
+            file = about["files"][part]
+            path, known = Path(folder) / Path(file["name"]).name, file["sha256"]
+        except (KeyError, TypeError):
+            raise UserError(
+                f"{folder}/{MANIFEST}: does not name the {part} file of {name} and its sha256;"
+                " fetch the folder again"
+            ) from None
         try:
             packed = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error})") from None
-        if hashlib.sha256(packed).hexdigest() != file["sha256"]:
+        if hashlib.sha256(packed).hexdigest() != known:
             raise UserError(f"{path}: not the file that {MANIFEST} names; fetch the folder again")
-        rows[part] = [json.loads(line) for line in lzma.decompress(packed).splitlines()]
+        try:
+            rows[part] = [json.loads(line) for line in lzma.decompress(packed).splitlines()]
+        except (lzma.LZMAError, ValueError) as error:
+            raise UserError(
+                f"{path}: no questions in it ({error}); fetch the folder again"
+            ) from None
+        for number, row in enumerate(rows[part], 1):
+            if not isinstance(row, dict) or (missing := FIELDS.get(name, set()) - row.keys()):
+                what = f"no {', '.join(sorted(missing))}" if isinstance(row, dict) else "no object"
+                raise UserError(f"{path}: question {number} has {what}; fetch the folder again")
     return Questions(rows["asked"], rows["shots"], about)
 
 

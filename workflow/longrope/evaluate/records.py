@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from longrope import __version__
+from longrope.errors import UserError
+from longrope.evaluation_file import SCHEMA
 from longrope.extended import Tiers, make_tiers, read_tiers
 from longrope.factors import RescaleFactors
 from longrope.files import (
@@ -28,8 +30,6 @@ from longrope.parallel.place import here
 from longrope.progress import Progress
 from longrope.state import open_state
 from longrope.windows import window_label
-
-SCHEMA = 2
 
 
 def tiers_of(paths: Iterable[Path], record: ModelRecord) -> Tiers:
@@ -67,7 +67,13 @@ class Progressed:
 
     def __init__(self, path: Path) -> None:
         def resume() -> dict[str, Any]:
-            return {line["key"]: line["records"] for line in resume_lines(path)}
+            try:
+                return {line["key"]: line["records"] for line in resume_lines(path)}
+            except (KeyError, TypeError):
+                raise UserError(
+                    f"{path}: a line of it is no progress of an evaluation; delete {path.parent},"
+                    " what it keeps is measured again"
+                ) from None
 
         self._path, self._known = path, here().once(resume)
 

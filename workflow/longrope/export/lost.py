@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrope.evaluate.records import factors_at, identity_of
+from longrope.evaluation_file import read_evaluation
 from longrope.export.tables import Tables
 from longrope.factors import RescaleFactors
 from longrope.files import read_json
@@ -48,9 +49,9 @@ def read_measured(paths: Iterable[Path], record: ModelRecord) -> list[Measured]:
     """The perplexities and passkeys of some files that are about these very weights."""
     found = []
     for path in paths:
-        file = read_json(path)
-        if file.get("weights_fingerprint") != record.fingerprint:
+        if read_json(path).get("weights_fingerprint") != record.fingerprint:
             continue
+        file = read_evaluation(path)
         for label, result in file["results"].items():
             if file["task"] == "perplexity":
                 value, amount = result["perplexity"], result["tokens"]

@@ -16,16 +16,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from longrope.config import Config
 from longrope.config.base import BASE
 from longrope.config.export import ExportSettings
 from longrope.errors import UserError
-from longrope.files import read_json, read_text
+from longrope.files import read_json
 from longrope.own_model.checkpoint import Found
 from longrope.own_model.watched import run_watched
 from longrope.project import MARKS, home, is_project
+from longrope.reading import read_yaml
 from longrope.study import factors_path
 from longrope.windows import window_label
 
@@ -168,8 +167,8 @@ def begun(path: Path, found: Found, target: int, say: Callable[[str], None] = pr
 
     anew = "name another folder with --out, or delete that file to begin anew"
     try:
-        config = load_config(yaml.safe_load(read_text(path)))
-    except (UserError, ValueError, yaml.YAMLError) as error:
+        config = load_config(read_yaml(path))
+    except UserError as error:
         raise UserError(
             f"{path}: not the configuration of an extension ({error}); {anew}"
         ) from None

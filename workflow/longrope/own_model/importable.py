@@ -9,13 +9,13 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from longrope.errors import UserError
+from longrope.loading import readable
 from longrope.own_model.checkpoint import Found
 
 
 def check_importable(found: Found) -> None:
     """Raise UserError if the import would refuse a checkpoint, with what it would say."""
-    from longrope.import_model import existing_folder
+    from longrope.import_model import check_contents, existing_folder
     from longrope.models import load_tokenizer, quiet
 
     quiet()
@@ -23,20 +23,20 @@ def check_importable(found: Found) -> None:
         existing_folder(found.path)
         load_tokenizer(found.path)
         _check_architecture(found.path, found)
+        if any(found.path.glob("*.safetensors")):  # pickled weights would have to be read
+            check_contents(found.path, found.path)
         return
     from transformers import AutoConfig, AutoTokenizer
 
     parent, file = found.path.parent, found.path.name
     with tempfile.TemporaryDirectory() as folder:
-        try:
+
+        def read() -> None:
             AutoTokenizer.from_pretrained(parent, gguf_file=file, trust_remote_code=False)
             config = AutoConfig.from_pretrained(parent, gguf_file=file, trust_remote_code=False)
             config.save_pretrained(folder)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            first = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"{found.path}: not a GGUF file that transformers can read ({first})"
-            ) from error
+
+        readable(found.path, "not a GGUF file that transformers can read", read)
         _check_architecture(Path(folder), found)
 
 

@@ -11,12 +11,19 @@ import csv
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from longrope.audit.gguf_file import open_gguf
+from longrope.audit.values import is_whole
 from longrope.config import ModelSettings
 from longrope.errors import UserError
 from longrope.files import read_json
 from longrope.project import home
+from longrope.windows import LONGEST
 
 RESOURCES = home() / "resources"
+SIZES = (  # keys of config.json that count something
+    "num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "intermediate_size", "vocab_size",
+)  # fmt: skip
 KNOWN = RESOURCES / "models" / "architectures.csv"
 GATED, PLAIN = 3, 2  # matrices of an MLP
 PLAIN_MLP = ("gpt_neox", "phi")  # model_type of those whose MLP has no gate
@@ -113,6 +120,12 @@ def of_config(config: dict, place: str) -> Architecture:
     """The shape that a config.json says; UserError if it lacks a part of it."""
     config = config.get("text_config", config)
     kind = config.get("model_type")
+    if not isinstance(config, dict):
+        raise UserError(f"{place}: text_config = {config!r}: must be an object")
+    for key in SIZES:
+        value = config.get(key, 1)  # one that is missing is named below, if it is needed
+        if value is not None and not (is_whole(value) and 0 < value <= LONGEST):
+            raise UserError(f"{place}: {key} = {value!r}: must be a whole number, 1 or more")
     try:
         hidden, heads = config["hidden_size"], config["num_attention_heads"]
         return Architecture(
@@ -135,25 +148,27 @@ def of_config(config: dict, place: str) -> Architecture:
 def _of_gguf(name: str, path: Path) -> Architecture:
     if not path.is_file():
         raise UserError(f"models.{name}: {path} is not there, so its size is not known")
-    import gguf
+    reader = open_gguf(path)
 
-    try:
-        reader = gguf.GGUFReader(path)
-    except ValueError as error:
-        raise UserError(f"models.{name}: {path} is no GGUF file ({error})") from None
-    kind = reader.fields["general.architecture"].contents()
+    def text(name: str):
+        if name not in reader.fields:
+            raise UserError(f"models.{name}: {path} has no {name}, so its size is not known")
+        return reader.fields[name].contents()
+
+    kind = text("general.architecture")
 
     def read(key: str, default: int | None = None) -> int:
-        field = reader.fields.get(f"{kind}.{key}")
-        if field is None and default is None:
-            raise UserError(
-                f"models.{name}: {path} has no key {kind}.{key}; a plan needs the shape of a"
-                " Llama-like model"
-            )
-        return default if field is None else int(field.contents())
+        if default is not None and f"{kind}.{key}" not in reader.fields:
+            return default
+        value = text(f"{kind}.{key}")
+        if not (is_whole(value) and 0 < value <= LONGEST):
+            raise UserError(f"{path}: {kind}.{key} = {value!r}: a plan needs one number, 1 or more")
+        return value
 
     hidden, heads = read("embedding_length"), read("attention.head_count")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
+    if "token_embd.weight" not in tensors:
+        raise UserError(f"models.{name}: {path} has no token_embd.weight, so its size is not known")
     return Architecture(
         layers=read("block_count"),
         hidden=hidden,

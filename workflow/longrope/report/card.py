@@ -6,6 +6,7 @@ Every number comes from the records of the run; the text around them is the same
 
 from pathlib import Path
 
+from longrope.evaluation_file import read_evaluation
 from longrope.files import read_json, write_text
 from longrope.models import check_files, read_record
 
@@ -36,7 +37,7 @@ def write_card(model: Path, tokens: Path, records: list[Path], out: Path) -> Non
             f" ({training['precision']}, torch {training['torch']})",
         ),
         ("seed", str(training["seed"])),
-        *[row for path in records for row in _measured(read_json(path, f"delete it {again}"))],
+        *[row for path in records for row in _measured(read_evaluation(path))],
     ]
     lines = [
         f"# {record.rope.model}",

@@ -14,11 +14,9 @@ import pandas as pd
 from longrope.config import Config
 from longrope.config.evaluation import EvaluationSettings, protocol_of
 from longrope.errors import UserError, unknown_name
-from longrope.files import read_json
+from longrope.evaluation_file import read_evaluation
 from longrope.study import lengths_of
 from longrope.windows import parse_window, window_label
-
-SCHEMA = 2  # of evaluation files
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +61,21 @@ def read_evaluations(config: Config, paths: Iterable[Path]) -> list[Evaluation]:
     """
     found: dict[tuple[int, ...], Evaluation] = {}
     for path in paths:
-        record = read_json(path, "delete it and run the workflow again")
-        try:
-            if record["schema"] != SCHEMA:
-                raise UserError(f"{path}: schema {record['schema']}, expected schema {SCHEMA}")
-            evaluation = Evaluation(
-                task=record["task"],
-                model=record["model"],
-                name=record["evaluation"],
-                weights=record["weights"],
-                method=record["method"],
-                protocol=record["protocol"],
-                factors={parse_window(key): each for key, each in record["factors"].items()},
-                results={parse_window(key): each for key, each in record["results"].items()},
-                records=tuple(record["records"]),
-                weights_fingerprint=record["weights_fingerprint"],
-                own_rope=_keeps_its_rope(config, record["model"]),
-            )
-            amounts = {parse_window(key): each for key, each in record["amounts"].items()}
-        except KeyError as error:
-            raise UserError(f"{path}: the key {error} is missing") from None
+        record = read_evaluation(path)
+        evaluation = Evaluation(
+            task=record["task"],
+            model=record["model"],
+            name=record["evaluation"],
+            weights=record["weights"],
+            method=record["method"],
+            protocol=record["protocol"],
+            factors={parse_window(key): each for key, each in record["factors"].items()},
+            results={parse_window(key): each for key, each in record["results"].items()},
+            records=tuple(record["records"]),
+            weights_fingerprint=record["weights_fingerprint"],
+            own_rope=_keeps_its_rope(config, record["model"]),
+        )
+        amounts = {parse_window(key): each for key, each in record["amounts"].items()}
         place = _place(config, evaluation, path)
         if differences := list(_differences(config, evaluation, amounts)):
             raise UserError(

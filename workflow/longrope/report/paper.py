@@ -41,6 +41,8 @@ def paper_numbers(path: Path, table: str, base: str) -> list[Number]:
             ]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; the paper's numbers are expected there") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable csv file ({error})") from None
     return lines
 
 

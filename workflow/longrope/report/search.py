@@ -22,9 +22,10 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 from longrope.config.base import BASE
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, read_factors
-from longrope.files import read_lines, replacing
+from longrope.files import replacing
 from longrope.report.drawing import SEARCHED, End, colour, name_ends, note_above, panels, styled
 from longrope.report.labels import NAMES
+from longrope.trace_file import read_trace_lines
 from longrope.windows import window_label
 
 DASHES = (0, (4, 1.5))  # of a start
@@ -78,7 +79,7 @@ def read_trace(path: Path) -> pd.DataFrame:
     scores: dict[tuple, dict[int, dict[str, float]]] = {}
     last: dict[tuple, dict] = {}
     winner, best = None, None
-    for line in read_lines(path):
+    for line in read_trace_lines(path):
         candidate = (line["n_hat"], tuple(line["mu"]), line["attention"], line["critical"])
         score = {**line["losses"], "fitness": line["fitness"]}
         scores.setdefault(candidate, {})[line["sample"]] = {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from longrope.config import Config
 from longrope.errors import UserError
-from longrope.files import read_lines
 from longrope.study import trace_path
 from longrope.targets import recovery_files, search_files
+from longrope.trace_file import read_trace_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,9 @@ def read_traces(config: Config, paths: Iterable[Path]) -> dict[str, Spent]:
         place = "/".join(path.parts[-7:])
         if place not in known:
             raise UserError(f"{path}: the trace of no search that is configured")
-        try:
-            lines = read_lines(path)
-            pairs = [(line["tokens"], line["best_perplexity"]) for line in lines]
-            ended = _ended(lines)
-        except KeyError as error:
-            raise UserError(f"{path}: the key {error} is missing; search again") from None
-        found[place] = Spent(*zip(*pairs, strict=True), ended)
+        lines = read_trace_lines(path)
+        pairs = [(line["tokens"], line["best_perplexity"]) for line in lines]
+        found[place] = Spent(*zip(*pairs, strict=True), _ended(lines))
     return found
 
 

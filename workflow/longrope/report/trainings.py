@@ -46,6 +46,6 @@ def read_costs(config: Config, paths: Iterable[Path]) -> dict[tuple[str, str], C
                 sum(line["seconds"] for line in lines),
                 max(line["peak_memory"] for line in lines),
             )
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: incomplete ({error}); tune again") from None
     return found

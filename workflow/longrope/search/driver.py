@@ -20,6 +20,7 @@ from longrope.progress import Progress
 from longrope.search.optimisers import Optimiser, Told
 from longrope.search.scoring import Crew, Score, Scorer, mean_score
 from longrope.search.space import STEP, Candidate, SearchSpace
+from longrope.trace_file import checked
 
 STALE = 50  # generations in a row without a new score: the optimiser has converged
 Wanted = tuple[Candidate, int]  # a candidate, and the sample that it is to be scored on
@@ -73,7 +74,7 @@ def run_search(
     machine rounds otherwise), the trace is cut there: the scores from that one on are made again.
     Raises UserError if no candidate has a finite loss.
     """
-    lines = resume_lines(trace)
+    lines = checked(trace, resume_lines(trace))
     board, crew = _Board(scorer.samples), Crew(scorer)
     progress = Progress(title, budget, len(lines))
     generation, stale = 0, 0
