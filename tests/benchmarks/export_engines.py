@@ -122,12 +122,15 @@ ROWS = (
 NOTES = (
     "Exact is not zero: engines hold angles in float32, which err the more the longer the text, and"
     " so did the model before. The rows in float64 tell which of two differing numbers is right:"
-    " transformers' Llama with nothing but config.json's own numbers, its angles alone or all of it"
-    " in float64. A tier that changes nothing is left as transformers has it, in float32, here and"
-    " in the trusted file.",
+    " transformers' Llama with nothing but config.json's own numbers, all of it in float64. A tier"
+    " that changes nothing is left as transformers has it, in float32, here and in the trusted"
+    " file.",
     f"`{PARTS}`: so many tokens of the text at the positions that they have in it, the last 256 and"
     " others evenly before. Every distance up to the whole length is there, at a thirtieth of its"
     " cost; it is no text that one would read. The trusted file is told the length.",
+    "The rows of `tiny` are of an earlier run of the default study, at fewer lengths than the"
+    " command measures now; `tests/study/test_exports.py` asserts the same around every window on"
+    " each run. SmolLM2 has not run in llama.cpp with these factors, nor as whole texts.",
     "Beyond the longest window the trusted file refuses a text: those cells are the shorter lengths"
     " alone.",
     "mlx-lm reads no attention factor: `native` is wrong in it where that is not 1, `--engine any`"
