@@ -25,7 +25,7 @@ project_copyright = "The longrope authors"
 extensions = ["myst_parser"]
 root_doc = FRONT
 include_patterns = [
-    *("*.md", "docs/**.md", "config/README.md", "results/README.md"),
+    *("*.md", "docs/**.md", "config/README.md", "envs/README.md", "results/README.md"),
     *("resources/**README.md", "workflow/longrope/**README.md"),
 ]
 exclude_patterns = [".*", "build", "dist", "logs", "mlruns", "models", "results/*/**", "tests"]

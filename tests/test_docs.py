@@ -16,7 +16,7 @@ from longrope.cli import build_parser
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
     path
-    for pattern in ("*.md", "docs/**/*.md", "config/*.md", "results/README.md",
+    for pattern in ("*.md", "docs/**/*.md", "config/*.md", "envs/*.md", "results/README.md",
                     "resources/**/*.md", "workflow/longrope/**/*.md")
     for path in ROOT.glob(pattern)
 )  # fmt: skip
