@@ -63,3 +63,8 @@ onsuccess:
 
 onerror:
     shell("longrope sync --seconds 120 || true")
+    print(
+        "Not done: the message of the job that ended it stands above, and in its log. What is done"
+        " is kept: the same command goes on from there.",
+        file=sys.stderr,
+    )

@@ -10,6 +10,7 @@ the disk changed is an error.
 
 import bz2
 import contextlib
+import errno
 import gzip
 import hashlib
 import json
@@ -28,6 +29,7 @@ except ImportError:  # no Unix
     fcntl = None
 
 FICLONE = 0x40049409  # Linux: make one file share the blocks of another
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # EFBIG: ulimit -f
 CHECKSUM = "checksum"  # the last key of a JSON file that has one
 SUM = b', "crc32": "'  # before the checksum of a line that was appended
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from longrope import __version__
 from longrope.errors import UserError
+from longrope.files import FULL_DISK
 from longrope.logs import logging_to, silent
 from longrope.memory import is_out_of_memory
 from longrope.parallel.launch import check_spreads, end_with_watcher, launch
@@ -28,14 +29,13 @@ from longrope.parallel.reasons import leave_report
 from longrope.secret import hidden, hidden_in
 from longrope.state import release_states
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # EFBIG: ulimit -f
 SAID_OF_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
-# Of paths: what is there is of another kind, or not to be had. That is the machine's, no bug.
-PATHS = {
+# What is at a path is of another kind, or cannot be had: the machine's, no bug.
+IN_THE_WAY = (
     errno.EEXIST, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG,
     errno.ENOTDIR, errno.ENOTEMPTY,
-}  # fmt: skip
+)  # fmt: skip
 OPTIONAL = ("datasets", "gguf", "matplotlib", "mlflow", "pandas", "sentencepiece")
 
 
@@ -111,7 +111,7 @@ def what_to_mend(error: Exception) -> str | None:
         return f"no room on the disk ({_line(error)}): make some and run the stage again"
     if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
         return f"{_line(error)}: the file system does not allow it; run the stage where it does"
-    if isinstance(error, OSError) and error.errno in PATHS:
+    if isinstance(error, OSError) and error.errno in IN_THE_WAY:
         path = error.filename2 or error.filename or "a file"
         return f"{path}: {error.strerror}: name another path, or mend what is there"
     if is_out_of_memory(error):
@@ -125,7 +125,7 @@ def what_to_mend(error: Exception) -> str | None:
 
 def is_disk_full(error: BaseException) -> bool:
     """Whether a disk is full, by an error of Python or of a library that writes by itself."""
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
         return True
     cause = error.__cause__ or error.__context__
     said = any(text in str(error) for text in SAID_OF_FULL)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from longrope.errors import UserError
+from longrope.files import FULL_DISK
 from longrope.memory import is_out_of_memory
 
 SHOWN = 3  # names in a message
@@ -51,13 +52,15 @@ def check_fit(folder: Path, place: Path) -> None:
 
 def readable(place: Path, wrong: str, read: Callable):
     """What `read()` gives. What is wrong with a file shows as an error of the reader of its format,
-    of any kind: here a UserError that begins with `wrong`. Out of memory stays what it is."""
+    of any kind: here a UserError that begins with `wrong`. Where memory, the disk or a package is
+    lacking, it stays what it is."""
     try:
         return read()
     except UserError:
         raise
     except Exception as error:
-        if is_out_of_memory(error) or isinstance(error, ModuleNotFoundError):
+        full = isinstance(error, OSError) and error.errno in FULL_DISK
+        if full or is_out_of_memory(error) or isinstance(error, ModuleNotFoundError):
             raise
         raise UserError(f"{place}: {wrong} ({one_line(error)})") from error
 

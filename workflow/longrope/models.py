@@ -74,6 +74,8 @@ def read_record(folder: Path) -> ModelRecord:
     """The record beside a checkpoint; UserError if there is none."""
     path = Path(folder) / METADATA
     if not path.exists():
+        if not Path(folder).is_dir():
+            raise UserError(f"{folder}: no such folder")
         raise UserError(
             f"{folder}: no {METADATA}; bring a checkpoint in with `longrope import-model` first"
         )

@@ -88,8 +88,9 @@ def split_texts(
     lacking = [split for split in ("test", "validation") if not joined.room(split, window)]
     if lacking:
         raise UserError(
-            f"the texts for {' and '.join(lacking)} have fewer than {window:,} tokens in all (the"
-            f" longest document has about {max(lengths.values()):,}): add longer ones with --text,"
+            f"the texts for {' and '.join(lacking)} have fewer than {window:,} tokens in all"
+            f" (the longest of all documents, most of which are trained on, has about"
+            f" {max(lengths.values()):,}): add longer ones with --text,"
             " or extend to a shorter window"
         )
     return joined
