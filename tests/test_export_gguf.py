@@ -25,7 +25,7 @@ from longrope.errors import UserError
 from longrope.export.gguf_tokenizer import LLAMA_3, pre_tokenizer
 from longrope.files import read_json, write_json
 from longrope.import_model import import_model
-from longrope.models import load_model, read_record
+from longrope.models import load_model, read_record, write_record
 from test_architectures import FAMILIES, bring_in, save
 
 ROOT = Path(__file__).parents[1]
@@ -195,10 +195,16 @@ def test_other_ways_to_cut_text_are_refused(model, steps, normalizer, message):
         pre_tokenizer(said)
 
 
+def save_again(folder):
+    """A changed tokenizer as one that the model was saved with."""
+    write_record(folder, read_record(folder))
+
+
 def test_nothing_is_left_of_an_export_that_is_refused(tiny, tmp_path):
     shutil.copytree(tiny[0], tmp_path / "model")
     path = tmp_path / "model" / "tokenizer.json"
     write_json(path, read_json(path) | {"normalizer": {"type": "Lowercase"}})
+    save_again(tmp_path / "model")
     with pytest.raises(UserError, match="Lowercase"):
         export(tmp_path / "model", tiny[1], tmp_path / "export", "gguf")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["model"]
@@ -210,6 +216,7 @@ def test_a_token_without_an_embedding_is_refused(tiny, tmp_path):
     said = read_json(path)
     said["added_tokens"].append(said["added_tokens"][0] | {"id": 9999, "content": "<new>"})
     write_json(path, said)
+    save_again(tmp_path / "model")
     with pytest.raises(UserError, match="a token of number 9999, the model embeddings for"):
         export(tmp_path / "model", tiny[1], tmp_path / "export", "gguf")
 
@@ -220,5 +227,6 @@ def test_text_that_llama_cpp_does_not_normalise_is_said(tiny, tmp_path):
     path = tmp_path / "model" / "tokenizer.json"
     steps = {"type": "Sequence", "pretokenizers": [QWEN_2, PLAIN_BYTES | {"trim_offsets": True}]}
     write_json(path, read_json(path) | {"normalizer": {"type": "NFC"}, "pre_tokenizer": steps})
+    save_again(tmp_path / "model")
     written = export(tmp_path / "model", tiny[1], tmp_path / "export", "gguf")
     assert "NFC" in written.said[-1]
