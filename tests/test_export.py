@@ -30,7 +30,7 @@ from longrope.extended import Tiers
 from longrope.factors import write_factors
 from longrope.files import read_json, sha256_of, write_json
 from longrope.import_model import import_model
-from longrope.models import read_record
+from longrope.models import read_record, write_record
 from test_architectures import FAMILIES, bring_in, save
 
 ANGLES = 1e-3  # transformers' angles are float32: these random models magnify that
@@ -103,6 +103,7 @@ def test_code_and_pickles_of_a_checkpoint_are_not_exported(tiny, tiers, tmp_path
         write_json(tmp_path / "model" / name, said)
     path = tmp_path / "model/config.json"
     write_json(path, read_json(path) | {"architectures": ["BaseOwnForCausalLM"]})
+    write_record(tmp_path / "model", read_record(tmp_path / "model"))
     for form in ("native", "full"):
         out = tmp_path / form
         export(tmp_path / "model", tiers, out, form)

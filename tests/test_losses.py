@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PhiConfig
 
-from longrope import memory, pieces
+from longrope import pieces, portions
 from longrope.losses import token_losses
 
 VOCABULARY = 101
@@ -28,7 +28,7 @@ def rows(request, monkeypatch) -> int:
 
 def of_rows(rows: int, monkeypatch) -> int:
     """Let every piece have so many tokens."""
-    monkeypatch.setattr(memory, "LEAST", rows)
+    monkeypatch.setattr(portions, "LEAST", rows)
     monkeypatch.setattr(pieces, "SMALL", 0)
     monkeypatch.setattr(pieces, "LARGE", 0)
     return rows

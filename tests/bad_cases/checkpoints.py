@@ -327,7 +327,7 @@ CASES = [
     _audited("a GGUF file that is not there", "no such", lambda at: "none.gguf"),
     _audited("two GGUF files", "name one of them", lambda at: (
         at.write("a/a.gguf", ""), at.write("a/b.gguf", ""))[0].parent),
-    Case("longrope.json", "not there", derive, "import-model"),
+    Case("longrope.json", "no such folder", derive, "no such folder"),
     _record_text("empty", "", "not a readable JSON file"),
     _record_text("a list", "[]", "expected an object"),
     _record("another schema", "this version reads 1", schema=7),

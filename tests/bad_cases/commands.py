@@ -173,7 +173,7 @@ CASES = [
              *options(window="128", model=MODEL_FOLDER, out="f.json"), files=(MODEL_FOLDER,)),
     _command("no factors to assemble", "at least one window", "assemble",
              *options(model=MODEL_FOLDER, factors=[], out="extended"), files=(MODEL_FOLDER,)),
-    _command("a model that is a file", "import-model", "derive", "pi",
+    _command("a model that is a file", "no such folder", "derive", "pi",
              *options(window="128", model=FACTORS, out="f.json"), files=(FACTORS,)),
     Case("command", "a file where a folder should be", _in_the_way, "file"),
     Case("command", "a folder where a file should be", _folder_in_the_way, "f.json"),

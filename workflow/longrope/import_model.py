@@ -125,6 +125,7 @@ def check_contents(folder: Path, place: Path) -> None:
     """Raise UserError unless weights and tokenizer in a folder are those of its config.json; no
     weight is read. `place` is what messages call the folder."""
     quiet()
+    check_whole(sorted(place.glob("*.safetensors")))
     check_fit(folder, place)
     if not any(folder.glob("tokenizer*")):  # the first stage that needs one says so
         return
@@ -186,9 +187,7 @@ def existing_folder(path: Path) -> Path:
         raise UserError(f"{path}: no checkpoint there (no config.json)")
     read_json(path / "config.json")
     index = path / "model.safetensors.index.json"
-    if files := sorted(path.glob("*.safetensors")):
-        check_whole(files)
-    else:
+    if not any(path.glob("*.safetensors")):
         index = path / "pytorch_model.bin.index.json"
         if not any(path.glob("pytorch_model*.bin")):
             raise UserError(

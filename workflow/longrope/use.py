@@ -273,12 +273,14 @@ def _load(folder: Path):
     from longrope.loading import load_causal
     from longrope.models import device, load_model, quiet
     from longrope.pieces import prepare
+    from longrope.tensors import check_whole
 
     if (folder / METADATA).exists():
         return load_model(folder)
     quiet()
     where = device()
     dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
-    model = load_causal(existing_folder(folder), dtype=dtype).to(where).eval()
+    check_whole(sorted(existing_folder(folder).glob("*.safetensors")))
+    model = load_causal(folder, dtype=dtype).to(where).eval()
     prepare(model)
     return model
