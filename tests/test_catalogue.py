@@ -2,8 +2,6 @@
 
 import json
 import math
-import zipfile
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -149,28 +147,3 @@ def test_records_of_other_factors_or_weights_make_no_entry(measured, model_folde
     with pytest.raises(UserError, match="there is none at 256;"):
         make(measured, model_folder, tmp_path / "m.json", factors=[measured[0], longer])
     assert not (tmp_path / "mine.json").exists()
-
-
-def test_the_entries_are_in_the_wheel(tmp_path):
-    """As pip builds it: package data are found beside the modules."""
-    build = pytest.importorskip("setuptools.build_meta")
-    import contextlib
-    import io
-    import os
-    import shutil
-
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "workflow/longrope", tmp_path / "workflow/longrope",
-                    ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
-    here = os.getcwd()
-    os.chdir(tmp_path)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            wheel = build.build_wheel(str(tmp_path / "dist"))
-    finally:
-        os.chdir(here)
-    found = set(zipfile.ZipFile(tmp_path / "dist" / wheel).namelist())
-    folder = resources.files("longrope") / catalogue.FOLDER
-    carried = {f"longrope/{catalogue.FOLDER}/{each.name}" for each in folder.iterdir()}
-    assert carried <= found and "longrope/cli.py" in found

@@ -106,7 +106,7 @@ def test_a_stage_that_is_done_returns_0(base, tmp_path, capsys):
     ("changes", "says"),
     [
         ({"method": "pii"}, "unknown method 'pii': known are cope, "),
-        ({"model": "nowhere"}, "nowhere: no longrope.json; bring a checkpoint in"),
+        ({"model": "nowhere"}, "nowhere: no such folder"),
         ({"window": "32"}, "32"),
     ],
     ids=["method", "model", "window"],

@@ -20,6 +20,7 @@ import numpy as np
 from longrope.config.corpus import CorpusSettings, Need, TokenizeSettings
 from longrope.errors import UserError
 from longrope.files import fingerprint, read_json, read_text, replacing, sha256_of, write_checked
+from longrope.inputs import files_of
 
 SCHEMA = 1  # of manifest.json
 SPLITS = ("train", "validation", "test")
@@ -144,9 +145,7 @@ def _stream(where: str, *arguments, split: str = "train", **options) -> Iterator
 def _files(patterns: Iterable[str]) -> list[Path]:
     paths: list[Path] = []
     for pattern in patterns:
-        root = Path("/") if pattern.startswith("/") else Path()
-        found = sorted(path for path in root.glob(pattern.lstrip("/")) if path.is_file())
-        if not found:
+        if not (found := list(files_of([pattern]))):
             raise UserError(f"corpus: no file matches {pattern!r} (from {Path.cwd()})")
         paths += found
     return paths

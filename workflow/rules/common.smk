@@ -22,6 +22,7 @@ from longrope.config.evaluation import (
 )
 from longrope.config.training import TuningStage
 from longrope.errors import UserError
+from longrope.inputs import absent
 from longrope.plan.report import check_study
 from longrope.report import contents
 from longrope.report.contents import CONTENTS
@@ -44,6 +45,10 @@ try:
         check_study(STUDY, STATED["gpu"], STATED.get("gpus", 1), STATED.get("gpu_memory"))
 except UserError as error:
     raise WorkflowError(str(error))
+
+if workflow.is_main_process:
+    for line in absent(STUDY):
+        print(f"Warning: {line}", file=sys.stderr)
 
 
 wildcard_constraints:

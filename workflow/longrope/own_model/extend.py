@@ -118,13 +118,14 @@ def run_workflow(
 def _alone(folder: Path) -> Iterator[int]:
     """Hold the folder for one workflow; UserError if another one has it. The file that is given is
     to be handed on to it: if this process is killed, the workflow may live on, and holds it."""
-    with (folder / "extend.lock").open("w") as file:
+    with (folder / "extend.lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
                 f"{folder}: a workflow is at work there, perhaps that of an earlier start that was"
-                " killed alone: wait until it is done, or end it (pkill -INT -f snakemake)"
+                f" killed alone: wait until it is done, or end what `fuser {file.name}` names"
+                " (kill -INT PID)"
             ) from None
         yield file.fileno()
 
