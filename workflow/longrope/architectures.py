@@ -86,6 +86,11 @@ def complete_config(folder: Path) -> dict:
     from transformers import AutoConfig
 
     raw = read_json(Path(folder) / "config.json")
+    if not isinstance(raw.get("model_type"), str):
+        raise UserError(
+            f"the config.json of the checkpoint: model_type = {raw.get('model_type')!r}: must name"
+            " its architecture, such as llama; take the whole file of the checkpoint"
+        )
     stored = raw.get("dtype", raw.get("torch_dtype"))
     if stored not in (None, *STORED):
         raise UserError(
