@@ -51,15 +51,19 @@ def config_of(methods: list[str], **more) -> Config:
     return load_config(raw)
 
 
+def score(number: int, best: float | None, tokens: int) -> dict:
+    """A line of a trace, of one loss."""
+    line = {"step": number, "generation": 0, "start": None if number else "yarn", "n_hat": number}
+    line |= {"mu": [1.0], "attention": None, "critical": 0, "sample": 0, "fitness": best}
+    line |= {"losses": {"text": best}, "best_fitness": best, "best_perplexity": best}
+    return line | {"tokens": tokens, "seconds": 1.0}
+
+
 def trace(folder: Path, method: str, *best: float | None, tokens: int = 1_000_000) -> Path:
     """A search whose best perplexity went so, every score `tokens` more."""
     path = folder / f"results/toy/base/factors/{method}/1k/trace.jsonl"
     path.parent.mkdir(parents=True)
-    lines = [
-        {"tokens": tokens * (number + 1), "best_perplexity": each, "best_fitness": each}
-        | {"start": None if number else "yarn", "n_hat": number}
-        for number, each in enumerate(best)
-    ]
+    lines = [score(number, each, tokens * (number + 1)) for number, each in enumerate(best)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -192,7 +196,7 @@ def test_a_trace_that_is_not_configured_or_lacks_a_number_is_refused(tmp_path):
         written(tmp_path, config, [trace(tmp_path, "search-x", 20.0)])
     path = trace(tmp_path, "search", 20.0)
     path.write_text('{"tokens": 3}\n')
-    with pytest.raises(UserError, match="'best_perplexity' is missing"):
+    with pytest.raises(UserError, match="line 1 is no score of a search"):
         written(tmp_path, config, [path])
 
 
@@ -454,8 +458,7 @@ def test_the_default_configuration_has_few_rows_and_both_tables_in_all_forms(tmp
     paths = [tmp_path / each for each in trace_files(config, "searches")]
     for path in paths:
         path.parent.mkdir(parents=True)
-        line = {"tokens": 3, "best_perplexity": 20.0, "best_fitness": 20.0}
-        path.write_text(json.dumps(line | {"start": "yarn", "n_hat": 0}) + "\n")
+        path.write_text(json.dumps(score(0, 20.0, tokens=3)) + "\n")
     table = written(tmp_path, config, paths)["searches"]
     assert table.window.tolist() == ["1k", "2k", "4k", "8k", "16k"]
     for name in ("searches", "fitness"):

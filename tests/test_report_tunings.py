@@ -36,7 +36,7 @@ COSTS = {"first": (50, 1.0, 4), "second": (40, 2.5, 3), "lora": (2, 0.25, 1)}
 
 
 def passkeys(found: int) -> list[dict]:
-    trials = [{"key": str(n), "depth": 0.5, "correct": n < found, "answer": ""} for n in range(10)]
+    trials = [{"key": str(n), "depth": 0.5, "found": n < found} for n in range(10)]
     record = {"length": 1024, "prompts": 10, "found": found, "trials": trials}
     return [record | {"prompts_sha256": "x"}]
 
