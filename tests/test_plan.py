@@ -135,6 +135,11 @@ def test_a_published_gemma_s_head_is_its_embedding_though_its_config_does_not_sa
     assert of_config(config, "as the hub has it") == expected and expected.tied
 
 
+def test_a_text_config_that_is_no_object_is_named():
+    with pytest.raises(UserError, match=r"mine: text_config = \[\]: must be an object"):
+        of_config({"model_type": "llava", "text_config": []}, "mine")
+
+
 def write_gguf(path: Path, intermediate: int | None) -> Path:
     """The header of a small Llama, and its embedding and head."""
     writer = gguf.GGUFWriter(path, "llama")

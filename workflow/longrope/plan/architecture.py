@@ -119,9 +119,9 @@ def _dtype(config: dict) -> str | None:
 def of_config(config: dict, place: str) -> Architecture:
     """The shape that a config.json says; UserError if it lacks a part of it."""
     config = config.get("text_config", config)
-    kind = config.get("model_type")
     if not isinstance(config, dict):
         raise UserError(f"{place}: text_config = {config!r}: must be an object")
+    kind = config.get("model_type")
     for key in SIZES:
         value = config.get(key, 1)  # one that is missing is named below, if it is needed
         if value is not None and not (is_whole(value) and 0 < value <= LONGEST):
