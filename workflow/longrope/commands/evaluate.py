@@ -3,6 +3,7 @@ Measuring: perplexity, passkeys, benchmarks, RULER's needles, instructions.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from longrope.commands.command import HELP, count, new_command, window
@@ -15,41 +16,17 @@ PLACES = (
 
 def add_to(parsers) -> None:
     """Their parsers."""
-    out = "the JSON file with one record for each document and length"
-
-    command = new_command(
+    _add_stage(
         parsers, "evaluate-perplexity", evaluate_perplexity, "perplexity of held-out documents",
-        f"evaluate-perplexity {PLACES} --tokens results/tiny/data/books/test --out 2k.json"
-        " --state state --settings @perplexity.json",
+        tokens="results/tiny/data/books/test",
     )  # fmt: skip
-    command.add_files("--model", "--tokens", "--out", "--state", out=out)
-    command.add_lists("--factors")
-    command.add_settings()
-
-    command = new_command(
-        parsers, "evaluate-passkey", evaluate_passkey, "retrieval of passkeys",
-        f"evaluate-passkey {PLACES} --out 2k.json --state state --settings @passkey.json",
-    )  # fmt: skip
-    command.add_files("--model", "--out", "--state", out=out)
-    command.add_lists("--factors")
-    command.add_settings()
-
-    command = new_command(
-        parsers, "evaluate-benchmarks", evaluate_benchmarks, "questions of lm-evaluation-harness",
-        f"evaluate-benchmarks {PLACES} --out 2k.json --state state --settings @benchmarks.json",
-    )  # fmt: skip
-    command.add_files("--model", "--out", "--state", out=out)
-    command.add_lists("--factors")
-    command.add_settings()
-
-    command = new_command(
-        parsers, "evaluate-ruler", evaluate_ruler, "retrieval of RULER's needles",
-        f"evaluate-ruler {PLACES} --out 2k.json --state state --samples samples"
-        " --settings @ruler.json",
-    )  # fmt: skip
-    command.add_files("--model", "--out", "--state", "--samples", out=out)
-    command.add_lists("--factors")
-    command.add_settings()
+    _add_stage(parsers, "evaluate-passkey", evaluate_passkey, "retrieval of passkeys")
+    _add_stage(
+        parsers, "evaluate-benchmarks", evaluate_benchmarks, "questions of lm-evaluation-harness"
+    )
+    _add_stage(
+        parsers, "evaluate-ruler", evaluate_ruler, "retrieval of RULER's needles", samples="samples"
+    )
 
     command = new_command(
         parsers, "evaluate-instructions", evaluate_instructions,
@@ -74,6 +51,21 @@ def add_to(parsers) -> None:
         "--questions", type=count, help="at most so many of each, evenly chosen (default all)"
     )
     command.add_files("--out", out="the folder that is made")
+
+
+def _add_stage(parsers, name: str, run: Callable, about: str, **more: str) -> None:
+    """One that the workflow runs; `more` are files that it takes beside those of all, with what
+    its example has for them."""
+    settings = name.removeprefix("evaluate-")
+    given = "".join(f" --{flag} {place}" for flag, place in more.items())
+    example = f"{name} {PLACES}{given} --out 2k.json --state state --settings @{settings}.json"
+    command = new_command(parsers, name, run, about, example)
+    command.add_files(
+        "--model", *(f"--{flag}" for flag in more), "--out", "--state",
+        out="the JSON file with one record for each document and length",
+    )  # fmt: skip
+    command.add_lists("--factors")
+    command.add_settings()
 
 
 def evaluate_perplexity(options: argparse.Namespace) -> Outcome:
