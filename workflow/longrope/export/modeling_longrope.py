@@ -61,17 +61,19 @@ class TieredRotary(nn.Module):
             torch.empty(size, length, self.rotary_dim, dtype=dtype, device=x.device)
             for _ in range(2)
         )
+        untouched = [_changes_nothing(row) for row in rows]
+        keep = torch.tensor(untouched, device=x.device)[:, None, None]
         for first in range(0, length, ANGLES):
             part = slice(first, first + ANGLES)
-            angles, scale = self._angles(rows, position_ids[:, part].to(x.device))
-            cos[:, part] = torch.cat([angles.cos() * scale] * 2, dim=-1)
-            sin[:, part] = torch.cat([angles.sin() * scale] * 2, dim=-1)
-        untouched = [_changes_nothing(row) for row in rows]
-        if any(untouched):
-            keep = torch.tensor(untouched, device=x.device)[:, None, None]
-            angles = self._plain_angles(position_ids.to(x.device))
-            cos = torch.where(keep, torch.cat([angles.cos()] * 2, dim=-1).to(dtype), cos)
-            sin = torch.where(keep, torch.cat([angles.sin()] * 2, dim=-1).to(dtype), sin)
+            positions = position_ids[:, part].to(x.device)
+            angles, scale = self._angles(rows, positions)
+            turned = [angles.cos() * scale, angles.sin() * scale]
+            if any(untouched):
+                plain = self._plain_angles(positions)
+                pairs = zip((plain.cos(), plain.sin()), turned, strict=True)
+                turned = [torch.where(keep, before, after) for before, after in pairs]
+            for table, values in zip((cos, sin), turned, strict=True):
+                table[:, part] = torch.cat([values] * 2, dim=-1)
         return cos, sin
 
     def _plain_angles(self, positions):
