@@ -18,7 +18,7 @@ from helpers import WINDOW, make_checkpoint, make_tokens, save_llama, write_exce
 from longrope.baselines import closed_form
 from longrope.checks import load_config
 from longrope.cli import main
-from longrope.errors import UserError
+from longrope.errors import UserError, one_line
 from longrope.factors import write_factors
 from longrope.files import read_json, write_json
 from longrope.models import read_record
@@ -385,6 +385,12 @@ def test_a_rank_that_fails_tells_no_secret(planted, tmp_path, monkeypatch):
         leave_report("search", error, None)
     assert "KeyError" in (tmp_path / "error.json").read_text()
     assert leaks_below(tmp_path) == set()
+
+
+def test_a_secret_at_the_end_of_a_long_error_is_hidden_before_that_is_cut(planted):
+    secret = SECRETS["MLFLOW_TRACKING_PASSWORD"]
+    said = one_line(ValueError("x" * 280 + f" {secret} and more"))
+    assert len(said) <= 300 and secret[:8] not in said
 
 
 def test_what_is_no_secret_stays_readable(monkeypatch):

@@ -10,7 +10,7 @@ does to its logits after the head is refused. docs/architectures.md lists what i
 import importlib.util
 from pathlib import Path
 
-from longrope.errors import UserError
+from longrope.errors import UserError, one_line
 from longrope.factors import Rope
 from longrope.files import read_json
 
@@ -108,9 +108,8 @@ def complete_config(folder: Path) -> dict:
         ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError,
         StrictDataclassError,
     ) as error:  # fmt: skip
-        first = " ".join((str(error).strip() or type(error).__name__).split())
         raise UserError(
-            f"the config.json of the checkpoint: transformers cannot use it ({first[:300]})"
+            f"the config.json of the checkpoint: transformers cannot use it ({one_line(error)})"
         ) from error
 
 

@@ -1,4 +1,7 @@
-"""The one exception that means "the user can mend this"; it imports nothing heavy."""
+"""
+The one exception that means "the user can mend this", and how it tells what others said. It imports
+nothing heavy.
+"""
 
 from longrope.secret import hidden
 
@@ -12,6 +15,13 @@ class UserError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(hidden(message))
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What an error of others says, in one line of at most so many characters, without secrets:
+    they are hidden before it is cut, or the rest of one would remain."""
+    text = hidden(" ".join(str(error).split())) or type(error).__name__
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def unknown_name(kind: str, name: str, known) -> UserError:

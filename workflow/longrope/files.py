@@ -30,6 +30,7 @@ except ImportError:  # no Unix
 
 FICLONE = 0x40049409  # Linux: make one file share the blocks of another
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # EFBIG: ulimit -f
+SAID_OF_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 CHECKSUM = "checksum"  # the last key of a JSON file that has one
 SUM = b', "crc32": "'  # before the checksum of a line that was appended
 COMPRESSED = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -186,3 +187,12 @@ def sha256_of(*paths: Path) -> str:
             while block := file.read(1 << 22):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a disk is full, by an error of Python or of a library that writes by itself."""
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return True
+    cause = error.__cause__ or error.__context__
+    said = any(text in str(error) for text in SAID_OF_FULL)
+    return said or (cause is not None and is_disk_full(cause))

@@ -25,11 +25,12 @@ from longrope.architectures import (
 from longrope.audit.gguf_file import open_gguf
 from longrope.config import FolderModel, GgufModel, HubModel, RopeOrigin
 from longrope.config.base import BASE
-from longrope.errors import UserError
+from longrope.errors import UserError, one_line
 from longrope.factors import Rope
 from longrope.files import read_json, replacing, write_json
-from longrope.loading import check_fit, load_causal, one_line, readable
+from longrope.loading import check_fit, load_causal, readable
 from longrope.models import (
+    CARD,
     LICENCES,
     ModelRecord,
     load_tokenizer,
@@ -38,7 +39,7 @@ from longrope.models import (
     write_record,
 )
 from longrope.stated import check_window
-from longrope.tensors import check_finite, check_whole
+from longrope.tensors import check_finite, check_whole, is_beside
 
 FROM_WINDOW = ("llama3", "longrope", "yarn")  # rope_types that depend on the window before
 CARRIED = (  # what is taken over from a checkpoint
@@ -61,7 +62,6 @@ KERNELS = (  # keys of a config.json that may name code of the hub, and win over
     *("attn_implementation", "_attn_implementation"),
     *("experts_implementation", "_experts_implementation"),
 )
-CARD = "README.md"  # read for the licence of a base model; the checkpoint of it is not its own
 PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")  # where it has no safetensors
 
 
@@ -185,7 +185,7 @@ def existing_folder(path: Path) -> Path:
     """The folder, if it holds a whole checkpoint; UserError names what it lacks."""
     if not (path / "config.json").exists():
         raise UserError(f"{path}: no checkpoint there (no config.json)")
-    read_json(path / "config.json")
+    config = read_json(path / "config.json")
     index = path / "model.safetensors.index.json"
     if not any(path.glob("*.safetensors")):
         index = path / "pytorch_model.bin.index.json"
@@ -197,7 +197,6 @@ def existing_folder(path: Path) -> Path:
     needed = files_of_index(index) if index.exists() else []
     if missing := [name for name in needed if not (path / name).exists()]:
         raise UserError(f"{path}: {missing[0]} is missing, which {index.name} names")
-    config = read_json(path / "config.json")
     if fetched := [key for key in KERNELS if "/" in str(config.get(key, ""))]:
         raise UserError(
             f"{path}/config.json: {fetched[0]} names a kernel of the hub ({config[fetched[0]]}),"
@@ -220,7 +219,7 @@ def files_of_index(index: Path) -> list[str]:
         raise UserError(f"{index}: has no weight_map of tensors to files; download it again")
     names = weights.values() if isinstance(weights, dict) else [weights]
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or name == "..":
+        if not is_beside(name):
             raise UserError(
                 f"{index}: weight_map names {name!r}, where only files beside it belong: download"
                 " the checkpoint again, from a place that you trust"

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from longrope import __version__
-from longrope.errors import UserError
-from longrope.files import FULL_DISK
+from longrope.errors import UserError, one_line
+from longrope.files import is_disk_full
 from longrope.logs import logging_to, silent
 from longrope.memory import is_out_of_memory
 from longrope.parallel.launch import check_spreads, end_with_watcher, launch
@@ -29,7 +29,6 @@ from longrope.parallel.reasons import leave_report
 from longrope.secret import hidden, hidden_in
 from longrope.state import release_states
 
-SAID_OF_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # What is at a path is of another kind, or cannot be had: the machine's, no bug.
 IN_THE_WAY = (
@@ -108,32 +107,19 @@ def what_to_mend(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL:
         return f'this needs the package {error.name!r}: pip install "longrope[workflow]"'
     if is_disk_full(error):
-        return f"no room on the disk ({_line(error)}): make some and run the stage again"
+        return f"no room on the disk ({one_line(error)}): make some and run the stage again"
     if isinstance(error, OSError) and error.errno in NOT_ALLOWED:
-        return f"{_line(error)}: the file system does not allow it; run the stage where it does"
+        return f"{one_line(error)}: the file system does not allow it; run the stage where it does"
     if isinstance(error, OSError) and error.errno in IN_THE_WAY:
         path = error.filename2 or error.filename or "a file"
         return f"{path}: {error.strerror}: name another path, or mend what is there"
     if is_out_of_memory(error):
-        said = " ".join(str(error).split())[:200]
+        said = one_line(error, 200)
         return (
             f"out of memory ({said}): `longrope plan` says what every job needs, docs/memory.md"
             " what can be lowered"
         )
     return None
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether a disk is full, by an error of Python or of a library that writes by itself."""
-    if isinstance(error, OSError) and error.errno in FULL_DISK:
-        return True
-    cause = error.__cause__ or error.__context__
-    said = any(text in str(error) for text in SAID_OF_FULL)
-    return said or (cause is not None and is_disk_full(cause))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _recorded(options: argparse.Namespace) -> None:

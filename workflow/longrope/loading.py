@@ -13,8 +13,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from longrope.errors import UserError
-from longrope.files import FULL_DISK
+from longrope.errors import UserError, one_line
+from longrope.files import is_disk_full
 from longrope.memory import is_out_of_memory
 
 SHOWN = 3  # names in a message
@@ -59,16 +59,10 @@ def readable(place: Path, wrong: str, read: Callable):
     except UserError:
         raise
     except Exception as error:
-        full = isinstance(error, OSError) and error.errno in FULL_DISK
-        if full or is_out_of_memory(error) or isinstance(error, ModuleNotFoundError):
+        missing = isinstance(error, ModuleNotFoundError)
+        if missing or is_disk_full(error) or is_out_of_memory(error):
             raise
         raise UserError(f"{place}: {wrong} ({one_line(error)})") from error
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line that is not too long."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def _judge(place: Path, model, report: dict) -> None:

@@ -10,7 +10,7 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 
-from longrope.errors import UserError
+from longrope.errors import UserError, one_line
 
 SAID = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
 
@@ -47,7 +47,7 @@ def within_memory(
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            said = " ".join(str(error).split()) or type(error).__name__
+            said = one_line(error, 200)
         _let_go()  # here, where the error no longer holds the frames and their tensors
         if not alone or not pieces.halve():  # several ranks cannot each try again
             ways = _lower_scores(model, shape[1]) if remedies is None else remedies
@@ -79,7 +79,7 @@ def _advice(halved: int, shape: tuple[int, int], ways: Sequence[str], said: str)
     least = 2 ** max(0, halved - 1)
     tried = f", in pieces of 1/{least} of the usual length, too" if least > 1 else ""
     return (
-        f"out of memory at {shape[0]} x {shape[1]:,} tokens{tried} ({said[:200]}):"
+        f"out of memory at {shape[0]} x {shape[1]:,} tokens{tried} ({said}):"
         f" {', or '.join([*ways, 'take a device with more memory'])}. `longrope plan` says what"
         " every job needs"
     )

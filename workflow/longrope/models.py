@@ -24,6 +24,7 @@ from longrope.loading import load_causal, readable
 METADATA = "longrope.json"
 TUNED = "tuned_factors.json"  # in checkpoints that were tuned here
 SCHEMA = 1  # of longrope.json
+CARD = "README.md"  # of a checkpoint: read for the licence of a base, written for an export
 LICENCES = ("LICEN[CS]E*", "COPYING*", "NOTICE*")  # what goes with weights wherever they go
 
 

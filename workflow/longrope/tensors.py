@@ -71,6 +71,11 @@ def _end(name: str, entry: object) -> int:
     return offsets[1]
 
 
+def is_beside(name: object) -> bool:
+    """Whether what an index of weights names is a file beside it, and no place elsewhere."""
+    return isinstance(name, str) and Path(name).name == name and name != ".."
+
+
 def check_whole(files: Iterable[Path]) -> None:
     """Raise UserError unless safetensors files are whole, and no tensor is in two of them."""
     places: dict[str, Path] = {}

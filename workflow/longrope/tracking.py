@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import get_origin
 from uuid import uuid4
 
-from longrope.errors import UserError, unknown_name
+from longrope.errors import UserError, one_line, unknown_name
 from longrope.files import read_json, replacing, write_checked
-from longrope.secret import hidden
 
 SCHEMA = 1  # of *.run.json
 AGAIN = "delete it and run its stage again"  # where a record is damaged
@@ -147,7 +146,7 @@ def sync(
             for run in _killed(incomplete, records, places):
                 client.set_terminated(run.info.run_id, status="KILLED")
         except Exception as error:  # MLflow's back ends raise anything: SQL, HTTP, imports
-            say(f"nothing synced: {_line(error)}")
+            say(f"nothing synced: {one_line(error)}")
             return SyncReport(0, 0, len(records) + broken)
         new = records.keys() - complete
         for run_id, record in records.items():
@@ -164,7 +163,7 @@ def sync(
                     _upload(client, experiment_id, record, *contents)
                     added += 1
             except Exception as error:
-                say(f"{record.name} is not synced: {_line(error)}")
+                say(f"{record.name} is not synced: {one_line(error)}")
                 if getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
                     break  # not this record's fault: each further one might wait for a dead server
     return SyncReport(added, len(records) - len(new), len(new) - added + broken)
@@ -213,7 +212,7 @@ class LiveRun:
                 _log(client, run, metrics=entry)
             client.set_terminated(run, status=entry)
         except Exception as error:  # whatever it is, the stage goes on
-            self._say(f"live tracking ends here: {_line(error)}")
+            self._say(f"live tracking ends here: {one_line(error)}")
 
 
 def _import_mlflow():
@@ -406,8 +405,3 @@ def _key(name: str) -> str:
 def _cut(text: str) -> str:
     mark = f" [cut, {len(text)} characters in all]"
     return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - len(mark)] + mark
-
-
-def _line(error: Exception) -> str:
-    """An error in one line, without the password that a URI may hold."""
-    return hidden(" ".join(str(error).split()) or type(error).__name__)[:300]

@@ -15,7 +15,7 @@ from longrope.audit.finding import LLAMA_CPP, Finding, Report, among
 from longrope.audit.surroundings import OLLAMA
 from longrope.audit.values import BASE, COUNT, NOT_BELOW, TOKENS, WORD, Rule, judge
 from longrope.audit.windows import TURNS, turns_of
-from longrope.errors import UserError
+from longrope.errors import UserError, one_line
 
 FREQS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
 TABLES = (FREQS, LONG, SHORT)
@@ -80,9 +80,8 @@ def open_gguf(path: Path):
         return gguf.GGUFReader(path)
     # The reader goes from number to number of the file, and errs wherever one is wrong.
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{path}: not a readable GGUF file ({said}); download or convert it again"
+            f"{path}: not a readable GGUF file ({one_line(error)}); download or convert it again"
         ) from None
 
 

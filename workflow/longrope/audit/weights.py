@@ -9,7 +9,7 @@ from longrope.audit.checkpoint import CONFIG, Checkpoint
 from longrope.audit.finding import Finding, everywhere
 from longrope.errors import UserError
 from longrope.files import read_json
-from longrope.tensors import read_header
+from longrope.tensors import is_beside, read_header
 
 INDEX = "model.safetensors.index.json"
 OTHERS = (
@@ -29,7 +29,7 @@ def check_weights(checkpoint: Checkpoint) -> Iterator[Finding]:
     files = sorted(folder.glob("*.safetensors"))
     if (folder / INDEX).exists():
         named = set(_weight_map(folder / INDEX).values())
-        outside = sorted(name for name in named if Path(name).name != name or name == "..")
+        outside = sorted(name for name in named if not is_beside(name))
         if outside:
             yield Finding(
                 "weights-outside", "error", INDEX, "weight_map",

@@ -14,9 +14,8 @@ from longrope.export.lost import Measured, Pair
 from longrope.export.tables import as_list
 from longrope.factors import RescaleFactors, describe
 from longrope.files import read_lines, write_text
-from longrope.import_model import CARD
 from longrope.job import commit
-from longrope.models import ModelRecord
+from longrope.models import CARD, ModelRecord
 from longrope.windows import window_label
 
 FORMS = {

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longrope.errors import UserError
+from longrope.models import CARD
 
-CARD = "README.md"
 TABLE = "| evaluation | length |"  # which a card has if something was measured
 
 

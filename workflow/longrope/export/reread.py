@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from longrope.architectures import body_of
-from longrope.errors import UserError
+from longrope.errors import UserError, one_line
 from longrope.export.full import full_keys
 from longrope.export.native import FOR_VLLM, inverse_frequencies
 from longrope.export.tables import Tables
@@ -170,10 +170,9 @@ def _load(draft: Path, *, trust: bool = False):
                 draft, dtype=torch.float32, trust_remote_code=trust, attn_implementation="sdpa"
             ).eval()
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        first = " ".join(str(error).split())[:300]
         raise UserError(
-            f"reread: transformers cannot load what was exported ({type(error).__name__}: {first});"
-            " this family is not supported in this form"
+            f"reread: transformers cannot load what was exported ({type(error).__name__}:"
+            f" {one_line(error)}); this family is not supported in this form"
         ) from error
 
 
