@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from longrope.config.base import Count, Finite, Whole
 from longrope.errors import UserError
 from longrope.files import read_json
 from longrope.reading import parse
@@ -18,8 +19,6 @@ from longrope.windows import parse_window
 SCHEMA = 2  # of evaluation files
 AGAIN = "delete it and run the evaluation again"
 Length = Annotated[str, AfterValidator(parse_window)]
-Whole = Annotated[int, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
@@ -71,7 +70,7 @@ class _Document(_Part):
     length: Whole
     document: str
     joined: bool
-    tokens: Annotated[int, Field(ge=1)]
+    tokens: Count
     loss: Finite
     windows: list[Annotated[list[Finite], Field(min_length=3, max_length=3)]]
     scored_sha256: str
@@ -79,7 +78,7 @@ class _Document(_Part):
 
 class _Passkeys(_Part):
     length: Whole
-    prompts: Annotated[int, Field(ge=1)]
+    prompts: Count
     found: Whole
     trials: list[_Trial]
 
@@ -117,7 +116,11 @@ TASKS = {  # task -> one result, one record
 
 def read_evaluation(path: Path) -> dict:
     """The JSON object of an evaluation file; UserError names what is wrong with it."""
-    record = read_json(path, AGAIN)
+    return checked(path, read_json(path, AGAIN))
+
+
+def checked(path: Path, record: dict) -> dict:
+    """The same object, which was read from there; UserError names what is wrong with it."""
     if "schema" not in record:
         raise UserError(f"{path}: the key 'schema' is missing: no file of an evaluation")
     if record["schema"] != SCHEMA:

@@ -77,8 +77,9 @@ class _Tee:
         self._streams = streams
 
     def write(self, text: str) -> int:
+        shown = hidden(text)
         for stream in self._streams:
-            stream.write(hidden(text))
+            stream.write(shown)
         return len(text)
 
     def flush(self) -> None:

@@ -3,15 +3,12 @@ What every line of a search's trace must hold: for the search that goes on from 
 """
 
 from pathlib import Path
-from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from longrope.config.base import Finite, Whole
 from longrope.errors import UserError
 from longrope.files import read_lines
-
-Whole = Annotated[int, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Line(BaseModel):

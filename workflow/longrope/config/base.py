@@ -40,7 +40,9 @@ def _names_something(text: str) -> str:
 Place = Annotated[str, AfterValidator(_names_something)]  # a file, a folder, a repository
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, strict=True)]  # strict: `true` is no 1
+Whole = Annotated[int, Field(ge=0, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=(1 << 63) - 1, strict=True)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # How a model runs when it is not trained; auto: float32 on a CPU, bfloat16 on a GPU.
 Precision = Literal["auto", "float32", "bfloat16"]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from longrope.config.base import Count, Name, Place, Seed, Settings, Window
+from longrope.config.base import Count, Name, Place, Seed, Settings, Whole, Window
 from longrope.windows import window_label
 
 
@@ -143,7 +143,7 @@ class BenchmarksSettings(Settings):
     questions: Questions | None = None
     """At most so many of each, evenly chosen from local files; `null`: all. From the hub: the first
     ones, and of MMLU a 57th of them, rounded up, of each of its 57 subjects (100: 114; 2: 57)."""
-    shots: Annotated[int, Field(ge=0, strict=True)] | None = None
+    shots: Whole | None = None
     """Examples before each question; `null`: as in the paper, 25, 10, 5 and 0. TruthfulQA has none
     in any case."""
     files: Place | None = None

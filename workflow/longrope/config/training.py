@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from longrope.config.base import BASE, Count, Name, Positive, Seed, Settings, Share, Window
+from longrope.config.base import (
+    BASE,
+    Count,
+    Name,
+    Positive,
+    Seed,
+    Settings,
+    Share,
+    Whole,
+    Window,
+)
 from longrope.windows import window_label
 
 MIXTURE = r"^(text|passage|copy|word|digits-[1-9]|dense-[1-9])$"
@@ -94,7 +104,7 @@ class PretrainSettings(LoopSettings):
     """Learning rate of embeddings and norms (AdamW)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Of both."""
-    warmup: Annotated[int, Field(ge=0, strict=True)] = 50
+    warmup: Whole = 50
     """Steps over which the rates rise."""
     hold: Share = 0.6
     """The rates are constant up to this share of the steps, then fall linearly."""
@@ -158,7 +168,7 @@ class TuningSettings(LoopSettings):
     """The highest, of AdamW."""
     schedule: Literal["linear", "constant"] = "linear"
     """`linear`: the rate falls to zero."""
-    warmup: int = Field(default=0, ge=0, strict=True)
+    warmup: Whole = 0
     """Steps over which the rate rises."""
     betas: tuple[Share, Share] = (0.9, 0.95)
     """Of AdamW."""

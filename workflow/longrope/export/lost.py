@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrope.evaluate.records import factors_at, identity_of
-from longrope.evaluation_file import read_evaluation
+from longrope.evaluation_file import AGAIN, checked
 from longrope.export.tables import Tables
 from longrope.factors import RescaleFactors
 from longrope.files import read_json
@@ -49,9 +49,10 @@ def read_measured(paths: Iterable[Path], record: ModelRecord) -> list[Measured]:
     """The perplexities and passkeys of some files that are about these very weights."""
     found = []
     for path in paths:
-        if read_json(path).get("weights_fingerprint") != record.fingerprint:
+        file = read_json(path, AGAIN)
+        if file.get("weights_fingerprint") != record.fingerprint:
             continue
-        file = read_evaluation(path)
+        checked(path, file)
         for label, result in file["results"].items():
             if file["task"] == "perplexity":
                 value, amount = result["perplexity"], result["tokens"]
