@@ -272,13 +272,14 @@ def test_every_length_runs_with_its_own_tier_and_beyond_the_last_with_the_last(
 )
 def test_a_shift_of_one_token_would_be_noticed(step, near, measure, tokenizer, tmp_path):
     """A model that is certain that 18 follows 17, and no more: of each token it sees only that."""
-    size = 32
+    size = tokenizer.vocab_size
     config = LlamaConfig(
         vocab_size=size,
         hidden_size=size,
         intermediate_size=8,
         num_hidden_layers=1,
         num_attention_heads=4,
+        head_dim=8,
         max_position_embeddings=WINDOW,
         tie_word_embeddings=False,
     )

@@ -408,7 +408,7 @@ def test_a_prompt_or_a_file_is_given_never_both_nor_none(prompt, file, question)
         (["King", "--temperature", "nan"], "--temperature nan: must be"),
         (["King", "--temperature", "inf"], "--temperature inf: must be"),
         (["King", "--temperature", "1", "--seed", "-1"], "--seed -1: must be"),
-        (["--file", "/nowhere.txt"], "/nowhere.txt: not a readable UTF-8 text"),
+        (["--file", "/nowhere.txt"], "/nowhere.txt: no such file"),
     ],
 )
 def test_what_generate_cannot_do_is_one_clear_error(results, capsys, options, message):

@@ -47,6 +47,10 @@ def read_text(path: Path) -> str:
     try:
         with COMPRESSED.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
             return file.read()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file (from {Path.cwd()})") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder, where a file is needed") from None
     except (OSError, UnicodeDecodeError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{path}: not a readable UTF-8 text ({error})") from None
 

@@ -150,10 +150,10 @@ def _of_gguf(name: str, path: Path) -> Architecture:
         raise UserError(f"models.{name}: {path} is not there, so its size is not known")
     reader = open_gguf(path)
 
-    def text(name: str):
-        if name not in reader.fields:
-            raise UserError(f"models.{name}: {path} has no {name}, so its size is not known")
-        return reader.fields[name].contents()
+    def text(key: str):
+        if key not in reader.fields:
+            raise UserError(f"models.{name}: {path} has no key {key}, so its size is not known")
+        return reader.fields[key].contents()
 
     kind = text("general.architecture")
 
