@@ -336,7 +336,7 @@ def test_settings_may_stand_in_a_file(tmp_path):
     (tmp_path / "slice.json").write_text('{"optimiser": 3}')
     for text, said in (
         (f"@{tmp_path}/slice.json", "--settings.*"),
-        (f"@{tmp_path}/none.json", "--settings: .*No such file"),
+        (f"@{tmp_path}/none.json", "--settings: .*no such file"),
     ):
         with pytest.raises(UserError, match=said):
             read_settings(SearchSettings, text)

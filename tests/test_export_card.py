@@ -1,5 +1,6 @@
 """The card and the serving bundle say what records say; the command and the rule make them."""
 
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from evaluations import documents, write_evaluation
 from exports import export, tiers_for, write_tiers
 from helpers import make_checkpoint
 from longrope.baselines import closed_form
+from longrope.catalogue import entry
 from longrope.cli import main
 from longrope.evaluate.records import identity_of
 from longrope.export.asked import Export
@@ -140,9 +142,9 @@ def test_records_of_other_weights_are_left_out(place, records, tmp_path):
 
 def test_without_records_the_card_says_that_nothing_was_measured(place, tmp_path):
     written = export(place / "model", place / "tiers/extended.json", tmp_path / "export")
-    assert "is not measured (give --records)" in written.lost[0]
+    assert "were not evaluated with the exported factors" in written.lost[0]
     text = (tmp_path / "export" / "README.md").read_text()
-    assert "No evaluation of these weights was given" in text
+    assert "Nothing was measured of these weights" in text
     assert "not known: look it up" in text and "license:" not in text
 
 
@@ -187,9 +189,9 @@ def test_lengths_at_which_the_exported_table_was_not_measured_are_named(place):
     tables = choose(tiers, None, two=False)
     longest, short = measured(256, tiers.longest, 3.0), measured(64, tiers.factors[0], 2.0)
     (said,) = losses(pairs([longest], tables), tables)
-    assert "at 64 tokens (the original window) is not measured with the exported factors:" in said
+    assert "at 64 tokens (the original window) is not measured with the exported factors" in said
     (said,) = losses(pairs([longest, short], tables), tables)
-    assert "with those of its tier 2.00 (books)" in said and "give --records" in said
+    assert "with those of its tier it is 2.00 (books)" in said
     middle = measured(128, tiers.factors[1], 2.5)
     said = list(losses(pairs([longest, short, middle], tables), tables))
     assert [each.split()[2] for each in said] == ["64", "128"]
@@ -321,3 +323,18 @@ def test_the_rule_exports_as_the_configuration_says(tmp_path):
         assert ("mlx" in command) is (form == "native")
         assert command[command.index("--tier") + 1] == "4096"
         assert command[command.index("--licence") + 1] == "other: see it's text"
+
+
+def test_published_factors_go_to_any_checkpoint_that_they_are_for(place, tmp_path, capsys):
+    carried, out = ROOT / "resources/models/tiny", tmp_path / "exported"
+    asked = ["export", "--factors", "tiny-base", "--out", str(out), "--model"]
+    assert main([*asked, str(carried)]) == 0
+    written = json.loads((out / "factors.json").read_text())
+    assert written["lambda"] == list(entry("tiny-base").tiers.longest.lambda_)
+    text = (out / "README.md").read_text()
+    assert "license: mit" in text and "a checkpoint on disk (tiny)" in text
+    shutil.copytree(place / "model", tmp_path / "bare")
+    (tmp_path / "bare/longrope.json").unlink()
+    assert main([*asked, str(tmp_path / "bare")]) == 1
+    assert "model 'tiny'" in capsys.readouterr().err
+    assert {each.name for each in tmp_path.iterdir()} == {"exported", "bare"}

@@ -558,6 +558,11 @@ def test_the_command_prints_writes_and_checks(tmp_path, monkeypatch, capsys):
     assert "nowhere.yaml: no such file" in capsys.readouterr().err
 
 
+def test_where_there_is_no_gpu_a_plan_counts_cores(default):
+    text, _ = plan(default, find_machine("cpu", flops=1e11))
+    assert "core-hours" in text and " 1 core at a time" in text and "GPU" not in text
+
+
 def test_a_workflow_that_does_not_fit_the_stated_gpu_does_not_start(tmp_path):
     (tmp_path / "resources").symlink_to(ROOT / "resources")
     config = ROOT / "config/config.yaml"

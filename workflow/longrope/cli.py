@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Every sub-command with its options."""
-    parser = argparse.ArgumentParser(
+    parser = Command(
         prog="longrope",
         epilog=EXAMPLES,
         usage="longrope [OPTIONS] COMMAND ...",

@@ -3,6 +3,8 @@ The one exception that means "the user can mend this", and how it tells what oth
 nothing heavy.
 """
 
+import difflib
+
 from longrope.secret import hidden
 
 
@@ -25,5 +27,12 @@ def one_line(error: BaseException, most: int = 300) -> str:
 
 
 def unknown_name(kind: str, name: str, known) -> UserError:
-    """The error for a name that is none of `known`; lists them all."""
-    return UserError(f"unknown {kind} {name!r}: known are {', '.join(sorted(known))}")
+    """The error for a name that is none of `known`; lists them all, and which is near."""
+    names = sorted(known)
+    return UserError(f"unknown {kind} {name!r}: known are {', '.join(names)}{meant(name, names)}")
+
+
+def meant(name: str, known: list[str]) -> str:
+    """The question whether the nearest of `known` was meant; empty if none is near."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -5,7 +5,6 @@ pydantic finds what is wrong; here its findings become lines that a person can a
 the key as it is written, the rule it breaks, the spelling that was probably meant.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from longrope.config.base import Settings
-from longrope.errors import UserError
+from longrope.errors import UserError, meant
 from longrope.files import parse_json, read_text
 from longrope.windows import PATTERN, parse_window
 
@@ -130,9 +129,8 @@ def _explain(problem: dict) -> str:
             key, known = str(problem["loc"][-1]), _known_keys()
             if key in known:
                 return "no key of this part, but of another; docs/configuration.md lists all keys"
-            near = difflib.get_close_matches(key, sorted(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else "docs/configuration.md lists all keys"
-            return f"unknown key; {hint}"
+            hint = meant(key, sorted(known)) or "; docs/configuration.md lists all keys"
+            return f"unknown key{hint}"
         case "missing":
             return "missing, and has no default"
         case _:

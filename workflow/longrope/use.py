@@ -16,6 +16,7 @@ from longrope.catalogue import entry, names
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, Tiers, make_tiers, read_tiers, with_original
 from longrope.factors import RescaleFactors, Rope, check_same_model
+from longrope.files import read_json
 from longrope.models import METADATA, fingerprint_of, read_record, tuned_factors
 from longrope.searched_on import MEANT, check_searched_on
 
@@ -227,17 +228,16 @@ def rope_of_folder(folder: Path) -> tuple[Rope, str]:
     if (folder / METADATA).exists():
         record = read_record(folder)
         return record.rope, record.fingerprint
-    _check_takes_factors(folder)
-    weights = fingerprint_of(folder)
-    return rope_of_config(complete_config(folder), folder.resolve().name, weights), weights
+    config, weights = complete_config(folder), fingerprint_of(folder)
+    _check_takes_factors(folder, config)
+    return rope_of_config(config, folder.resolve().name, weights), weights
 
 
-def _check_takes_factors(folder: Path) -> None:
+def _check_takes_factors(folder: Path, config: dict) -> None:
     """Raise UserError for a checkpoint that is rescaled by itself, an export for one."""
-    from longrope.architectures import complete_config, rope_block, rope_type_of
+    from longrope.architectures import PLAIN, rope_block, rope_type_of
 
-    config = complete_config(folder)
-    if rope_type_of(config) != "default":
+    if rope_type_of(config) != PLAIN:
         raise UserError(
             f"{folder}: its RoPE is rescaled already ({rope_block(config).get('rope_type')}), so it"
             " takes no factors: load it with transformers"
@@ -257,10 +257,17 @@ def _places(path: Path, factors) -> tuple[Path, object]:
             " (with config.json)"
         )
     if factors is None:
+        from longrope.architectures import complete_config
+
         beside = path.parent / "extended" / "extended.json"
         if path.name != "model" or not beside.exists():
-            _check_takes_factors(path)
-            raise UserError(f"{path}: a checkpoint alone has no factors: name a file or an entry")
+            config = read_json(path / "config.json")  # which says it at once, without transformers
+            scaled = config.get("rope_scaling")  # beside rope_parameters, transformers knows which
+            _check_takes_factors(path, complete_config(path) if scaled else config)
+            raise UserError(
+                f"{path}: a checkpoint alone has no factors: name a file, or a published entry"
+                " (`longrope factors` lists them)"
+            )
         return path, beside
     return path, factors
 

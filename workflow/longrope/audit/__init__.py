@@ -31,6 +31,8 @@ def check(path: Path) -> Report:
     if not path.exists():
         hub = "; of a model of the hub: hf download NAME --local-dir FOLDER"
         raise UserError(f"{path}: no such folder or file{hub if len(path.parts) == 2 else ''}")
+    if path.is_file() and path.suffix != ".json":
+        raise UserError(f"{path}: no config.json and no GGUF file; name the folder of a checkpoint")
     checkpoint = read_checkpoint(path)
     findings: list[Finding] = []
     if checkpoint.rotary:

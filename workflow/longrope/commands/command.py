@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-from longrope.errors import UserError
+from longrope.errors import UserError, meant
 from longrope.parallel.place import here
 
 HELP = {  # of the files that several commands take
@@ -45,6 +45,13 @@ class Command(argparse.ArgumentParser):
                 setattr(namespace, action.dest, self._get_values(action, rest))
                 rest = []
         return namespace, rest
+
+    def _check_value(self, action, value) -> None:
+        """Also which of many choices was meant."""
+        if action.choices is not None and value not in action.choices:
+            names = [str(each) for each in action.choices]
+            said = f"unknown {value!r}{meant(value, names) or '; one of ' + ', '.join(names)}"
+            raise argparse.ArgumentError(action, said)
 
     def add_files(self, *flags: str, **helps: str) -> None:
         """Paths that have to be given; `helps` replace what is said of them elsewhere."""

@@ -13,12 +13,13 @@ from longrope.job import Outcome
 def add_to(parsers) -> None:
     """Their parsers."""
     place = "results/mine/longrope-16k"
-    given = f"--model {place}/model --factors {place}/extended/extended.json"
+    asked = f"--model {place}/model --factors {place}/extended/extended.json"
     command = new_command(
         parsers, "export", export, "export an extended model for other tools",
-        f"export {given} --out mine-16k",
-        f"export --form gguf {given} --out mine-16k-gguf",
-        f"export --engine vllm --dtype bfloat16 {given} --out mine-16k-vllm",
+        f"export {asked} --out mine-16k",
+        f"export --form gguf {asked} --out mine-16k-gguf",
+        "export --model models/mine --factors NAME --out mine-16k",
+        f"export --engine vllm --dtype bfloat16 {asked} --out mine-16k-vllm",
     )  # fmt: skip
     command.add_argument(
         "--form", choices=("native", "full", "gguf"), default="native",
@@ -51,7 +52,12 @@ def add_to(parsers) -> None:
         "--trainings", type=Path, nargs="*",
         help=f"{HELP['--trainings']}, for the card (default that beside the model)",
     )  # fmt: skip
-    command.add_files("--model", "--factors", "--out", out="the folder that is made")
+    command.add_files(
+        "--model", "--factors", "--out",
+        model="a checkpoint of the workflow, or any other that the factors are for",
+        factors="factors.json, or extended.json, or the name of a published entry",
+        out="the folder that is made",
+    )  # fmt: skip
 
     command = new_command(
         parsers, "factors", factors, "list, print or write published factors",
@@ -84,6 +90,7 @@ def add_to(parsers) -> None:
 def export(options: argparse.Namespace) -> Outcome:
     from longrope.export.engines import find_engine
     from longrope.export.found import records_beside, trainings_beside
+    from longrope.export.given import given
     from longrope.export.stage import Export, export_model, summary
 
     default = "llama.cpp" if options.form == "gguf" else "transformers"
@@ -100,7 +107,8 @@ def export(options: argparse.Namespace) -> Outcome:
         records = records_beside(options.model)
     if trainings is None:
         trainings = trainings_beside(options.model)
-    written = export_model(asked, options.model, options.factors, options.out, records, trainings)
+    with given(options.model, options.factors, options.out) as (model, tiers):
+        written = export_model(asked, model, tiers, options.out, records, trainings)
     print("\n".join(summary(asked, written, options.out)))
     return Outcome(artifacts=[options.out / "README.md", options.out / "longrope_export.json"])
 

@@ -108,6 +108,14 @@ def base_of(record: ModelRecord) -> str | None:
     return record.source["name"] if record.source.get("kind") == "hub" else None
 
 
+def _origin(record: ModelRecord) -> str:
+    """Where base weights that are not of the hub come from, for people."""
+    kind, file = record.source.get("kind"), record.public_source.get("file")
+    if kind == "pretrain":
+        return "pre-trained for this purpose"
+    return f"a {'GGUF file' if kind == 'gguf' else 'checkpoint on disk'} ({file})"
+
+
 def _front_matter(licence, base, asked: Export, record: ModelRecord) -> list[str]:
     import yaml
 
@@ -146,7 +154,6 @@ def _trial(written: Written) -> list[str]:
 
 def _facts(asked: Export, record: ModelRecord, written: Written, licence, base) -> list[str]:
     rope, tables = record.rope, written.tables
-    source = ", ".join(f"{key} {value}" for key, value in record.public_source.items())
     said = written.difference
     compared = (
         "by the package gguf: every tensor and key; not run"
@@ -164,7 +171,7 @@ def _facts(asked: Export, record: ModelRecord, written: Written, licence, base) 
             f"{tables.long.attention_factor:g}"
             + (", in the query weights (config.json says 1)" if written.in_weights else ""),
         ),
-        ("base model", base or f"{rope.model} ({source})"),
+        ("base model", base or f"{rope.model}, {_origin(record)}"),
         ("licence of the base", licence or "not known: look it up before you publish this"),
         (
             "changed in its config",
@@ -230,7 +237,7 @@ def _lacks(asked: Export, written: Written) -> list[str]:
 
 def _measured(rows: Sequence[Pair], form: str) -> list[str]:
     if not rows:
-        return ["No evaluation of these weights was given (`--records`).", ""]
+        return ["Nothing was measured of these weights.", ""]
     lines = []
     for task, unit in (("perplexity", "perplexity"), ("passkey", "passkeys found")):
         own = [row for row in rows if row.task == task]

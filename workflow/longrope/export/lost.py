@@ -103,8 +103,8 @@ def losses(rows: Sequence[Pair], tables: Tables) -> Iterator[str]:
     it, the original window above all."""
     if not any(row.export for row in rows):
         yield (
-            "no evaluation of these weights with the exported factors was given: what they cost at"
-            " short windows is not measured (give --records)"
+            "These weights were not evaluated with the exported factors: what they cost at short"
+            " windows is not known."
         )
         return
     original = tables.tiers.rope.original_window
@@ -126,8 +126,7 @@ def losses(rows: Sequence[Pair], tables: Tables) -> Iterator[str]:
             others = "; ".join(f"{row.tiers.value:.2f} ({row.evaluation})" for row in of_tiers)
             yield (
                 f"perplexity at {length} tokens{where} is not measured with the exported factors"
-                f"{f', with those of its tier {others}' if others else ''}: give --records of these"
-                " weights with these factors at every length"
+                f"{f'; with those of its tier it is {others}' if others else ''}"
             )
 
 

@@ -16,10 +16,7 @@ from longrope.plan.text import aligned, hours_text
 from longrope.study import corpus_of
 from longrope.windows import window_label
 
-HEADER = (
-    "job", "model, weights", "of", "at", "jobs", "tokens", "FLOPs", "GiB", "GPUs", "time",
-    "GPU-hours", "GiB of disk",
-)  # fmt: skip
+FIRST = ("job", "model, weights", "of", "at", "jobs", "tokens", "FLOPs", "GiB")
 NAMED = 3  # methods that a line names
 ORDER = ("import", "pretrain", "tokenize", "derive", "search", "finetune", "assemble", "evaluate")
 
@@ -72,8 +69,8 @@ def plan(
     parts = [
         f"The jobs of the target `{target}` on {machine.name}: {machine.memory / GIB:.0f} GiB,"
         f" {machine.flops / 1e12:.4g} TFLOP/s at best, {machine.reached}.",
-        aligned([list(HEADER), *(line.cells for line in _lines(estimates))]),
-        _totals(config, estimates),
+        aligned([_header(machine), *(line.cells for line in _lines(estimates))]),
+        _totals(config, estimates, machine),
     ]
     if notes := _notes(config, estimates, machine):
         parts.append("\n".join(notes))
@@ -158,7 +155,17 @@ def _lines(estimates: list[Estimate]) -> Iterable[Line]:
     return [Line(tuple(group)) for group in sorted(groups.values(), key=place)]
 
 
-def _totals(config: Config, estimates: list[Estimate]) -> str:
+def _unit(machine: Machine) -> str:
+    """What a job has one or more of."""
+    return "core" if machine.is_cpu else "GPU"
+
+
+def _header(machine: Machine) -> list[str]:
+    unit = _unit(machine)
+    return [*FIRST, f"{unit}s", "time", f"{unit}-hours", "GiB of disk"]
+
+
+def _totals(config: Config, estimates: list[Estimate], machine: Machine) -> str:
     widest = max(each.gpus for each in estimates)
     chain = max(chains(study_tasks(config, estimates, widest)).values())
     hours = sum(each.hours for each in estimates)
@@ -168,11 +175,11 @@ def _totals(config: Config, estimates: list[Estimate]) -> str:
     gpu_hours = sum(each.hours * each.gpus for each in estimates)
     return (
         f"In all {len(estimates)} jobs: {_short(tokens)} tokens, {_short(flops, power=True)} FLOPs,"
-        f" {_hours(gpu_hours)} GPU-hours, {_gib(disk)} GiB of disk.\n"
+        f" {_hours(gpu_hours)} {_unit(machine)}-hours, {_gib(disk)} GiB of disk.\n"
         f"One after the other they take {hours_text(hours)}; side by side where they"
         f" can, {hours_text(chain)}: the longest chain.\n"
         f"At most {_gib(max(each.memory for each in estimates))} GiB and"
-        f" {widest} GPUs at a time in one job."
+        f" {widest} {_unit(machine)}{'s' if widest > 1 else ''} at a time in one job."
     )
 
 
@@ -215,7 +222,7 @@ def _notes(config: Config, estimates: list[Estimate], machine: Machine) -> list[
             " more. `splits.limits` can say how many there are."
         )
     if machine.is_cpu:
-        notes.append("GPUs: how many machines of this size; one core each.")
+        notes.append("Cores: one of each machine of this size; memory is that of the machine.")
     return notes
 
 
