@@ -45,6 +45,7 @@ from longrope.study import ON_TUNED
 from longrope.windows import window_label
 
 REACH = 4.0  # figure 1 ends at so many times a model's lowest perplexity
+TICK = 0.45  # inches from one length to the next, which a word below it wants
 MARKERS = "osD^vP"  # by tuning
 DASHES = ((0, (4, 1.5)), "-", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))
 
@@ -119,7 +120,9 @@ def _over_length(
                     state = before if part[0].weights == BASE else "fine-tuned"
                     titles.append(f"{model}, {state}: {text}")
     height = max([2.3, *(0.15 * len(part) for part in parts)])
-    figure, axes_of = panels(names, columns=1, width=2.5, height=height)
+    ticks = [len({length for each in part for length in each.lengths}) for part in parts]
+    width = max([2.5, *(TICK * number for number in ticks)])
+    figure, axes_of = panels(names, columns=1, width=width, height=height)
     for axes, part, labels, title in zip(axes_of, parts, names, titles, strict=True):
         model, text = part[0].model, part[0].name
         settings = config.models[model]
