@@ -28,8 +28,8 @@ from longrope.finetune import batches_of
 from longrope.models import load_model, load_tokenizer, read_record, tuned_factors
 from longrope.report.load import read_evaluations
 from longrope.search.stage import search_factors
-from longrope.tracking import RunRecord, write_record
-from longrope.tracking import read_record as read_run
+from longrope.tracking.records import RunRecord, write_record
+from longrope.tracking.records import read_record as read_run
 
 REMEDY = re.compile(r"delete (it|\S+) and run")
 FLIPS = 40  # of a file that is read in no time

@@ -43,7 +43,7 @@ from longrope.parallel.sharding import _damaged
 from longrope.reading import read_yaml
 from longrope.tensors import check_finite, check_whole
 from longrope.trace_file import read_trace_lines
-from longrope.tracking import read_record as read_run
+from longrope.tracking.records import read_record as read_run
 
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", 12))
 JUNK = [None, True, -1, 0.5, 10**30, "", "x", [], {}, [1], {"a": 1}]

@@ -25,7 +25,9 @@ from longrope.models import read_record
 from longrope.parallel import sharding
 from longrope.parallel.reasons import leave_report
 from longrope.secret import hidden
-from longrope.tracking import LiveRun, RunRecord, sync, write_record
+from longrope.tracking.live import LiveRun
+from longrope.tracking.records import RunRecord, write_record
+from longrope.tracking.sync import sync
 from micro import CONFIG, configuration, make_place, snakemake
 
 LIMIT = 900  # seconds, after which something hangs

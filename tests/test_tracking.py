@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from longrope import tracking
 from longrope.errors import UserError
 from longrope.files import read_json
-from longrope.tracking import LiveRun, RunRecord, SyncReport, read_record, sync, write_record
+from longrope.tracking import store
+from longrope.tracking.live import LIVE_QUEUE, LiveRun
+from longrope.tracking.records import RunRecord, read_record, write_record
+from longrope.tracking.sync import ARTIFACT_LIMIT, SyncReport, sync
 
 CLOSED = "http://127.0.0.1:9"  # nobody listens
 
@@ -204,7 +206,7 @@ def test_names_and_values_that_mlflow_refuses_are_adapted_visibly(tmp_path, uri,
 
 
 def test_missing_and_large_files_are_left_out_with_a_message(tmp_path, uri, experiment):
-    (tmp_path / "weights").write_bytes(bytes(tracking.ARTIFACT_LIMIT + 1))
+    (tmp_path / "weights").write_bytes(bytes(ARTIFACT_LIMIT + 1))
     a_record(tmp_path / "results", curves=["gone.jsonl"], artifacts=["gone.json", "weights"])
     said = []
     assert sync(tmp_path / "results", uri, experiment, said.append) == SyncReport(1, 0, 0)
@@ -278,7 +280,7 @@ def test_a_record_that_mlflow_refuses_does_not_stop_the_others(tmp_path, uri, ex
 
 @pytest.mark.parametrize("kind", ["silent_server", "dribbling_server", "no server"])
 def test_a_dead_server_costs_one_line_and_seconds(tmp_path, request, kind, monkeypatch):
-    monkeypatch.setattr(tracking, "CALL_SECONDS", 3)
+    monkeypatch.setattr(store, "CALL_SECONDS", 3)
     server = request.getfixturevalue(kind) if kind.endswith("_server") else CLOSED
     a_record(tmp_path / "results")
     a_record(tmp_path / "results")
@@ -337,17 +339,25 @@ def test_a_sync_that_finds_another_one_running_gives_up_with_one_line(
     tmp_path, uri, experiment, monkeypatch
 ):
     a_record(tmp_path / "results")
-    monkeypatch.setattr(tracking, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
     said = []
     with FileLock(uri.removeprefix("sqlite:///") + ".lock"):
         assert sync(tmp_path / "results", uri, experiment, said.append) == SyncReport(0, 0, 1)
     assert len(said) == 1 and "another sync is running" in said[0]
 
 
+PATIENT = """
+from pathlib import Path
+from longrope.tracking import store
+from longrope.tracking.sync import sync
+store.LOCK_SECONDS = 300  # the machine may have more to do
+"""
+
+
 def in_a_process(code, *arguments):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
-        [sys.executable, "-c", f"from longrope.tracking import *\n{code}", *arguments],
+        [sys.executable, "-c", PATIENT + code, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -356,8 +366,7 @@ def in_a_process(code, *arguments):
 
 def test_two_syncs_at_once_into_a_fresh_store_bring_each_run_once_and_say_nothing(tmp_path):
     records = [a_record(tmp_path / "results") for _ in range(3)]
-    patient = "from longrope import tracking; tracking.LOCK_SECONDS = 300; sync(Path('results'))"
-    both = [in_a_process(patient) for _ in range(2)]
+    both = [in_a_process("sync(Path('results'))") for _ in range(2)]
     assert [process.communicate()[0] for process in both] == [b"", b""]
     _, runs = runs_in(f"sqlite:///{tmp_path}/mlflow.db", "longrope")
     found = sorted(run.data.tags["longrope.run_id"] for run in runs)
@@ -379,12 +388,13 @@ def test_a_sync_killed_while_it_makes_the_store_does_not_break_it(tmp_path):
 
 
 JOB = """
-import sys, time
+import os, sys, time
+from datetime import datetime
 import mlflow
-from longrope import tracking
+from longrope.tracking.live import LiveRun
+from longrope.tracking.records import RunRecord, write_record
 
 number, place, end = sys.argv[1:]
-tracking.LOCK_SECONDS = 300  # the machine may have more to do
 name, began = f"logs/job-{place}", datetime.now().astimezone().isoformat()
 record = RunRecord("finetune", name, "finished", began, 1.0, run_id=number, metrics={"loss": 1.0})
 if end == "killed":  # as soon as MLflow has the run
@@ -445,7 +455,7 @@ def test_a_live_run_with_a_dead_server_never_waits_to_log_and_five_seconds_to_le
     gc.collect()  # of what hundreds of tests left it takes a second, and none follows at once
     with LiveRun("1" * 32, "tiny/base/finetune/1k", say=lambda line: None) as live:
         began = time.monotonic()
-        for step in range(2 * tracking.LIVE_QUEUE):
+        for step in range(2 * LIVE_QUEUE):
             live.log({"step": step, "loss": 1.0})
         logged = time.monotonic()
     assert logged - began < 1

@@ -172,7 +172,7 @@ def _leave_record(
     outcome: Outcome,
     tags: dict[str, str],
 ) -> None:
-    from longrope.tracking import RunRecord, write_record
+    from longrope.tracking.records import RunRecord, write_record
 
     record = RunRecord(
         run_id=options.run_id,

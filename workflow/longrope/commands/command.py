@@ -130,7 +130,7 @@ def window(text: str) -> int:
 
 def live_run(options: argparse.Namespace):
     """Where MLFLOW_TRACKING_URI is set, metrics go there as they come; else nowhere."""
-    from longrope.tracking import LiveRun
+    from longrope.tracking.live import LiveRun
 
     if not here().leads:
         return contextlib.nullcontext(SimpleNamespace(log=lambda record: None))

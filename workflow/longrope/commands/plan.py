@@ -130,7 +130,7 @@ def schema(options: argparse.Namespace) -> None:
 
 
 def sync(options: argparse.Namespace) -> None:
-    from longrope.tracking import sync
+    from longrope.tracking.sync import sync
 
     report = sync(options.records, options.uri, options.experiment, seconds=options.seconds)
     print(report)
