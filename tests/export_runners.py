@@ -2,6 +2,7 @@
 One engine, run on its own: the log-probabilities of the next token after each of some prompts.
 
     python -I tests/export_runners.py ENGINE MODEL PROMPTS.json OUT.npz
+    python -I tests/export_runners.py serve    # the same for every line of arguments, as JSON
 
 longrope cannot be imported here: it runs with the Python of an environment that holds the engine
 and numpy. PROMPTS.json holds lists of tokens. Each runner returns one row over the whole vocabulary
@@ -9,6 +10,7 @@ for each, from weights and a cache in float32.
 """
 
 import ast
+import contextlib
 import functools
 import itertools
 import json
@@ -17,6 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import traceback
 import types
 import typing
 import zipfile
@@ -460,8 +463,35 @@ def log_softmax(row: np.ndarray) -> np.ndarray:
     return row - top - np.log(np.exp(row - top).sum())
 
 
-if __name__ == "__main__":
-    sys.modules["longrope"] = None  # importing it fails, wherever it is installed
-    name, model, prompts, out = sys.argv[1:]
+def answer(name: str, model: str, prompts: str, out: str) -> None:
+    """Run one engine, and write its rows."""
     rows = RUNNERS[name](model, json.loads(Path(prompts).read_text()))
     np.savez(out, *[log_softmax(row) for row in rows])
+
+
+def serve() -> None:
+    """Answer every line of arguments in a fork of this process, which has imported what is heavy:
+    each begins as a new process would, seconds earlier. The line that comes back is its exit code;
+    its last argument is the file of what it printed."""
+    with contextlib.suppress(ImportError):  # an engine that needs none of it
+        import torch  # noqa: F401
+        from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401
+    for line in sys.stdin:
+        *arguments, said = json.loads(line)
+        if (pid := os.fork()) == 0:
+            file = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+            os.dup2(file, 1)
+            os.dup2(file, 2)
+            code = 1
+            try:
+                answer(*arguments)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    sys.modules["longrope"] = None  # importing it fails, wherever it is installed
+    serve() if sys.argv[1:] == ["serve"] else answer(*sys.argv[1:])

@@ -1,6 +1,8 @@
 """An extended model to export, and what other processes make of the export."""
 
+import atexit
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -87,11 +89,21 @@ def run(runner: str, model: Path, prompts: list, place: Path, python: str = sys.
     """Log-probabilities of the next token, by a process of its own without longrope."""
     place.mkdir(parents=True, exist_ok=True)
     (place / "prompts.json").write_text(json.dumps(prompts))
-    command = [python, "-I", RUNNERS, runner, model, place / "prompts.json", place / "out.npz"]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
+    server = _server(python)
+    asked = [runner, model, place / "prompts.json", place / "out.npz", place / "said.txt"]
+    print(json.dumps([str(Path(each)) for each in asked]), file=server.stdin, flush=True)
+    assert server.stdout.readline() == "0\n", (place / "said.txt").read_text()[-2000:]
     with np.load(place / "out.npz") as found:
         return [found[name] for name in found.files]
+
+
+@functools.cache
+def _server(python: str) -> subprocess.Popen:
+    """Runs engines with a Python, for as long as the tests last."""
+    command = [python, "-I", str(RUNNERS), "serve"]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(server.kill)
+    return server
 
 
 def run_here(runner: str, model: Path, prompts: list) -> list[np.ndarray]:

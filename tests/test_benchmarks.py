@@ -175,7 +175,7 @@ def test_a_folder_with_one_question_is_refused_before_anything_runs(tiny, tmp_pa
 
 @needs_harness
 @pytest.mark.parametrize(
-    ("shots", "questions", "names"), [(0, 100, list(SHOTS)), (2, 12, ["hellaswag", "mmlu"])]
+    ("shots", "questions", "names"), [(0, 40, list(SHOTS)), (2, 12, ["hellaswag", "mmlu"])]
 )
 def test_benchmarks_equal_the_harness_s_own_command_line_on_the_same_files(
     tiny, tmp_path, shots, questions, names

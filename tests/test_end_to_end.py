@@ -1,4 +1,4 @@
-"""A micro study through every stage, from text to figures, as a user runs it."""
+"""A micro study through every stage, from text to figures."""
 
 import json
 import subprocess
@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from micro import CONFIG, ROOT, make_place, snakemake
+from warm import warm
 
 FIGURES = ("figure1", "figure2", "figure4", "depths", "figure5", "figure6")
 TABLES = (
@@ -16,9 +17,9 @@ TABLES = (
 )
 
 
-def run(place: Path, *arguments: str) -> subprocess.CompletedProcess:
+def run(place: Path, *arguments: str, env=None) -> subprocess.CompletedProcess:
     command = snakemake(place, CONFIG, *arguments)
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,8 @@ def study(tmp_path_factory):
     """The working directory of a finished micro study."""
     place = tmp_path_factory.mktemp("micro")
     make_place(place)
-    result = run(place, "--cores", "2", "study")
+    with warm(tmp_path_factory.mktemp("warm") / "bin") as environment:
+        result = run(place, "--cores", "2", "study", env=environment)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-8000:]
     return place
 

@@ -13,7 +13,7 @@ from same import RECORDS, records
 SCRIPT = ROOT / "workflow/scripts/in_pieces.py"
 FACTORS = "results/micro/base/factors/search/256"
 MODEL = "results/micro/base/model"
-STEPS = 500  # of pre-training: most of the time
+STEPS = 300  # of pre-training: most of the time
 
 
 def make_place(folder: Path, checkpoint_every: int = 20) -> Path:

@@ -33,6 +33,7 @@ from longrope.plan import estimate
 from longrope.plan.machine import Machine
 from longrope.study import factor_files, lengths_of
 from longrope.windows import parse_window
+from warm import warm
 
 CPU = Machine("cpu", 16 << 30, 1e11)
 H100 = Machine("h100-80gb", 80 << 30, 9.9e14)
@@ -310,7 +311,6 @@ def test_extend_goes_on_with_the_configuration_of_its_first_start_and_no_other(
 def test_extend_runs_every_stage_and_exports_the_model(source, texts, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "workflow"), *sys.path[:1]]))
     out = tmp_path / "mine"
-    # Fewer jobs than it would write: each takes seconds to begin.
     command = begin(source, texts, out, to="128")
     assert main(["init", *command[1:-1], str(out / "config.yaml")]) == 0
     config = yaml.safe_load((out / "config.yaml").read_text())
@@ -318,7 +318,14 @@ def test_extend_runs_every_stage_and_exports_the_model(source, texts, tmp_path, 
     assert list(model["evaluation"]) == ["text"]  # no room for passkeys
     model["evaluation"]["text"]["methods"] = {"longrope-128": ["extended"]}
     (out / "config.yaml").write_text(yaml.safe_dump(config))
-    assert main([*command, "--cores", "2"]) == 0, capfd.readouterr().err
+    watched = extend.run_watched
+    with warm(tmp_path / "bin") as warmed:
+        monkeypatch.setattr(
+            extend,
+            "run_watched",
+            lambda *words, env, **more: watched(*words, env=env | {"PATH": warmed["PATH"]}, **more),
+        )
+        assert main([*command, "--cores", "2"]) == 0, capfd.readouterr().err
     shown = capfd.readouterr().out
     weights = out / "results/my-model-v1/longrope-128"
     assert f"from Python: longrope.load({str(weights)!r})" in shown

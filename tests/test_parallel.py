@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.distributed import PrefixStore, TCPStore
+from torch.distributed import DistNetworkError, PrefixStore, TCPStore
 
 import ranks
 from helpers import Killed, make_checkpoint, make_tokens
@@ -31,7 +31,7 @@ from longrope.mixture import Batch
 from longrope.parallel import launch, place, reasons
 from longrope.parallel.place import Place
 from longrope.parallel.pulse import Pulse, Silence
-from longrope.parallel.reasons import Ended, cause_of
+from longrope.parallel.reasons import Ended, cause_of, lost_another
 from longrope.parallel.sequence import match_heads
 
 HERE = Path(__file__).parent
@@ -284,7 +284,7 @@ def test_where_a_rank_of_one_machine_is_killed_the_other_points_to_it_and_both_g
     (pid,) = children_of(machines[0])
     os.kill(pid, signal.SIGKILL)
     said = [each.communicate(timeout=LIMIT)[1] for each in machines]
-    assert [each.returncode for each in machines] == [1, 1]
+    assert [each.returncode for each in machines] == [1, 1], said
     assert re.search("rank . of 2 was killed by SIGKILL; run the stage again", said[0])
     assert re.search("another of 2 machines has ended|a rank of 2 was lost", said[1])
     assert "did not meet" not in said[1] and "Traceback" not in said[1]
@@ -417,6 +417,11 @@ def test_one_message_says_why_it_ended(ended, said, code):
     message, found = cause_of(ended, 4, "search", 5)
     assert said in message and found == code
     assert code == 70 or message.count("\n") == 0
+
+
+def test_what_torch_calls_a_lost_connection_is_no_error_of_the_rank_s_own():
+    assert lost_another(DistNetworkError("failed to recv, got 0 bytes"))
+    assert not lost_another(RuntimeError("failed to recv, got 0 bytes"))
 
 
 def test_a_machine_that_the_first_one_cannot_be_reached_from_says_so(monkeypatch, capsys):

@@ -308,10 +308,18 @@ GROUPED = Architecture(3, 64, 8, 2, 16, 96, 32, False)
 WIDE = Architecture(3, 64, 4, 4, 16, 176, 32, False)
 
 
-@pytest.mark.parametrize("shape", [WIDE, GROUPED])
+@pytest.mark.parametrize(
+    ("shape", "recomputed", "pieces"),
+    [
+        (WIDE, False, "whole"),
+        (WIDE, True, "in pieces"),
+        (GROUPED, True, "whole"),
+        (GROUPED, False, "in pieces"),
+    ],
+    indirect=["pieces"],
+)
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize(("lora", "half"), KINDS)
-@pytest.mark.parametrize("recomputed", [False, True])
 def test_a_training_step_holds_what_is_planned(shape, autocast, lora, half, recomputed, pieces):
     """Two sequences, one at a time: gradients are there when the second runs."""
     if half and not autocast:

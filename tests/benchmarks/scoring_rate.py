@@ -51,7 +51,7 @@ def main() -> None:
         seconds = best(lambda tokens=tokens: token_losses(model, tokens), options.repeats)
         reached = forward(shape, length).total / seconds
         print(f"{window_label(length):>6} {seconds:12.3f} {length / seconds:12,.0f}"
-              f" {reached / 1e12:11.3g} {reached / rate:22.0%}")  # fmt: skip
+              f" {reached / 1e12:11.3g} {reached / rate:22.2%}")  # fmt: skip
 
 
 @torch.no_grad()

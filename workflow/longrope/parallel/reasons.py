@@ -19,14 +19,16 @@ from longrope.parallel.pulse import Silence
 from longrope.secret import hidden
 
 REPORT = "TORCHELASTIC_ERROR_FILE"  # where a rank says why it failed; set by torch
-LOST = (  # what a rank that lost another one says
+LOST = (  # what a rank that lost another one says, and what torch calls the error
     "gloo",
     "NCCL",
     "Connection closed by peer",
     "Connection reset by peer",
+    "Broken pipe",
     "Timed out waiting",
     "DistBackendError",
     "DistNetworkError",
+    "DistStoreError",
 )
 PLACE, ADVICE = re.compile(r"\[/\S+:\d+\] "), ". This is typically caused by"  # in gloo's words
 TIMED_OUT = re.compile("tim(ed|e) ?out|no sign of life", re.IGNORECASE)
@@ -67,7 +69,8 @@ def lost_another(error: BaseException) -> bool:
     """Whether a failure is only that of another rank, as it is seen from this one."""
     if isinstance(error, Silence):
         return True
-    return isinstance(error, RuntimeError) and any(each in str(error) for each in LOST)
+    said = f"{type(error).__name__}: {error}"
+    return isinstance(error, RuntimeError) and any(each in said for each in LOST)
 
 
 @dataclass(frozen=True, slots=True)
