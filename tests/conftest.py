@@ -49,7 +49,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tokenizer(corpus, tmp_path_factory):
     """A byte-level BPE of 384 tokens, trained on the excerpts."""
-    from longrope.pretrain import train_tokenizer
+    from longrope.training.pretrain import train_tokenizer
 
     return train_tokenizer(corpus, 384, tmp_path_factory.mktemp("tokenizer"))
 
@@ -85,7 +85,7 @@ def checkpoint(tokenizer, tmp_path_factory) -> Path:
 def model_folder(checkpoint, tmp_path_factory) -> Path:
     """The tiny checkpoint as the project imports it."""
     from longrope.config import FolderModel
-    from longrope.import_model import import_model
+    from longrope.models.import_model import import_model
 
     folder = tmp_path_factory.mktemp("imported") / "model"
     import_model(FolderModel(kind="folder", path=str(checkpoint)), "tiny", WINDOW, folder)
@@ -95,7 +95,7 @@ def model_folder(checkpoint, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def rope(model_folder):
     """The RoPE of the tiny model: 4 pairs."""
-    from longrope.models import read_record
+    from longrope.models.checkpoint import read_record
 
     return read_record(model_folder).rope
 
@@ -103,7 +103,7 @@ def rope(model_folder):
 @pytest.fixture
 def model(model_folder):
     """The tiny model, loaded anew: a test may change it."""
-    from longrope.models import load_model
+    from longrope.models.checkpoint import load_model
 
     return load_model(model_folder)
 

@@ -21,7 +21,7 @@ from longrope.export.engines import find_engine
 from longrope.export.stage import Export, Written, export_model
 from longrope.extended import ExtendedModel, Tiers, read_tiers, write_extended
 from longrope.factors import RescaleFactors, Rope
-from longrope.models import load_model, load_tokenizer, read_record
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record
 from longrope.rope import install
 
 RUNNERS = Path(__file__).parent / "export_runners.py"

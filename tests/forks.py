@@ -14,7 +14,7 @@ from pathlib import Path
 HEAVY = (
     *("torch", "transformers.models.llama.modeling_llama", "accelerate", "pandas"),
     *("torch.distributed.checkpoint.state_dict", "longrope.search.stage", "longrope.search.cma_es"),
-    *("longrope.finetune", "longrope.evaluate.perplexity", "longrope.evaluate.passkey"),
+    *("longrope.training.finetune", "longrope.evaluate.perplexity", "longrope.evaluate.passkey"),
 )
 
 CODE = """

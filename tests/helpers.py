@@ -21,14 +21,14 @@ from longrope.config.training import TuningStage
 from longrope.corpus import SPLITS, tokenize_corpus
 from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.files import read_lines
-from longrope.finetune import finetune
-from longrope.import_model import import_model
-from longrope.models import load_model, load_tokenizer, read_record, save_model
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record, save_model
+from longrope.models.import_model import import_model
 from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT
 from longrope.search.driver import run_search
 from longrope.search.optimisers import make_optimiser
 from longrope.search.scoring import Score
 from longrope.search.space import first_space
+from longrope.training.finetune import finetune
 
 ROOT = Path(__file__).parents[1]
 WINDOW = 64  # tokens that the checkpoint is made for

@@ -18,15 +18,15 @@ from longrope.config.training import LoopSettings, TuningStage
 from longrope.evaluate.passkey import evaluate_passkey
 from longrope.evaluate.perplexity import evaluate_perplexity
 from longrope.factors import RescaleFactors, Rope, write_factors
-from longrope.finetune import finetune
 from longrope.losses import predictions, token_losses
-from longrope.mixture import Batch
-from longrope.models import read_record
+from longrope.models.checkpoint import read_record
 from longrope.parallel.place import here, join, leave
 from longrope.parallel.sequence import spread_attention
 from longrope.rope import install
 from longrope.search.stage import search_factors
-from longrope.training import Rate, train
+from longrope.training.finetune import finetune
+from longrope.training.loop import Rate, train
+from longrope.training.mixture import Batch
 
 HEADS = {"grouped": (4, 2), "one for all": (4, 1), "not divided": (3, 3), "three and one": (3, 1)}
 FAMILIES = ("qwen3", "phi3", "gpt_neox")

@@ -13,9 +13,9 @@ from longrope.config import FolderModel
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, Tiers
 from longrope.factors import RescaleFactors
-from longrope.import_model import import_model
 from longrope.losses import token_losses
-from longrope.models import empty_model, load_model, read_record
+from longrope.models.checkpoint import empty_model, load_model, read_record
+from longrope.models.import_model import import_model
 from longrope.rope import install
 
 LONG = 100  # tokens, beyond the window

@@ -36,8 +36,8 @@ from longrope.evaluate.questions import read_questions, spread
 from longrope.evaluate.ruler import _pinned, _write_task, evaluate_ruler
 from longrope.extended import make_tiers, write_extended
 from longrope.factors import RescaleFactors, write_factors
-from longrope.import_model import import_model
-from longrope.models import load_tokenizer, read_record
+from longrope.models.checkpoint import load_tokenizer, read_record
+from longrope.models.import_model import import_model
 from longrope.reading import parse
 
 ROOT = Path(__file__).parents[1]
@@ -258,7 +258,7 @@ def test_benchmarks_that_are_done_are_not_asked_again(tiny, tmp_path, monkeypatc
 @needs_harness
 def test_each_sequence_has_the_factors_of_its_own_whole_length(tmp_path):
     from longrope.evaluate.pinned import PinnedModel
-    from longrope.models import load_model
+    from longrope.models.checkpoint import load_model
     from longrope.rope import install
 
     folder = make_checkpoint(tmp_path)

@@ -15,7 +15,7 @@ from longrope.evaluate.records import factors_at, identity_of
 from longrope.extended import read_tiers
 from longrope.factors import RescaleFactors, read_factors, write_factors
 from longrope.files import read_json
-from longrope.models import fingerprint_of
+from longrope.models.checkpoint import fingerprint_of
 from longrope.publish import publish
 from longrope.windows import parse_window
 

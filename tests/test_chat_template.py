@@ -11,8 +11,8 @@ from exports import export, tiers_for, write_tiers
 from helpers import ROOT
 from longrope.config import FolderModel
 from longrope.files import read_json
-from longrope.import_model import import_model
-from longrope.models import load_model, load_tokenizer, save_model
+from longrope.models.checkpoint import load_model, load_tokenizer, save_model
+from longrope.models.import_model import import_model
 
 CHAT = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}<assistant>"
 TEMPLATES = {"default": CHAT, "tool_use": f"<tools>{CHAT}"}

@@ -65,8 +65,9 @@ sys.exit(f"imports {{loaded}}" if loaded else status)
 
 
 def test_what_the_workflow_imports_to_plan_is_light():
-    modules = "baselines, config, errors, factors, stated, study, versions, windows"
-    code = f"import sys; from longrope import {modules}; print(*sys.modules)"
+    modules = "baselines, config, errors, factors, study, versions, windows"
+    more = "from longrope.models import stated"
+    code = f"import sys; from longrope import {modules}; {more}; print(*sys.modules)"
     result = python(code)
     assert result.returncode == 0, result.stderr
     assert not set(HEAVY[:-1]) & set(result.stdout.split())
@@ -84,7 +85,7 @@ def find_spec(cls, name, path=None, target=None):
     return None if name.split(".")[0] in blocked else find(name, path, target)
 
 PathFinder.find_spec = classmethod(find_spec)
-import longrope.evaluate.passkey, longrope.evaluate.perplexity, longrope.finetune
+import longrope.evaluate.passkey, longrope.evaluate.perplexity, longrope.training.finetune
 from longrope.cli import main
 assert main(sys.argv[1:]) == 0
 assert not blocked & set(sys.modules)

@@ -24,12 +24,12 @@ from longrope.evaluate.perplexity import evaluate_perplexity
 from longrope.extended import make_tiers, read_tiers, write_extended
 from longrope.factors import read_factors, write_factors
 from longrope.files import read_json, read_lines
-from longrope.finetune import batches_of
-from longrope.models import load_model, load_tokenizer, read_record, tuned_factors
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record, tuned_factors
 from longrope.report.load import read_evaluations
 from longrope.search.stage import search_factors
 from longrope.tracking.records import RunRecord, write_record
 from longrope.tracking.records import read_record as read_run
+from longrope.training.finetune import batches_of
 
 REMEDY = re.compile(r"delete (it|\S+) and run")
 FLIPS = 40  # of a file that is read in no time
@@ -74,7 +74,7 @@ def study(tmp_path_factory) -> Path:
     run = RunRecord("search", "search", "finished", began, 1.5, metrics={"fitness": 2.5})
     write_record(place / "search.run.json", run)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("longrope.finetune.batches_of", dying(3, batches_of))
+        patch.setattr("longrope.training.finetune.batches_of", dying(3, batches_of))
         tune(base, place / "data/train", place / "killed", factors, checkpoint_every=2)
     return place
 

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from longrope import devices, models
+from longrope import devices
 from longrope.devices import lease, leasing
 from longrope.errors import UserError
+from longrope.models import checkpoint
 
 HOLD = """
 import sys, time
@@ -131,10 +132,10 @@ def test_models_go_to_the_leased_gpu_and_every_further_one_of_the_process_too(
     for name, fake in cuda.items():
         monkeypatch.setattr(torch.cuda, name, fake)
     assert other[0] == 0
-    assert models.device() == models.device() == torch.device("cuda", 1)
+    assert checkpoint.device() == checkpoint.device() == torch.device("cuda", 1)
     assert used == [torch.device("cuda", 1)] * 2
 
 
 def test_a_cpu_needs_no_lease(monkeypatch):
     monkeypatch.setattr(devices, "lease", None)
-    assert models.device() == torch.device("cpu")
+    assert checkpoint.device() == torch.device("cpu")

@@ -26,8 +26,8 @@ from longrope.evaluate.passkey import evaluate_passkey
 from longrope.evaluate.perplexity import evaluate_perplexity, plan, slide
 from longrope.factors import RescaleFactors, write_factors
 from longrope.files import read_json, sha256_of, write_json
-from longrope.import_model import import_model
-from longrope.models import METADATA, load_model
+from longrope.models.checkpoint import METADATA, load_model
+from longrope.models.import_model import import_model
 from longrope.passkey import PasskeyWriter, random_key
 from longrope.rope import install
 

@@ -29,8 +29,8 @@ from longrope.export.reread import own_keys_known
 from longrope.extended import Tiers
 from longrope.factors import write_factors
 from longrope.files import read_json, sha256_of, write_json
-from longrope.import_model import import_model
-from longrope.models import read_record, write_record
+from longrope.models.checkpoint import read_record, write_record
+from longrope.models.import_model import import_model
 from test_architectures import FAMILIES, bring_in, save
 
 ANGLES = 1e-3  # transformers' angles are float32: these random models magnify that

@@ -23,7 +23,7 @@ from longrope.export.tables import choose
 from longrope.extended import Tiers, with_original
 from longrope.factors import RescaleFactors, write_factors
 from longrope.files import read_json, write_json, write_lines
-from longrope.models import ModelRecord, read_record
+from longrope.models.checkpoint import ModelRecord, read_record
 from longrope.own_model.configuration import LEVELS, TRIAL
 from test_workflow import ROOT, snakemake
 

@@ -16,8 +16,8 @@ from longrope.export import reread
 from longrope.export.reread import reread_full
 from longrope.extended import ExtendedModel, Tiers, read_tiers
 from longrope.files import read_json, write_json
-from longrope.import_model import import_model
-from longrope.models import load_model, read_record
+from longrope.models.checkpoint import load_model, read_record
+from longrope.models.import_model import import_model
 
 ROOT = Path(__file__).parents[1]
 

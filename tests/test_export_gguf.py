@@ -24,8 +24,8 @@ from longrope.config import FolderModel, GgufModel
 from longrope.errors import UserError
 from longrope.export.gguf_tokenizer import LLAMA_3, pre_tokenizer
 from longrope.files import read_json, write_json
-from longrope.import_model import import_model
-from longrope.models import load_model, read_record, write_record
+from longrope.models.checkpoint import load_model, read_record, write_record
+from longrope.models.import_model import import_model
 from test_architectures import FAMILIES, bring_in, save
 
 ROOT = Path(__file__).parents[1]

@@ -38,10 +38,10 @@ from longrope.extended import read_tiers
 from longrope.factors import read_factors
 from longrope.files import read_lines, resume_lines
 from longrope.importer import import_csv
-from longrope.models import check_weights, load_tokenizer, read_record
+from longrope.models.checkpoint import check_weights, load_tokenizer, read_record
+from longrope.models.tensors import check_finite, check_whole
 from longrope.parallel.sharding import _damaged
 from longrope.reading import read_yaml
-from longrope.tensors import check_finite, check_whole
 from longrope.trace_file import read_trace_lines
 from longrope.tracking.records import read_record as read_run
 

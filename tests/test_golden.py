@@ -23,10 +23,10 @@ from longrope.evaluate.passkey import evaluate_passkey
 from longrope.evaluate.perplexity import evaluate_perplexity
 from longrope.evaluate.ruler import evaluate_ruler
 from longrope.factors import write_factors
-from longrope.finetune import finetune
-from longrope.import_model import import_model
-from longrope.models import load_tokenizer
+from longrope.models.checkpoint import load_tokenizer
+from longrope.models.import_model import import_model
 from longrope.search.stage import search_factors
+from longrope.training.finetune import finetune
 
 ROOT = Path(__file__).parent.parent
 TOKENS = "7c431f6e49b5ad6b"

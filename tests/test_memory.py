@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from helpers import SPLIT, WINDOW, make_checkpoint, make_tokens, write_excerpts
-from longrope import gradients
 from longrope.baselines import closed_form
 from longrope.cli import main
 from longrope.config import PretrainedHere
@@ -12,10 +11,11 @@ from longrope.config.corpus import CorpusSettings
 from longrope.errors import UserError
 from longrope.losses import slice_losses, token_losses
 from longrope.memory import is_out_of_memory, within_memory
-from longrope.models import load_model, read_record
+from longrope.models.checkpoint import load_model, read_record
 from longrope.parallel.place import Place
 from longrope.pieces import HALVINGS
-from longrope.pretrain import pretrain
+from longrope.training import gradients
+from longrope.training.pretrain import pretrain
 from test_training import MICRO, STEPS, batch_at, run, same, tiny_model, tune
 
 CUDA = "CUDA out of memory. Tried to allocate 20.00 GiB"

@@ -11,8 +11,8 @@ from helpers import END, make_tokenizer, make_tokens
 from longrope.config.training import Phase
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
-from longrope.mixture import SequenceMaker
 from longrope.passkey import WORDS
+from longrope.training.mixture import SequenceMaker
 
 KINDS = ["text", "passage", "copy", "word", "digits-1", "digits-5", "dense-1", "dense-4"]
 EVERY = pytest.mark.parametrize("kind", KINDS)

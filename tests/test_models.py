@@ -18,13 +18,19 @@ from transformers.integrations.flash_attention import get_target_dtype
 
 from gguf_files import write_gguf
 from helpers import PAIRS, WINDOW, flip_a_bit, make_tokenizer, make_tuned, save_llama
-from longrope.architectures import check_kernel, complete_config, rope_of_config
 from longrope.config import FolderModel, GgufModel, HubModel
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors
 from longrope.files import read_json
-from longrope.import_model import import_model
-from longrope.models import load_model, load_tokenizer, read_record, save_model, tuned_factors
+from longrope.models.architectures import check_kernel, complete_config, rope_of_config
+from longrope.models.checkpoint import (
+    load_model,
+    load_tokenizer,
+    read_record,
+    save_model,
+    tuned_factors,
+)
+from longrope.models.import_model import import_model
 
 IDS = torch.arange(200)[None]
 
@@ -346,7 +352,7 @@ def test_a_kernel_without_float32_can_train_under_autocast(source, tmp_path, mon
         return AttentionInterface()["sdpa"](module, query, key, value, mask, **more)
 
     AttentionInterface.register("halves", attend)
-    monkeypatch.setattr("longrope.models.PACKAGES", {"halves": ("torch", "torch")})
+    monkeypatch.setattr("longrope.models.checkpoint.PACKAGES", {"halves": ("torch", "torch")})
     bring_in(source, tmp_path / "m")
     record = read_json(tmp_path / "m/longrope.json")
     record["source"]["attention"] = "halves"

@@ -23,7 +23,7 @@ from longrope.config.export import ExportSettings
 from longrope.errors import UserError
 from longrope.evaluate.instructions import evaluate_instructions, holds, questions
 from longrope.factors import RescaleFactors, write_factors
-from longrope.models import read_record
+from longrope.models.checkpoint import read_record
 from longrope.own_model import configuration, extend
 from longrope.own_model.checkpoint import Found, find, name_of
 from longrope.own_model.configuration import LEVELS, configure

@@ -16,8 +16,8 @@ from longrope.config import FolderModel
 from longrope.config.evaluation import OF_EXTENDING
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
-from longrope.import_model import import_model
-from longrope.models import load_model, read_record
+from longrope.models.checkpoint import load_model, read_record
+from longrope.models.import_model import import_model
 from longrope.report.tables import make_table
 from longrope.rope import install
 

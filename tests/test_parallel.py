@@ -22,17 +22,18 @@ from torch.distributed import DistNetworkError, PrefixStore, TCPStore
 
 import ranks
 from helpers import Killed, make_checkpoint, make_tokens
-from longrope import gradients, job, training
+from longrope import job
 from longrope.cli import main
 from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
 from longrope.files import append_line
-from longrope.mixture import Batch
 from longrope.parallel import launch, place, reasons
 from longrope.parallel.place import Place
 from longrope.parallel.pulse import Pulse, Silence
 from longrope.parallel.reasons import Ended, cause_of, lost_another
 from longrope.parallel.sequence import match_heads
+from longrope.training import gradients, loop
+from longrope.training.mixture import Batch
 
 HERE = Path(__file__).parent
 LAYOUTS = {"data": (2, 1), "sequence": (2, 2), "both": (4, 2)}  # ranks, and ranks a sequence
@@ -247,7 +248,7 @@ def test_two_processes_go_on_from_what_one_has_done(inputs, undisturbed, tmp_pat
             raise Killed
         append_line(path, record)
 
-    monkeypatch.setattr(training, "append_line", kill)
+    monkeypatch.setattr(loop, "append_line", kill)
     assert main(tuning(inputs, tmp_path, processes=1)) == 70
     said = start(inputs, tmp_path).communicate(timeout=LIMIT)[1]
     assert "going on from" in said

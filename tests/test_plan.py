@@ -26,10 +26,8 @@ from longrope.config.training import Lora
 from longrope.errors import UserError
 from longrope.evaluate.perplexity import slide
 from longrope.evaluate.questions import SOURCES
-from longrope.finetune import recompute
-from longrope.lora import add_lora, hold_in_bfloat16
 from longrope.losses import token_losses
-from longrope.models import load_tokenizer
+from longrope.models.checkpoint import load_tokenizer
 from longrope.passkey import PasskeyWriter
 from longrope.pieces import prepare
 from longrope.plan import cost, questions
@@ -44,6 +42,8 @@ from longrope.plan.jobs import job_that_makes, jobs_of
 from longrope.plan.machine import GIB, find_machine, measured_flops
 from longrope.plan.paper import beside_paper, disagreements
 from longrope.plan.report import check_fits, check_study, plan
+from longrope.training.finetune import recompute
+from longrope.training.lora import add_lora, hold_in_bfloat16
 from test_architectures import FAMILIES
 
 LLAMA2 = known_architectures()["meta-llama/Llama-2-7b-hf"]

@@ -23,10 +23,10 @@ from transformers import (
     StableLmConfig,
 )
 
-from longrope.architectures import complete_config, rope_of_config
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, Tiers
 from longrope.factors import RescaleFactors, Rope
+from longrope.models.architectures import complete_config, rope_of_config
 from longrope.rope import attention_factor, install, rescaled_cos_sin
 
 INF = math.inf

@@ -12,7 +12,7 @@ from longrope.baselines import closed_form
 from longrope.config.search import Fitness
 from longrope.corpus import TokenDocument, TokenSplit
 from longrope.errors import UserError
-from longrope.models import load_model, load_tokenizer, read_record
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record
 from longrope.passkey import FILLER, PasskeyWriter
 from longrope.search import scoring
 from longrope.search.scoring import LossScorer, Score, mean_score

@@ -26,7 +26,7 @@ from longrope.config.search import Bayesian, Cma, CriticalSpace, Evolution, Sear
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, read_factors, write_factors
 from longrope.files import read_json
-from longrope.models import read_record
+from longrope.models.checkpoint import read_record
 from longrope.search import bayesian
 from longrope.search.scoring import LossScorer
 from longrope.search.stage import search_factors

@@ -21,7 +21,7 @@ from longrope.cli import main
 from longrope.errors import UserError, one_line
 from longrope.factors import write_factors
 from longrope.files import read_json, write_json
-from longrope.models import read_record
+from longrope.models.checkpoint import read_record
 from longrope.parallel import sharding
 from longrope.parallel.reasons import leave_report
 from longrope.secret import hidden
@@ -350,7 +350,7 @@ def test_secrets_in_an_error_reach_neither_log_nor_record_nor_mlflow(
     def fail(*_, **__):
         raise kind(f"{DEAD} says no to {SECRETS}" + 400 * " and no" + SECRETS["HF_TOKEN"])
 
-    monkeypatch.setattr("longrope.import_model.import_model", fail)
+    monkeypatch.setattr("longrope.models.import_model.import_model", fail)
     monkeypatch.chdir(tmp_path)
     source = {"source": {"kind": "folder", "path": SECRETS["HF_TOKEN"]}, "original_window": 64}
     arguments = ["--name", "m", "--out", "m", "--settings", json.dumps(source)]

@@ -30,12 +30,12 @@ from longrope.errors import UserError
 from longrope.factors import Rope, read_factors
 from longrope.files import read_lines
 from longrope.losses import token_losses
-from longrope.mixture import Batch, SequenceMaker
-from longrope.models import load_model, load_tokenizer, read_record
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record
 from longrope.parallel.sharding import last_step
-from longrope.pretrain import pretrain
-from longrope.steps import batches_of
-from longrope.training import Rate, train
+from longrope.training.loop import Rate, train
+from longrope.training.mixture import Batch, SequenceMaker
+from longrope.training.pretrain import pretrain
+from longrope.training.steps import batches_of
 
 STEPS, VOCABULARY = 11, 20
 UNSTEADY = {"seconds": 0, "peak_memory": 0}  # what no two runs share
@@ -318,7 +318,7 @@ def test_a_tuning_killed_between_ends_with_the_very_same_weights(
 ):
     factors = read_factors(tuned / "factors.json")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("longrope.finetune.batches_of", dying(3, batches_of))
+        patch.setattr("longrope.training.finetune.batches_of", dying(3, batches_of))
         tune(base, tokens, tmp_path, factors, checkpoint_every=2)
     assert not (tmp_path / "model").exists()
     tune(base, tokens, tmp_path, factors, checkpoint_every=2)

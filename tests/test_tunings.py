@@ -12,19 +12,19 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint import FileSystemReader
 
 from helpers import WINDOW, Killed, dying, make_checkpoint, make_tokens, save_llama, tune
-from longrope.architectures import attention_projections
 from longrope.baselines import closed_form
 from longrope.config import FolderModel
 from longrope.config.training import Lora, TuningSettings
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
-from longrope.finetune import recompute
-from longrope.import_model import import_model
 from longrope.losses import token_losses
-from longrope.mixture import SequenceMaker
-from longrope.models import load_model, load_tokenizer, read_record
+from longrope.models.architectures import attention_projections
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record
+from longrope.models.import_model import import_model
 from longrope.rope import install
-from longrope.steps import batches_of, skipped_positions
+from longrope.training.finetune import recompute
+from longrope.training.mixture import SequenceMaker
+from longrope.training.steps import batches_of, skipped_positions
 
 TUNING = {"method": "yarn", "window": 128, "steps": 4, "batch": 4, "learning_rate": 0.01}
 SKIPPED = {"length": 64, "batch": 4, "positions": "skipped", "pieces": 3}
@@ -218,7 +218,7 @@ def test_norms_and_embeddings_train_whole_where_wanted(base, tokens, factors, tm
 
 def test_merging_leaves_the_logits_as_they_were(base):
     pytest.importorskip("peft")
-    from longrope.lora import add_lora
+    from longrope.training.lora import add_lora
 
     model, tokens = load_model(base), torch.arange(7, 47)[None]
     with torch.no_grad():
@@ -239,7 +239,7 @@ def test_frozen_matrices_held_in_bfloat16_change_nothing(tokens, tmp_path, monke
     pytest.importorskip("peft")
     from transformers import LlamaForCausalLM
 
-    from longrope import finetune
+    from longrope.training import finetune
 
     model = LlamaForCausalLM.from_pretrained(save_llama(tmp_path / "source"))
     model.to(torch.bfloat16).save_pretrained(tmp_path / "source")
@@ -332,7 +332,7 @@ def test_each_way_killed_between_ends_with_the_very_same_weights(
     if "lora" in way:
         pytest.importorskip("peft")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr("longrope.finetune.batches_of", dying(3, batches_of))
+        patch.setattr("longrope.training.finetune.batches_of", dying(3, batches_of))
         tune(base, tokens, tmp_path, factors, checkpoint_every=2, **way)
     tune(base, tokens, tmp_path, factors, checkpoint_every=2, **way)
     tune(base, tokens, tmp_path / "whole", factors, checkpoint_every=2, **way)

@@ -21,7 +21,7 @@ from longrope.errors import UserError
 from longrope.extended import ExtendedModel, make_tiers, read_tiers, write_extended
 from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.generate import Decoding, check_room, prompt_text, prompt_tokens, stream
-from longrope.models import load_model, load_tokenizer, read_record, save_model
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record, save_model
 from longrope.searched_on import check_searched_on
 from longrope.use import tiers_from
 

@@ -224,7 +224,7 @@ class Meant:
     def __init__(self, options, place: Path) -> None:
         from exports import text_of
         from longrope.extended import read_tiers, with_original, write_extended
-        from longrope.models import read_record
+        from longrope.models.checkpoint import read_record
 
         record = read_record(options.model)
         tiers = read_tiers(options.factors, record.rope)

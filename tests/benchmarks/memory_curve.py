@@ -96,7 +96,7 @@ def measure(folder: Path, length: int, loss: str) -> dict:
 
     from longrope.baselines import closed_form
     from longrope.losses import token_losses
-    from longrope.models import load_model, read_record
+    from longrope.models.checkpoint import load_model, read_record
     from longrope.plan.architecture import of_config
     from longrope.plan.cost import inference_memory
     from longrope.plan.estimate import PROCESS

@@ -24,13 +24,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from longrope.baselines import closed_form
-from longrope.gradients import WeightedLoss
 from longrope.losses import token_losses
-from longrope.models import load_model, read_record
+from longrope.models.checkpoint import load_model, read_record
 from longrope.parallel.place import here, is_rank, join, leave
 from longrope.parallel.sequence import spread_attention
 from longrope.parallel.sharding import shard
 from longrope.rope import install
+from longrope.training.gradients import WeightedLoss
 from longrope.windows import parse_window
 
 WAYS = (  # name, processes, processes a sequence, times the work of one

@@ -18,7 +18,7 @@ import torch
 from longrope.baselines import closed_form
 from longrope.files import read_json
 from longrope.losses import token_losses
-from longrope.models import device, load_model, read_record
+from longrope.models.checkpoint import device, load_model, read_record
 from longrope.plan.architecture import of_config
 from longrope.plan.cost import forward
 from longrope.rope import install

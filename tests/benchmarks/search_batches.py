@@ -16,7 +16,7 @@ import torch
 
 from longrope.baselines import closed_form
 from longrope.losses import token_losses
-from longrope.models import load_model, read_record
+from longrope.models.checkpoint import load_model, read_record
 from longrope.rope import install
 from longrope.windows import parse_window, window_label
 

@@ -37,7 +37,7 @@ from longrope.config.search import PaperSpace
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.files import write_json
-from longrope.models import load_model, read_record
+from longrope.models.checkpoint import load_model, read_record
 from longrope.pieces import pieces_of
 from longrope.rope import install
 from longrope.search.space import Candidate, SearchSpace, first_space

@@ -15,8 +15,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from longrope.architectures import body_of
 from longrope.memory import within_memory
+from longrope.models.architectures import body_of
 from longrope.parallel.place import here
 from longrope.parallel.sequence import fill_up, part_of
 from longrope.pieces import pieces_of

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from longrope.architectures import body_of
+from longrope.models.architectures import body_of
 from longrope.portions import LARGE, SMALL, rows_of
 
 HALVINGS = 4  # times at most that pieces become half as long

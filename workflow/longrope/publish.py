@@ -17,7 +17,7 @@ from longrope.evaluation_file import read_evaluation
 from longrope.extended import Tiers
 from longrope.factors import record_of_factors
 from longrope.files import read_json, sha256_of, write_json
-from longrope.models import read_record
+from longrope.models.checkpoint import read_record
 from longrope.windows import parse_window, window_label
 
 KEPT = (

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from longrope.architectures import BY_LENGTH, PLAIN, body_of, rope_type_of
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, check_same_model, su_factor
+from longrope.models.architectures import BY_LENGTH, PLAIN, body_of, rope_type_of
 from longrope.parallel.place import here
 
 ANGLES = 1 << 13  # positions whose angles are held in float64 at a time

@@ -17,7 +17,7 @@ from longrope.errors import UserError
 from longrope.extended import ExtendedModel, Tiers, make_tiers, read_tiers, with_original
 from longrope.factors import RescaleFactors, Rope, check_same_model
 from longrope.files import read_json
-from longrope.models import METADATA, fingerprint_of, read_record, tuned_factors
+from longrope.models.checkpoint import METADATA, fingerprint_of, read_record, tuned_factors
 from longrope.searched_on import MEANT, check_searched_on
 
 
@@ -32,7 +32,7 @@ def load(path, factors=None, *, other_weights: bool = False):
     together. `pin(tokens)` sets those of a length before a call of `model.model`, which else has
     those of the longest window.
     """
-    from longrope.models import load_tokenizer
+    from longrope.models.checkpoint import load_tokenizer
 
     folder, found = _places(Path(path), factors)
     rope, weights = rope_of_folder(folder)
@@ -54,7 +54,7 @@ def apply(model, factors, *, other_weights: bool = False) -> ExtendedModel:
     Where the files that it was loaded from are still there (a folder, or the hub's cache), its
     weights are compared with them, and factors of other weights are refused.
     """
-    from longrope.architectures import rope_of_config
+    from longrope.models.architectures import rope_of_config
 
     model = model.model if isinstance(model, ExtendedModel) else model
     folder = None if other_weights else _files_of(model)
@@ -88,7 +88,7 @@ def remove(model):
 
     An `ExtendedModel` of it is of no use any more: what it pins is not in the model.
     """
-    from longrope.architectures import body_of
+    from longrope.models.architectures import body_of
 
     model = model.model if isinstance(model, ExtendedModel) else model
     if (rotary := _rescaled(model)) is None:
@@ -100,7 +100,7 @@ def remove(model):
 
 def _rescaled(model):
     """What turns by factors in a model; None if it has none."""
-    from longrope.architectures import body_of
+    from longrope.models.architectures import body_of
     from longrope.rope import RescaledRotary
 
     rotary = getattr(body_of(model), "rotary_emb", None)
@@ -223,7 +223,7 @@ def _check_unchanged(model, folder: Path) -> None:
 
 def rope_of_folder(folder: Path) -> tuple[Rope, str]:
     """The RoPE of a checkpoint, and the hash of its weights; of any folder, imported or not."""
-    from longrope.architectures import complete_config, rope_of_config
+    from longrope.models.architectures import complete_config, rope_of_config
 
     if (folder / METADATA).exists():
         record = read_record(folder)
@@ -235,7 +235,7 @@ def rope_of_folder(folder: Path) -> tuple[Rope, str]:
 
 def _check_takes_factors(folder: Path, config: dict) -> None:
     """Raise UserError for a checkpoint that is rescaled by itself, an export for one."""
-    from longrope.architectures import PLAIN, rope_block, rope_type_of
+    from longrope.models.architectures import PLAIN, rope_block, rope_type_of
 
     if rope_type_of(config) != PLAIN:
         raise UserError(
@@ -257,7 +257,7 @@ def _places(path: Path, factors) -> tuple[Path, object]:
             " (with config.json)"
         )
     if factors is None:
-        from longrope.architectures import complete_config
+        from longrope.models.architectures import complete_config
 
         beside = path.parent / "extended" / "extended.json"
         if path.name != "model" or not beside.exists():
@@ -276,11 +276,11 @@ def _load(folder: Path):
     """The model of a checkpoint, whether this project imported it or not."""
     import torch
 
-    from longrope.import_model import existing_folder
-    from longrope.loading import load_causal
-    from longrope.models import device, load_model, quiet
+    from longrope.models.checkpoint import device, load_model, quiet
+    from longrope.models.import_model import existing_folder
+    from longrope.models.loading import load_causal
+    from longrope.models.tensors import check_whole
     from longrope.pieces import prepare
-    from longrope.tensors import check_whole
 
     if (folder / METADATA).exists():
         return load_model(folder)

@@ -9,7 +9,7 @@ from longrope.audit.checkpoint import CONFIG, Checkpoint
 from longrope.audit.finding import Finding, everywhere
 from longrope.errors import UserError
 from longrope.files import read_json
-from longrope.tensors import is_beside, read_header
+from longrope.models.tensors import is_beside, read_header
 
 INDEX = "model.safetensors.index.json"
 OTHERS = (

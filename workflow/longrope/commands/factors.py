@@ -92,7 +92,7 @@ def add_to(parsers) -> None:
 def derive(options: argparse.Namespace) -> Outcome:
     from longrope.baselines import closed_form
     from longrope.factors import describe, write_factors
-    from longrope.models import read_record, tuned_factors
+    from longrope.models.checkpoint import read_record, tuned_factors
     from longrope.study import ON_TUNED
 
     record = read_record(options.model)
@@ -132,8 +132,8 @@ def search(options: argparse.Namespace) -> Outcome:
 
 def finetune(options: argparse.Namespace) -> Outcome:
     from longrope.config.training import TuningStage
-    from longrope.finetune import finetune
     from longrope.reading import read_settings
+    from longrope.training.finetune import finetune
 
     with live_run(options) as live:
         metrics = finetune(
@@ -152,7 +152,7 @@ def finetune(options: argparse.Namespace) -> Outcome:
 def assemble(options: argparse.Namespace) -> Outcome:
     from longrope.extended import make_tiers, write_extended
     from longrope.factors import describe, read_factors
-    from longrope.models import read_record
+    from longrope.models.checkpoint import read_record
 
     rope = read_record(options.model).rope
     tiers = make_tiers([read_factors(path, rope) for path in options.factors])
@@ -165,7 +165,7 @@ def assemble(options: argparse.Namespace) -> Outcome:
 def import_factors(options: argparse.Namespace) -> Outcome:
     from longrope.factors import describe, write_factors
     from longrope.importer import import_checkpoint, import_csv
-    from longrope.models import read_record
+    from longrope.models.checkpoint import read_record
 
     if options.csv:
         if not (options.model and options.window):

@@ -46,7 +46,7 @@ def add_to(parsers) -> None:
 
 def import_model(options: argparse.Namespace) -> Outcome:
     from longrope.config import ImportStage
-    from longrope.import_model import import_model
+    from longrope.models.import_model import import_model
     from longrope.reading import read_settings
 
     stage = read_settings(ImportStage, options.settings)
@@ -64,8 +64,8 @@ def import_model(options: argparse.Namespace) -> Outcome:
 
 def pretrain(options: argparse.Namespace) -> Outcome:
     from longrope.config import PretrainStage
-    from longrope.pretrain import pretrain
     from longrope.reading import read_settings
+    from longrope.training.pretrain import pretrain
 
     stage = read_settings(PretrainStage, options.settings)
     with live_run(options) as live:
@@ -92,7 +92,7 @@ def card(options: argparse.Namespace) -> Outcome:
 def tokenize(options: argparse.Namespace) -> Outcome:
     from longrope.config.corpus import TokenizeSettings
     from longrope.corpus import SPLITS, tokenize_corpus
-    from longrope.models import load_tokenizer
+    from longrope.models.checkpoint import load_tokenizer
     from longrope.reading import read_settings
 
     stage = read_settings(TokenizeSettings, options.settings)

@@ -83,9 +83,9 @@ def add_to(parsers) -> None:
 
 def plan(options: argparse.Namespace) -> Outcome:
     from longrope.files import write_text
+    from longrope.models.stated import check_folders
     from longrope.plan.machine import find_machine
     from longrope.plan.report import check_fits, plan
-    from longrope.stated import check_folders
 
     config = _whole_config(options)
     check_folders(config)

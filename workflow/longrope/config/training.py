@@ -24,7 +24,7 @@ Mixture = Annotated[
         description="Share of each kind of sequence; they add up to 1. `text`: segments between BOS"
         " and EOS, as in the paper. `passage`: without them. `digits-K`, `word`: passkey documents."
         " `dense-K`: statements `word is KKK.`, many of them repeated. `copy`: a segment twice."
-        " `workflow/longrope/mixture.py` makes them."
+        " `workflow/longrope/training/mixture.py` makes them."
     ),
 ]
 

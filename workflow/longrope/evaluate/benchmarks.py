@@ -28,7 +28,7 @@ from longrope.evaluate.records import (
 )
 from longrope.extended import Tiers
 from longrope.files import append_line, fingerprint, resume_lines, sha256_of
-from longrope.models import load_model, load_tokenizer, read_record
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record
 from longrope.rope import install
 from longrope.statistics import Z
 from longrope.versions import VERSIONS

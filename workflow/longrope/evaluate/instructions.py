@@ -20,7 +20,7 @@ from longrope.evaluate.records import conditions, factors_at, what_they_do
 from longrope.extended import Tiers, make_tiers, read_tiers
 from longrope.files import write_json
 from longrope.generate import Decoding, decoding_config, prompt_tokens
-from longrope.models import load_model, load_tokenizer, read_record
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record
 from longrope.progress import Progress
 from longrope.rope import install
 from longrope.statistics import wilson

@@ -21,7 +21,7 @@ from longrope.evaluate.records import Task, Units, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.losses import predictions
 from longrope.memory import within_memory
-from longrope.models import load_model, load_tokenizer, read_record
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record
 from longrope.parallel.place import here
 from longrope.parallel.sequence import spread_attention
 from longrope.passkey import PasskeyWriter, Prompt, random_key

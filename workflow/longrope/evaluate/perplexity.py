@@ -22,7 +22,7 @@ from longrope.errors import UserError
 from longrope.evaluate.records import Task, Units, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.losses import token_losses
-from longrope.models import load_model, load_tokenizer, read_record
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record
 from longrope.parallel.sequence import spread_attention
 from longrope.rope import install
 from longrope.statistics import mean_interval

@@ -25,7 +25,7 @@ from longrope.files import (
     sha256_of,
     write_checked,
 )
-from longrope.models import ModelRecord, device, precision_of, read_record
+from longrope.models.checkpoint import ModelRecord, device, precision_of, read_record
 from longrope.parallel.place import here
 from longrope.progress import Progress
 from longrope.state import open_state

@@ -17,7 +17,7 @@ from longrope.evaluate.needles import ANSWER, SampleWriter, import_ruler
 from longrope.evaluate.records import Task, Units, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors
 from longrope.files import replacing
-from longrope.models import load_model, load_tokenizer, read_record
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record
 from longrope.rope import install
 from longrope.statistics import found_share
 from longrope.versions import VERSIONS

@@ -15,7 +15,7 @@ from longrope.export.tables import as_list
 from longrope.factors import RescaleFactors, describe
 from longrope.files import read_lines, write_text
 from longrope.job import commit
-from longrope.models import CARD, ModelRecord
+from longrope.models.checkpoint import CARD, ModelRecord
 from longrope.windows import window_label
 
 FORMS = {

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longrope.errors import UserError
-from longrope.models import CARD
+from longrope.models.checkpoint import CARD
 
 TABLE = "| evaluation | length |"  # which a card has if something was measured
 

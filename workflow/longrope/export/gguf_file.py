@@ -18,7 +18,7 @@ from longrope.export.gguf_tokenizer import write_tokenizer
 from longrope.export.serve import GGUF
 from longrope.export.tables import Tables, as_list, left_out
 from longrope.files import read_json
-from longrope.models import ModelRecord, check_files, check_weights, stored_dtype
+from longrope.models.checkpoint import ModelRecord, check_files, check_weights, stored_dtype
 from longrope.windows import window_label
 
 ARCHITECTURE = "llama"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from longrope.errors import UserError
 from longrope.files import read_json
-from longrope.models import ModelRecord, load_tokenizer
+from longrope.models.checkpoint import ModelRecord, load_tokenizer
 
 LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"

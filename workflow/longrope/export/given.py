@@ -11,8 +11,8 @@ from pathlib import Path
 from longrope.catalogue import entry, names
 from longrope.config import FolderModel
 from longrope.extended import read_tiers, write_extended
-from longrope.import_model import import_model
-from longrope.models import METADATA
+from longrope.models.checkpoint import METADATA
+from longrope.models.import_model import import_model
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from longrope.evaluation_file import AGAIN, checked
 from longrope.export.tables import Tables
 from longrope.factors import RescaleFactors
 from longrope.files import read_json
-from longrope.models import ModelRecord
+from longrope.models.checkpoint import ModelRecord
 from longrope.windows import parse_window
 
 

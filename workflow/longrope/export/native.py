@@ -7,10 +7,10 @@ theta 10000, or the short list always. All are written. vLLM and SGLang ignore `
 and read `short_mscale` and `long_mscale`; MLX reads none of the three.
 """
 
-from longrope.architectures import rope_block
 from longrope.export.engines import Engine
 from longrope.export.tables import Tables, as_list
 from longrope.factors import RescaleFactors, Rope
+from longrope.models.architectures import rope_block
 
 STRICT = ("phi3",)  # whose rope_scaling may hold a type and two lists, and nothing else
 OLD_NAMES = {"gpt_neox": {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}}

@@ -14,14 +14,14 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from longrope.architectures import body_of
 from longrope.errors import UserError, one_line
 from longrope.export.full import full_keys
 from longrope.export.native import FOR_VLLM, inverse_frequencies
 from longrope.export.tables import Tables
 from longrope.extended import Tiers
 from longrope.factors import RescaleFactors, Rope
-from longrope.models import ModelRecord, quiet
+from longrope.models.architectures import body_of
+from longrope.models.checkpoint import ModelRecord, quiet
 
 TOKENS = 24  # of a probe
 EXACT = 1e-3  # largest difference of a logit, as part of the largest logit, in float32
@@ -44,7 +44,7 @@ def own_logits(model_folder: Path, record: ModelRecord, asked: list[RescaleFacto
     """This project's logits of the probe at the end of each window, one after the other."""
     import torch
 
-    from longrope.models import load_model
+    from longrope.models.checkpoint import load_model
     from longrope.rope import install
 
     model = load_model(model_folder, for_training=True)  # float32

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from longrope.export.asked import Export, Written
 from longrope.files import write_text
-from longrope.models import ModelRecord
+from longrope.models.checkpoint import ModelRecord
 
 GGUF = "model.gguf"
 HOST = "127.0.0.1"  # vLLM would take requests from everywhere, and asks for no password

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from longrope import __version__
-from longrope.architectures import PLAIN, rope_type_of
 from longrope.errors import UserError, unknown_name
 from longrope.export.asked import Export, Written
 from longrope.export.card import write_card
@@ -23,7 +22,8 @@ from longrope.export.weights import carry, check_foldable, raise_generation, rew
 from longrope.extended import read_tiers, with_original
 from longrope.factors import write_factors
 from longrope.files import read_json, replacing, write_json
-from longrope.models import ModelRecord, read_record, stored_dtype, tuned_factors
+from longrope.models.architectures import PLAIN, rope_type_of
+from longrope.models.checkpoint import ModelRecord, read_record, stored_dtype, tuned_factors
 from longrope.searched_on import check_searched_on
 from longrope.versions import VERSIONS
 from longrope.windows import window_label

@@ -9,14 +9,14 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from longrope.loading import readable
+from longrope.models.loading import readable
 from longrope.own_model.checkpoint import Found
 
 
 def check_importable(found: Found) -> None:
     """Raise UserError if the import would refuse a checkpoint, with what it would say."""
-    from longrope.import_model import check_contents, existing_folder
-    from longrope.models import load_tokenizer, quiet
+    from longrope.models.checkpoint import load_tokenizer, quiet
+    from longrope.models.import_model import check_contents, existing_folder
 
     quiet()
     if found.kind == "folder":
@@ -41,8 +41,8 @@ def check_importable(found: Found) -> None:
 
 
 def _check_architecture(folder: Path, found: Found) -> None:
-    from longrope.architectures import check_head, complete_config, rope_of_config
-    from longrope.import_model import check_plain, check_rotary
+    from longrope.models.architectures import check_head, complete_config, rope_of_config
+    from longrope.models.import_model import check_plain, check_rotary
 
     config = complete_config(folder)
     rope = rope_of_config(config, found.name)

@@ -23,10 +23,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from longrope.architectures import body_of
 from longrope.drafts import flush_folder
 from longrope.errors import UserError
 from longrope.files import read_json, sha256_of, write_json
+from longrope.models.architectures import body_of
 from longrope.parallel.place import here
 
 STEP = re.compile(r"step-(\d+)")

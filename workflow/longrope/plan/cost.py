@@ -1,7 +1,7 @@
 """
 What one pass of a model takes: FLOPs and bytes, as functions of its shape and the tokens.
 
-The path is the one that the code takes (`losses.py`, `training.py`): attention without a mask in a
+The path is the one that the code takes (`losses.py`, `training/`): attention without a mask in a
 kernel that holds no scores and skips what is not causal, MLP, head and loss in pieces, no KV cache
 but where tokens are generated. A multiplication with its addition is two FLOPs. Norms, rotation and
 activation functions are left out: they cost time, which the utilisation covers, and few FLOPs.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from longrope.evaluation_file import read_evaluation
 from longrope.files import read_json, write_text
-from longrope.models import check_files, read_record
+from longrope.models.checkpoint import check_files, read_record
 
 
 def write_card(model: Path, tokens: Path, records: list[Path], out: Path) -> None:

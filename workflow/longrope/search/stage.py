@@ -17,7 +17,7 @@ from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, describe, read_factors, write_factors
 from longrope.files import resume_lines, write_lines
-from longrope.models import load_model, load_tokenizer, read_record, tuned_factors
+from longrope.models.checkpoint import load_model, load_tokenizer, read_record, tuned_factors
 from longrope.parallel.place import here
 from longrope.passkey import PasskeyWriter
 from longrope.rope import attention_factor

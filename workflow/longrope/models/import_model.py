@@ -12,7 +12,13 @@ import os
 import shutil
 from pathlib import Path
 
-from longrope.architectures import (
+from longrope.audit.gguf_file import open_gguf
+from longrope.config import FolderModel, GgufModel, HubModel, RopeOrigin
+from longrope.config.base import BASE
+from longrope.errors import UserError, one_line
+from longrope.factors import Rope
+from longrope.files import read_json, replacing, write_json
+from longrope.models.architectures import (
     PLAIN,
     UNKNOWN,
     body_of,
@@ -22,14 +28,7 @@ from longrope.architectures import (
     rope_of_config,
     rope_type_of,
 )
-from longrope.audit.gguf_file import open_gguf
-from longrope.config import FolderModel, GgufModel, HubModel, RopeOrigin
-from longrope.config.base import BASE
-from longrope.errors import UserError, one_line
-from longrope.factors import Rope
-from longrope.files import read_json, replacing, write_json
-from longrope.loading import check_fit, load_causal, readable
-from longrope.models import (
+from longrope.models.checkpoint import (
     CARD,
     LICENCES,
     ModelRecord,
@@ -38,8 +37,9 @@ from longrope.models import (
     read_record,
     write_record,
 )
-from longrope.stated import check_window
-from longrope.tensors import check_finite, check_whole, is_beside
+from longrope.models.loading import check_fit, load_causal, readable
+from longrope.models.stated import check_window
+from longrope.models.tensors import check_finite, check_whole, is_beside
 
 FROM_WINDOW = ("llama3", "longrope", "yarn")  # rope_types that depend on the window before
 CARRIED = (  # what is taken over from a checkpoint

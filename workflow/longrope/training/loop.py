@@ -26,13 +26,13 @@ from torch.distributed.tensor import DTensor
 from longrope.config.training import LoopSettings
 from longrope.errors import UserError
 from longrope.files import append_line, resume_lines, write_lines
-from longrope.gradients import Gradients, WeightedLoss
 from longrope.interrupts import asked_to_stop
-from longrope.mixture import Batch
 from longrope.parallel import sharding
 from longrope.parallel.place import here
 from longrope.parallel.sequence import spread_attention
 from longrope.progress import Progress
+from longrope.training.gradients import Gradients, WeightedLoss
+from longrope.training.mixture import Batch
 
 
 @dataclass(frozen=True, slots=True)

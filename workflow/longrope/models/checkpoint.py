@@ -13,13 +13,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrope.architectures import PACKAGES, body_of, check_kernel
 from longrope.config.base import BASE
 from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, read_factors, rope_of_record, write_factors
 from longrope.files import read_json, replacing, sha256_of, write_checked
-from longrope.loading import load_causal, readable
+from longrope.models.architectures import PACKAGES, body_of, check_kernel
+from longrope.models.loading import load_causal, readable
 
 METADATA = "longrope.json"
 TUNED = "tuned_factors.json"  # in checkpoints that were tuned here

@@ -13,16 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from longrope.architectures import check_kernel
 from longrope.baselines import closed_form
 from longrope.config.training import TuningSettings, TuningStage
 from longrope.corpus import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, describe, read_factors
 from longrope.files import write_lines
-from longrope.lora import add_lora, check_peft, hold_in_bfloat16
-from longrope.mixture import Batch, SequenceMaker
-from longrope.models import (
+from longrope.models.architectures import check_kernel
+from longrope.models.checkpoint import (
     device,
     empty_model,
     load_model,
@@ -35,8 +33,10 @@ from longrope.parallel.place import here
 from longrope.parallel.sharding import whole_weights
 from longrope.rope import install
 from longrope.state import open_state
-from longrope.steps import batches_of
-from longrope.training import Rate, train
+from longrope.training.loop import Rate, train
+from longrope.training.lora import add_lora, check_peft, hold_in_bfloat16
+from longrope.training.mixture import Batch, SequenceMaker
+from longrope.training.steps import batches_of
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 

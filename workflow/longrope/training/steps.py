@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from longrope.config.training import TuningSettings
-from longrope.mixture import Batch, SequenceMaker
+from longrope.training.mixture import Batch, SequenceMaker
 
 LONG, SHORT, POSITIONS = range(3)  # streams of random numbers
 

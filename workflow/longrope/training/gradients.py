@@ -20,9 +20,9 @@ from torch import nn
 from longrope.errors import UserError
 from longrope.losses import slice_losses
 from longrope.memory import within_memory
-from longrope.mixture import Batch
 from longrope.parallel.place import here
 from longrope.parallel.sequence import part_of
+from longrope.training.mixture import Batch
 
 
 class WeightedLoss(nn.Module):

@@ -16,18 +16,18 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from longrope.architectures import UNKNOWN
 from longrope.config import PretrainedHere
 from longrope.config.base import BASE
 from longrope.config.corpus import CorpusSettings, TokenizeSettings
 from longrope.corpus import SPLITS, TokenSplit, read_documents, tokenize_corpus
 from longrope.factors import Rope
 from longrope.files import write_checked
-from longrope.mixture import Batch, SequenceMaker
-from longrope.models import ModelRecord, device, save_model
+from longrope.models.architectures import UNKNOWN
+from longrope.models.checkpoint import ModelRecord, device, save_model
 from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT, WORDS
 from longrope.state import open_state
-from longrope.training import Rate, train
+from longrope.training.loop import Rate, train
+from longrope.training.mixture import Batch, SequenceMaker
 from longrope.versions import VERSIONS
 
 END = "<|endoftext|>"  # begins every document, and ends a segment

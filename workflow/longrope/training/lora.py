@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from longrope.architectures import attention_projections, body_of, norms
 from longrope.config.training import Lora
 from longrope.errors import UserError
+from longrope.models.architectures import attention_projections, body_of, norms
 
 
 def check_peft() -> None:
