@@ -338,3 +338,37 @@ def test_published_factors_go_to_any_checkpoint_that_they_are_for(place, tmp_pat
     assert main([*asked, str(tmp_path / "bare")]) == 1
     assert "model 'tiny'" in capsys.readouterr().err
     assert {each.name for each in tmp_path.iterdir()} == {"exported", "bare"}
+
+
+def test_a_card_of_published_factors_says_what_was_measured_with_them(tmp_path):
+    carried, out = ROOT / "resources/models/tiny", tmp_path / "exported"
+    command = ["export", "--factors", "tiny-base", "--model", str(carried), "--out", str(out)]
+    assert main(command) == 0
+    text = (out / "README.md").read_text()
+    found = entry("tiny-base").perplexities()[2048]["perplexity"]
+    assert f"| books | 2k | {found:.2f} | {found:.2f} |" in text and "| passkey | 2k | 97%" in text
+    assert main(command) == 0  # in place of the older one
+    (out / ".git").mkdir()
+    (out / ".git/HEAD").write_text("ref")
+    assert main(command) == 1 and (out / ".git/HEAD").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "factors", "out", "said"),
+    [
+        ("source", "tiny-bas", "out", "did you mean 'tiny-base'?"),
+        ("source", "smollm2-135m-q4-16k", "out", "use factors made for it"),
+        ("none", "tiny-base", "out", "none: no such folder or file"),
+        ("source", "tiny-base", "source/out", "take another"),
+        ("out.gguf", "smollm2-135m-q4-16k", "out", "out.gguf"),
+    ],
+)
+def test_what_cannot_be_exported_so_is_said_and_leaves_nothing(
+    model, factors, out, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "resources/models/tiny", "source")
+    Path("out.gguf").write_text("none")
+    assert main(["export", "--model", model, "--factors", factors, "--out", out]) == 1
+    assert said in capsys.readouterr().err
+    assert {each.name for each in tmp_path.iterdir()} == {"source", "out.gguf"}

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from longrope.drafts import scratch
 from longrope.errors import UserError
 from longrope.files import (
     append_line,
@@ -276,3 +277,20 @@ def test_the_sha256_is_that_of_the_contents_in_order(tmp_path):
     (tmp_path / "b").write_bytes(b"c")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of "abc", FIPS 180
     assert sha256_of(tmp_path / "a", tmp_path / "b") == known
+
+
+def test_a_link_is_followed_and_scratch_of_a_dead_process_is_removed(tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "large")
+    with replacing(tmp_path / "link") as draft:
+        draft.mkdir()
+        (draft / "file").write_text("a")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "large/file").read_text() == "a"
+    dead = tmp_path / f".made.{2**22 + 1}@{platform.node()}.scratch.part"
+    dead.mkdir()
+    with scratch(tmp_path / "made") as folder:
+        assert list(folder.iterdir()) == [] and not dead.exists()
+        with replacing(tmp_path / "made") as draft:
+            draft.write_text("b")
+        assert folder.is_dir()
+    assert {each.name for each in tmp_path.iterdir()} == {"large", "link", "made"}

@@ -190,6 +190,8 @@ def test_init_writes_a_configuration_whose_jobs_snakemake_lists(source, texts, t
     path = tmp_path / "my.yaml"
     command = ["init", str(source), "--to", "256", "--text", texts, "--trial", "--out", str(path)]
     assert main(command) == 0
+    before = path.read_text()
+    assert main(command) == 1 and path.read_text() == before  # which may have been changed
     jobs = dry_run(path, tmp_path)
     assert "assemble_extended" in jobs and "search_factors" in jobs and "finetune_model" in jobs
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from longrope.errors import UserError, unknown_name
+from longrope.errors import UserError, meant, unknown_name
 from longrope.extended import Tiers, make_tiers, write_extended
 from longrope.factors import RescaleFactors, factors_of_record, write_factors
 from longrope.windows import parse_window, window_label
@@ -59,6 +59,18 @@ def entry(name: str) -> Entry:
     if name not in names():
         raise unknown_name("published factors", name, names())
     return _read(json.loads((resources.files("longrope") / FOLDER / f"{name}.json").read_text()))
+
+
+def file_or_entry(factors: object) -> Path | Entry:
+    """What a user has named: a file of factors, or a published entry; UserError if neither."""
+    if Path(str(factors)).is_file():
+        return Path(str(factors))
+    if str(factors) in names():
+        return entry(str(factors))
+    raise UserError(
+        f"factors {str(factors)!r}: neither a file nor a published entry; published are"
+        f" {', '.join(names())}{meant(str(factors), names())}"
+    )
 
 
 def _read(record: dict) -> Entry:

@@ -23,15 +23,11 @@ DEAD_AFTER = 24 * 3600  # s without a change, for a draft of another machine
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it becomes `path` if the block ends well, else it is removed.
 
-    The block may write a file or make a directory; a directory replaces an older one. What killed
-    processes have left of the same path is removed.
+    The block may write a file or make a directory; a directory replaces an older one, a link is
+    followed. What killed processes have left of the same path is removed.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mark = f".{path.name}.{os.getpid()}@{platform.node()}"
-    draft, old = path.parent / f"{mark}{DRAFT}", path.parent / f"{mark}.old{DRAFT}"
-    for left in [draft, old, *_left_behind(path)]:
-        _remove(left)
+    path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
+    draft, old = _beside(path, ""), _beside(path, ".old")
     try:
         yield draft
         flush_folder(draft)
@@ -44,10 +40,30 @@ def replacing(path: Path) -> Iterator[Path]:
         _remove(old)
 
 
+@contextlib.contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, on its disk, for the time of the block."""
+    folder = _beside(Path(path), ".scratch")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    """A name that is free for this process; what dead ones have left there is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.parent / f".{path.name}.{os.getpid()}@{platform.node()}{kind}{DRAFT}"
+    for left in [own, *_left_behind(path)]:
+        _remove(left)
+    return own
+
+
 def _left_behind(path: Path) -> Iterator[Path]:
     """Drafts of a path whose process is dead. One of another machine, which cannot be asked, counts
     as dead when nothing in it has changed for a day by the clock of the disk that they are on."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)@(.+?)(\.old)?{re.escape(DRAFT)}")
+    name = re.compile(rf"\.{re.escape(path.name)}\.(\d+)@(.+?)(\.old|\.scratch)?{re.escape(DRAFT)}")
     for each in path.parent.iterdir():
         if not (found := name.fullmatch(each.name)):
             continue

@@ -12,7 +12,7 @@ import types
 import warnings
 from pathlib import Path
 
-from longrope.catalogue import entry, names
+from longrope.catalogue import Entry, file_or_entry
 from longrope.errors import UserError
 from longrope.extended import ExtendedModel, Tiers, make_tiers, read_tiers, with_original
 from longrope.factors import RescaleFactors, Rope, check_same_model
@@ -124,16 +124,10 @@ def tiers_from(
         tiers = make_tiers([factors])
     elif isinstance(factors, Tiers):
         tiers = factors
-    elif str(factors) in names():
-        published = entry(str(factors))
-        tiers = published.tiers
-    elif Path(factors).is_file():
-        tiers = read_tiers(Path(factors))
+    elif isinstance(found := file_or_entry(factors), Entry):
+        published, tiers = found, found.tiers
     else:
-        raise UserError(
-            f"factors {str(factors)!r}: neither a file nor a published entry; published are"
-            f" {', '.join(names())}"
-        )
+        tiers = read_tiers(found)
     if other_weights:  # taken for the base of these very weights
         tiers = make_tiers([_renamed(each, fingerprint=rope.fingerprint) for each in tiers.factors])
     try:

@@ -91,7 +91,7 @@ def export(options: argparse.Namespace) -> Outcome:
     from longrope.export.engines import find_engine
     from longrope.export.found import records_beside, trainings_beside
     from longrope.export.given import given
-    from longrope.export.stage import Export, export_model, summary
+    from longrope.export.stage import Export, check_out, export_model, summary
 
     default = "llama.cpp" if options.form == "gguf" else "transformers"
     asked = Export(
@@ -107,8 +107,11 @@ def export(options: argparse.Namespace) -> Outcome:
         records = records_beside(options.model)
     if trainings is None:
         trainings = trainings_beside(options.model)
-    with given(options.model, options.factors, options.out) as (model, tiers):
-        written = export_model(asked, model, tiers, options.out, records, trainings)
+    check_out(options.out, options.model, options.factors)
+    with given(options.model, options.factors, options.out) as of:
+        written = export_model(
+            asked, of.model, of.factors, options.out, records, trainings, of.measured
+        )
     print("\n".join(summary(asked, written, options.out)))
     return Outcome(artifacts=[options.out / "README.md", options.out / "longrope_export.json"])
 

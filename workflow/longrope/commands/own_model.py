@@ -120,9 +120,11 @@ def check(options: argparse.Namespace) -> None:
 def init(options: argparse.Namespace) -> None:
     from longrope.files import write_text
 
-    made = _own_configuration(options, _found(options))
-    path = options.out or Path(f"{next(iter(made.config.models))}.yaml")
-    write_text(path, made.text)
+    found = _found(options)
+    path = options.out or Path(f"{found.name}.yaml")
+    if path.exists():
+        raise UserError(f"{path}: is there, perhaps with changes: delete it, or name another --out")
+    write_text(path, _own_configuration(options, found).text)
     print(
         f"{path}: look at its jobs with `snakemake --dry-run --configfile {path}`, and run it"
         f" with `snakemake --cores all --configfile {path}`"

@@ -4,44 +4,70 @@ the factors are in a file or published.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from longrope.catalogue import entry, names
-from longrope.config import FolderModel
-from longrope.extended import read_tiers, write_extended
+from longrope.catalogue import Entry, file_or_entry
+from longrope.config import FolderModel, GgufModel
+from longrope.drafts import scratch
+from longrope.errors import UserError
+from longrope.extended import Tiers, read_tiers, write_extended
+from longrope.factors import check_same_model
 from longrope.models.checkpoint import METADATA
 from longrope.models.import_model import import_model
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A checkpoint with its record, the file of its factors, and what was published of both."""
+
+    model: Path
+    factors: Path
+    measured: tuple[dict, ...] = ()  # evaluations, as an entry keeps them
+
+
 @contextlib.contextmanager
-def given(model: Path, factors: Path, near: Path) -> Iterator[tuple[Path, Path]]:
-    """The checkpoint with its record, and the file of its factors, for the time of the block.
+def given(model: Path, factors: Path, near: Path) -> Iterator[Given]:
+    """What was named, for the time of the block.
 
     Published factors are written out, and a checkpoint that is not of the workflow is brought in as
     the model that they are for, in a folder beside `near`, whose disk weights can be linked to.
-    Raises UserError for what cannot be extended (`import_model`); whether factors and weights
-    belong together is for the export to say.
+    Raises UserError if there is no such thing, if the factors are for other weights, and for what
+    cannot be extended (`import_model`).
     """
-    near.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{near.name}.", dir=near.parent) as made:
-        tiers = _factors(factors, Path(made) / "factors")
-        yield _checkpoint(model, tiers, Path(made) / "model"), tiers
+    found = file_or_entry(factors)
+    published = found if isinstance(found, Entry) else None
+    tiers = published.tiers if published else read_tiers(found)
+    brought = _to_bring_in(model, tiers, published)
+    if brought is None and published is None:
+        yield Given(model, found)
+        return
+    with scratch(near) as folder:
+        if brought is not None:
+            model = folder / "model"
+            import_model(brought, tiers.rope.model, tiers.rope.original_window, model)
+        if published:
+            write_extended(folder / "factors", tiers, model)
+            found = folder / "factors/extended.json"
+        yield Given(model, found, published.measured if published else ())
 
 
-def _factors(factors: Path, folder: Path) -> Path:
-    if factors.exists() or str(factors) not in names():
-        return factors
-    found = entry(str(factors))
-    write_extended(folder, found.tiers, folder.parent / "model")
-    return folder / "extended.json"
+def _to_bring_in(
+    model: Path, tiers: Tiers, published: Entry | None
+) -> FolderModel | GgufModel | None:
+    """The source of a checkpoint that is not of the workflow; None for one that is."""
+    if not model.exists():
+        raise UserError(f"{model}: no such folder or file")
+    if model.suffix == ".gguf":
+        stored = published.source.get("precision", "auto") if published else "auto"
+        return GgufModel(kind="gguf", path=str(model), precision=stored)
+    if (model / METADATA).exists():
+        return None
+    if not (model / "config.json").exists():
+        raise UserError(f"{model}: no checkpoint: name a folder with a config.json, or a GGUF file")
+    if any(model.glob("*.safetensors")):  # others have no fingerprint before they are converted
+        from longrope.use import rope_of_folder
 
-
-def _checkpoint(model: Path, tiers: Path, folder: Path) -> Path:
-    if (model / METADATA).exists() or not (model / "config.json").exists():
-        return model
-    rope = read_tiers(tiers).rope
-    source = FolderModel(kind="folder", path=str(model))
-    import_model(source, rope.model, rope.original_window, folder)
-    return folder
+        check_same_model(tiers.rope, rope_of_folder(model)[0])
+    return FolderModel(kind="folder", path=str(model))

@@ -47,12 +47,17 @@ class Pair:
 
 def read_measured(paths: Iterable[Path], record: ModelRecord) -> list[Measured]:
     """The perplexities and passkeys of some files that are about these very weights."""
+    files = {path: read_json(path, AGAIN) for path in paths}
+    own = {path: file for path, file in files.items() if _is_of(file, record)}
+    return measured_in([checked(path, file) for path, file in own.items()], record)
+
+
+def measured_in(evaluations: Iterable[dict], record: ModelRecord) -> list[Measured]:
+    """Those of some evaluations, as files and published entries have them."""
     found = []
-    for path in paths:
-        file = read_json(path, AGAIN)
-        if file.get("weights_fingerprint") != record.fingerprint:
+    for file in evaluations:
+        if not _is_of(file, record):
             continue
-        checked(path, file)
         for label, result in file["results"].items():
             if file["task"] == "perplexity":
                 value, amount = result["perplexity"], result["tokens"]
@@ -74,6 +79,10 @@ def read_measured(paths: Iterable[Path], record: ModelRecord) -> list[Measured]:
                 )
             )
     return found
+
+
+def _is_of(evaluation: dict, record: ModelRecord) -> bool:
+    return evaluation.get("weights_fingerprint") == record.fingerprint
 
 
 def pairs(measured: Sequence[Measured], tables: Tables) -> list[Pair]:

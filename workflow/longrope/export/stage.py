@@ -13,7 +13,7 @@ from longrope.export.card import write_card
 from longrope.export.found import check_keeps_measured
 from longrope.export.full import full_keys, write_module
 from longrope.export.gguf_file import write_gguf
-from longrope.export.lost import losses, pairs, read_measured
+from longrope.export.lost import losses, measured_in, pairs, read_measured
 from longrope.export.native import NOT_IN_4, goes_to_weights, native_config
 from longrope.export.reread import own_logits, reread_full, reread_native
 from longrope.export.serve import write_serving
@@ -39,11 +39,13 @@ def export_model(
     out: Path,
     records: Sequence[Path] = (),
     trainings: Sequence[Path] = (),
+    published: Sequence[dict] = (),
 ) -> Written:
     """Export the weights in `model` with the factors in `tiers` as the folder `out`.
 
-    `records` are evaluations, `trainings` metrics of tunings, both for the card. Raises UserError
-    if the form or the engine cannot carry the model, or if what was written reads back otherwise.
+    `records` are evaluations, `trainings` metrics of tunings, `published` evaluations of an entry,
+    all for the card. Raises UserError if the form or the engine cannot carry the model, or if what
+    was written reads back otherwise.
     """
     if asked.form not in FORMS:
         raise unknown_name("form", asked.form, FORMS)
@@ -54,7 +56,7 @@ def export_model(
         )
     record = read_record(model)
     _check_plain(model, record)
-    _check_out(out, model, tiers)
+    check_out(out, model, tiers)
     extended = read_tiers(tiers, record.rope)
     check_searched_on(
         extended.factors,
@@ -74,7 +76,7 @@ def export_model(
             written = write_gguf(draft, model, record, tables, asked.dtype)
         else:
             written = _write_folder(draft, asked, model, record, tables)
-        rows = pairs(read_measured(records, record), tables)
+        rows = pairs([*read_measured(records, record), *measured_in(published, record)], tables)
         check_keeps_measured(out, rows)
         written = replace(written, lost=list(losses(rows, tables)))
         if asked.form == "full":  # the one table counts only where nobody trusts its file
@@ -82,9 +84,9 @@ def export_model(
                 written, **{key: _untrusted(getattr(written, key)) for key in ("said", "lost")}
             )
         write_factors(draft / "factors.json", tables.long)
-        _write_note(draft, asked, record, written)
         write_serving(draft, asked, record, written)
         write_card(draft, asked, record, written, rows, trainings)
+        _write_note(draft, asked, record, written)
     return written
 
 
@@ -114,6 +116,8 @@ def _write_folder(
     plain, tiers = logits[: len(meant)], logits[len(meant) :]
     difference = reread_native(draft, meant, tables, plain, in_weights=in_weights, exact=exact)
     said = list(left_out(tables))
+    if not any(draft.glob("tokenizer*")):
+        said.append("The checkpoint has no tokenizer, so this has none: put the model's here.")
     if (kind := config.get("model_type")) in NOT_IN_4:
         said.append(f"transformers 4.57 refuses to load {kind} models with longrope: 5 does.")
     if asked.form == "full":
@@ -125,16 +129,32 @@ def _untrusted(said: list[str]) -> list[str]:
     return [f"without trust_remote_code: {each}" for each in said]
 
 
-def _check_out(out: Path, model: Path, tiers: Path) -> None:
-    """Raise UserError where an export would take the place of anything but an older export."""
+def check_out(out: Path, model: Path, tiers: Path) -> None:
+    """Raise UserError where an export would take the place of anything but an older export, or of
+    what somebody has put into one."""
     where = out.resolve()
     if where == Path.cwd():
         raise UserError(f"--out {out}: the working directory cannot be replaced: name a folder")
     for source in (model.resolve(), tiers.resolve()):
         if where == source or where in source.parents or source in where.parents:
             raise UserError(f"--out {out}: {source} is there, from which it is made: take another")
-    if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / NOTE).exists())):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / NOTE).is_file():
         raise UserError(f"--out {out}: there is something that is no export: take another name")
+    written = read_json(out / NOTE).get("files")
+    foreign = [name for name in _files_in(out) if isinstance(written, list) and name not in written]
+    if foreign:
+        raise UserError(
+            f"--out {out}: {foreign[0]} is no file of the export there, and would be lost with it:"
+            " move it away, or take another name"
+        )
+
+
+def _files_in(folder: Path) -> list[str]:
+    """The files below a folder, by their paths in it, but for the note of the export."""
+    files = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return [str(path) for path in files if path.name != NOTE]
 
 
 def _check_plain(model: Path, record: ModelRecord) -> None:
@@ -163,6 +183,7 @@ def _write_note(draft: Path, asked: Export, record: ModelRecord, written: Writte
             "tables": 1 if tables.one else 2,
             "attention_factor_in_weights": written.in_weights,
             "largest_difference_of_a_logit": written.difference,
+            "files": _files_in(draft),
             "cannot_express": written.said,
             "measured": written.lost,
             "longrope": __version__,
