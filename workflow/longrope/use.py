@@ -35,6 +35,8 @@ def load(path, factors=None, *, other_weights: bool = False):
     from longrope.models.checkpoint import load_tokenizer
 
     folder, found = _places(Path(path), factors)
+    if isinstance(found, str | Path):  # before weights are read
+        file_or_entry(found)
     rope, weights = rope_of_folder(folder)
     tiers = tiers_from(found, rope, weights, _tuned(folder), other_weights=other_weights)
     model = _load(folder)

@@ -174,7 +174,7 @@ def _found(options: argparse.Namespace):
 
 def _own_configuration(options: argparse.Namespace, found):
     """The configuration for a checkpoint, with what is to be known of it printed."""
-    from longrope.own_model.configuration import check_hours, configure
+    from longrope.own_model.configuration import check_hours, check_target, configure
     from longrope.own_model.extend import find_project
     from longrope.own_model.importable import check_importable
     from longrope.own_model.texts import carried, find_texts
@@ -182,6 +182,8 @@ def _own_configuration(options: argparse.Namespace, found):
     from longrope.windows import window_label
 
     check_hours(options.hours)
+    check_target(found, options.to)
+    machine = find_machine(options.gpu)
     check_importable(found)
     if options.text:
         corpus = find_texts(options.text, found.vocabulary, options.to)
@@ -192,7 +194,7 @@ def _own_configuration(options: argparse.Namespace, found):
             " your own"
         )
     made = configure(
-        found, options.to, corpus, find_machine(options.gpu), options.hours, trial=options.trial,
+        found, options.to, corpus, machine, options.hours, trial=options.trial,
         command=f"longrope {options.stage} --to {window_label(options.to)}"
         + " --trial" * options.trial,
     )  # fmt: skip

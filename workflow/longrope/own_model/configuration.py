@@ -72,6 +72,21 @@ def check_hours(hours: float) -> None:
         raise UserError(f"--hours {hours:g}: must be a finite number above 0")
 
 
+def check_target(found: Found, target: int) -> None:
+    """Raise UserError for a target that is no longer window, or too long a one."""
+    if target <= found.window:
+        raise UserError(
+            f"--to {window_label(target)}: {found.name} has a window of"
+            f" {window_label(found.window)} already; name a longer one"
+        )
+    if target > FURTHEST * found.window:
+        raise UserError(
+            f"--to {window_label(target)} is {target / found.window:g}x the window of {found.name}:"
+            f" up to {FURTHEST}x, {window_label(FURTHEST * found.window)}, is written here; the"
+            " paper goes further in more steps (config/paper.yaml)"
+        )
+
+
 def configure(
     found: Found,
     target: int,
@@ -87,17 +102,7 @@ def configure(
     from longrope.plan.estimate import estimate_study
 
     check_hours(hours)
-    if target <= found.window:
-        raise UserError(
-            f"--to {window_label(target)}: {found.name} has a window of"
-            f" {window_label(found.window)} already; name a longer one"
-        )
-    if target > FURTHEST * found.window:
-        raise UserError(
-            f"--to {window_label(target)} is {target / found.window:g}x the window of {found.name}:"
-            f" up to {FURTHEST}x, {window_label(FURTHEST * found.window)}, is written here; the"
-            " paper goes further in more steps (config/paper.yaml)"
-        )
+    check_target(found, target)
     for level in (TRIAL,) if trial else LEVELS:
         settings = _settings(found, target, corpus, machine, level)
         config = _checked(settings)
