@@ -215,7 +215,7 @@ def test_a_factor_that_is_cut_after_the_projection_is_refused(tmp_path):
         ({"form": "native", "engine": "llama.cpp"}, "is not what llama.cpp loads"),
         ({"form": "onnx"}, "unknown form 'onnx': known are full, gguf, native"),
         ({"engine": "tgi"}, "unknown engine 'tgi'"),
-        ({"window": 300}, "no tier for 300: this extended model has 256, 512, 1k"),
+        ({"window": 300}, "no factors for 300, but for 256, 512, 1k"),
         ({"two": True, "engine": "sglang"}, "the angle of position 0"),
         ({"two": True, "engine": "mlx"}, "it uses the long one always"),
         ({"two": True, "engine": "vllm"}, "for every text as soon as --max-model-len is above"),

@@ -220,5 +220,5 @@ CASES = [
     _block("heads in words", "must be a number above 0", num_attention_heads="two", head_dim=None),
     _published("an unknown name", "unknown published factors 'gpt5'", "gpt5"),
     _published("a path as its name", "unknown published factors", "../secret"),
-    _published("a window it has not", "has no factors for 777", "tiny-base", "--window", "777"),
+    _published("a window it has not", "no factors for 777", "tiny-base", "--window", "777"),
 ]  # fmt: skip

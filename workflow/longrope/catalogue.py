@@ -152,11 +152,5 @@ def write_out(found: Entry, out: Path, window: int | None = None) -> list[Path]:
 
 
 def one_of(found: Entry, window: int | None) -> RescaleFactors:
-    """The factors of one window of an entry; UserError lists what it has."""
-    if window is None:
-        return found.tiers.longest
-    for each in found.tiers.factors:
-        if each.window == window:
-            return each
-    labels = ", ".join(window_label(each.window) for each in found.tiers.factors)
-    raise UserError(f"{found.name} has no factors for {window_label(window)}, but for {labels}")
+    """The factors of one window of an entry, or of its longest; UserError lists what it has."""
+    return found.tiers.longest if window is None else found.tiers.at(window)

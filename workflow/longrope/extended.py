@@ -51,6 +51,14 @@ class Tiers:
         """The factors of the longest window."""
         return self.factors[-1]
 
+    def at(self, window: int) -> RescaleFactors:
+        """The factors of one window; UserError lists those that there are."""
+        for each in self.factors:
+            if each.window == window:
+                return each
+        known = ", ".join(window_label(each.window) for each in self.factors)
+        raise UserError(f"there are no factors for {window_label(window)}, but for {known}")
+
     def for_length(self, tokens: int) -> RescaleFactors:
         """The factors for sequences of `tokens` tokens; UserError beyond the longest window."""
         for each in self.factors:

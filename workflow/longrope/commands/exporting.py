@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from longrope.commands.command import HELP, new_command, window
+from longrope.export import FORMS
 from longrope.job import Outcome
 
 
@@ -22,7 +23,7 @@ def add_to(parsers) -> None:
         f"export --engine vllm --dtype bfloat16 {asked} --out mine-16k-vllm",
     )  # fmt: skip
     command.add_argument(
-        "--form", choices=("native", "full", "gguf"), default="native",
+        "--form", choices=tuple(FORMS), default="native",
         help="native: transformers' own longrope; full: all tiers, with a modelling file; gguf: for"
         " llama.cpp (default native)",
     )  # fmt: skip

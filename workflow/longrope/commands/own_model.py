@@ -10,6 +10,7 @@ from pathlib import Path
 
 from longrope.commands.command import Command, new_command, window
 from longrope.errors import UserError
+from longrope.export import FORMS
 
 
 def add_to(parsers) -> None:
@@ -45,7 +46,7 @@ def add_to(parsers) -> None:
     command.add_argument("--cores", default="all", help="of the workflow (default all)")
     command.add_argument("--dry-run", action="store_true", help="only list the jobs")
     command.add_argument(
-        "--export", nargs="+", choices=("native", "full", "gguf"), default=["native"],
+        "--export", nargs="+", choices=tuple(FORMS), default=["native"],
         metavar="FORM",
         help="what to export it as: native (transformers, vLLM, SGLang), full (all tiers), gguf"
         " (llama.cpp, Ollama); default native",

@@ -18,7 +18,7 @@ from longrope.job import commit
 from longrope.models.checkpoint import CARD, ModelRecord
 from longrope.windows import window_label
 
-FORMS = {
+CARRIED_BY = {
     "native": "transformers' own `longrope`; no code of its own",
     "full": "all tiers, by the modelling file that is in the folder (`trust_remote_code`)",
     "gguf": "GGUF, for llama.cpp and what is built on it",
@@ -161,7 +161,7 @@ def _facts(asked: Export, record: ModelRecord, written: Written, licence, base) 
         else f"by transformers: logits within {said:.1g}"
     )
     rows = [
-        ("form", f"{asked.form}: {FORMS[asked.form]}"),
+        ("form", f"{asked.form}: {CARRIED_BY[asked.form]}"),
         ("made for", f"{asked.engine.name} ({asked.engine.read})"),
         ("original window", f"{rope.original_window:,} tokens"),
         ("window of this export", f"{tables.window:,} tokens"),

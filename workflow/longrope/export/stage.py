@@ -8,6 +8,7 @@ from pathlib import Path
 
 from longrope import __version__
 from longrope.errors import UserError, unknown_name
+from longrope.export import FORMS
 from longrope.export.asked import Export, Written
 from longrope.export.card import write_card
 from longrope.export.found import check_keeps_measured
@@ -28,7 +29,6 @@ from longrope.searched_on import check_searched_on
 from longrope.versions import VERSIONS
 from longrope.windows import window_label
 
-FORMS = ("native", "full", "gguf")
 NOTE = "longrope_export.json"  # what was exported from what, for tools and for people
 
 

@@ -46,7 +46,7 @@ class Tables:
 def choose(tiers: Tiers, window: int | None, *, two: bool) -> Tables:
     """The tables of an export: that of the tier for `window` (by default the longest), and with
     `two` that of the original window before it."""
-    long = tiers.longest if window is None else _tier(tiers, window)
+    long = tiers.longest if window is None else tiers.at(window)
     short = long
     if two:
         original = tiers.rope.original_window
@@ -59,14 +59,6 @@ def choose(tiers: Tiers, window: int | None, *, two: bool) -> Tables:
             )
     plain = [dataclasses.replace(each, n_hat=0) for each in (short, long)]
     return Tables(tiers, plain[1] if short is long else plain[0], plain[1])
-
-
-def _tier(tiers: Tiers, window: int) -> RescaleFactors:
-    for each in tiers.factors:
-        if each.window == window:
-            return each
-    known = ", ".join(window_label(each.window) for each in tiers.factors)
-    raise UserError(f"no tier for {window_label(window)}: this extended model has {known}")
 
 
 def as_list(factors: RescaleFactors) -> list[float]:

@@ -20,6 +20,7 @@ from longrope.config import Config
 from longrope.config.base import BASE
 from longrope.config.export import ExportSettings
 from longrope.errors import UserError
+from longrope.export import FORMS
 from longrope.files import read_json
 from longrope.own_model.checkpoint import Found
 from longrope.own_model.watched import run_watched
@@ -29,11 +30,6 @@ from longrope.study import factors_path
 from longrope.windows import window_label
 
 LOG = "workflow.log"  # in the folder of an extension: all that Snakemake and the jobs said
-FORMS = {  # of exports, for whom
-    "native": "transformers, vLLM and SGLang",
-    "full": "transformers, with all tiers",
-    "gguf": "llama.cpp and Ollama",
-}
 
 
 @dataclass(frozen=True, slots=True)
