@@ -19,6 +19,12 @@ from longrope.audit import check
 from longrope.audit.values import OF_BLOCK, OF_CONFIG, THETAS
 from longrope.cli import main
 from longrope.errors import UserError
+from longrope.export.engines import ENGINES as EXPORTED
+from longrope.export.engines import find_engine
+from longrope.export.native import goes_to_weights, native_config
+from longrope.export.tables import choose
+from longrope.extended import Tiers
+from longrope.factors import RescaleFactors, Rope
 
 SOUND = json.loads((Path(__file__).parent / "data/checkpoints/sound.json").read_text())
 LLAMA2, LLAMA3, SMOL = (SOUND[name] for name in ("Llama-2-7b-hf", "Llama-3.1-8B", "SmolLM2-135M"))
@@ -298,10 +304,44 @@ def test_an_architecture_without_a_rope_has_nothing_of_it_to_find(tmp_path):
     assert "has no RoPE" in report.remarks[0]
 
 
-def test_what_this_project_exports_in_both_schemas_passes(tmp_path):
-    scaled = {"attention_factor": 1.2, "short_mscale": 1.2, "long_mscale": 1.2}
-    assert check(write(tmp_path, llama(scaled))).findings == ()
+def test_a_factor_by_the_formula_of_the_windows_passes_in_both_schemas(tmp_path):
     assert check(write(tmp_path, llama({"attention_factor": float(OWN)}))).findings == ()
+
+
+def exported(engine: str, attention: float) -> dict:
+    """The config.json of an export in one table, for an engine."""
+    rope = Rope("llama", 10000.0, 128, 4096, "unknown")
+    tier = RescaleFactors(rope, 131072, "search", tuple(TABLE), attention_factor=attention)
+    tables = choose(Tiers((tier,)), None, two=False)
+    within = goes_to_weights(LLAMA2, find_engine(engine), tables)
+    return native_config(LLAMA2, tables, in_weights=within, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("engine", [name for name in EXPORTED if name != "llama.cpp"])
+def test_what_is_exported_passes_but_in_mlx_where_keys_carry_the_attention_factor(tmp_path, engine):
+    assert check(write(tmp_path, exported(engine, 1.0))).findings == ()
+    findings = check(write(tmp_path, exported(engine, 1.21))).findings
+    if find_engine(engine).attention == "weights":
+        assert findings == ()
+    else:
+        (found,) = findings
+        assert (found.code, found.severity) == ("attention-factor-ignored", "error")
+        assert [*found.engines] == ["MLX"] and "applies 1.0000" in found.engines["MLX"]
+        assert "--engine mlx" in found.instead
+
+
+def test_an_export_that_lost_the_keys_of_other_engines_errs_in_them(tmp_path):
+    config = exported("vllm", 1.21)
+    for block in (config["rope_scaling"], config["rope_parameters"]):
+        del block["short_mscale"], block["long_mscale"]
+    (found,) = check(write(tmp_path, config)).findings
+    assert {*found.engines} == {"vLLM", "SGLang", "MLX"} and "1.21" in found.instead
+
+
+def test_mlx_reads_no_mscale_of_two_tables_either(tmp_path):
+    scaled = {"attention_factor": 1.3, "short_mscale": 1.3, "long_mscale": 1.3}
+    (found,) = check(write(tmp_path, llama(scaled))).findings
+    assert found.engines == {"MLX": f"applies {OWN:.4f}, silently: it reads no key of it"}
 
 
 def test_what_costs_no_more_than_length_is_a_warning(tmp_path):

@@ -407,6 +407,15 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_error(tmp_path, monkeypatch):
     assert "\n" not in str(e.value) and not (tmp_path / "model").exists()
 
 
+def test_a_hub_error_that_says_nothing_is_named_by_its_kind(tmp_path, monkeypatch):
+    def snapshot(name, **options):
+        raise OSError()
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    with pytest.raises(UserError, match="cannot be fetched: OSError"):
+        import_model(HubModel(kind="hub", name="some/model"), "tiny", WINDOW, tmp_path / "model")
+
+
 # --- GGUF -----------------------------------------------------------------------------------
 
 

@@ -81,6 +81,10 @@ def test_a_rescaled_model_and_a_faulty_one_are_refused_with_what_to_write(source
     linear = {"rope_scaling": {"rope_type": "linear", "factor": 2.0}, "rope_parameters": None}
     with pytest.raises(UserError, match="rescaled already"):
         find(rewrite(source, tmp_path / "a", **linear))
+    table = {"short_factor": [2.0] * 8, "long_factor": [2.0] * 8, "attention_factor": 1.21}
+    export = {"rope_scaling": {"rope_type": "longrope", **table}, "rope_parameters": None}
+    with pytest.raises(UserError, match=r"rescaled already \(longrope\)"):  # whatever MLX does
+        find(rewrite(source, tmp_path / "export", **export))
     lost = {"max_position_embeddings": 100_000}
     with pytest.raises(UserError, match=r"without any scaling.*longrope check"):
         find(rewrite(source, tmp_path / "b", **lost))

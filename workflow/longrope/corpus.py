@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from longrope.config.corpus import CorpusSettings, Need, TokenizeSettings
-from longrope.errors import UserError
+from longrope.errors import UserError, one_line
 from longrope.files import fingerprint, read_json, read_text, replacing, sha256_of, write_checked
 from longrope.inputs import files_of
 
@@ -138,8 +138,7 @@ def _stream(where: str, *arguments, split: str = "train", **options) -> Iterator
         raise
     # What is wrong with a file shows as an error of the reader of its format, of any kind.
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"corpus: {where} cannot be read: {first}") from error
+        raise UserError(f"corpus: {where} cannot be read: {one_line(error)}") from error
 
 
 def _files(patterns: Iterable[str]) -> list[Path]:

@@ -55,6 +55,12 @@ class Block:
         """Whether it does anything but say theta."""
         return self.type not in (None, *PLAIN)
 
+    @property
+    def one_table(self) -> bool:
+        """Whether the same factors serve every length, so that no engine has any to choose."""
+        short, long = self.values.get("short_factor"), self.values.get("long_factor")
+        return long is not None and short == long
+
     def number(self, key: str) -> float | None:
         """A number of it; None if there is none of that name, or no number."""
         value = self.values.get(key)

@@ -123,24 +123,27 @@ def _table(checkpoint: Checkpoint, block: Block, key: str) -> Iterator[Finding]:
 
 
 def _attention(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
-    """vLLM, SGLang and MLX apply sqrt(1 + ln s / ln L) unless short_mscale and long_mscale say
-    otherwise; transformers applies `attention_factor`, and knows no mscale."""
+    """Engines apply sqrt(1 + ln s / ln L) by themselves, 1 where the windows are the same.
+    transformers takes `attention_factor` for it, and knows no mscale; vLLM and SGLang take
+    short_mscale and long_mscale; MLX is given none of the three."""
     original, window = checkpoint.original(block), checkpoint.window
-    if not (original and window and window > original > 1):
+    if checkpoint.kind in OWN_SCALING or not (original and window and original > 1):
         return
+    if window < original or (window == original and not block.one_table):
+        return  # said of the windows
     own = su_factor(window / original, original)
     stated, factor = block.number("attention_factor"), block.number("factor")
     applied = stated if stated is not None else su_factor(factor or window / original, original)
     scales = {key: block.number(key) for key in ("short_mscale", "long_mscale")}
     given = {key: value for key, value in scales.items() if value is not None}
-    if checkpoint.kind in OWN_SCALING:
-        return
+    in_mlx = {MLX: f"applies {own:.4f}, silently: it reads no key of it"}
     if len(given) == 1:
         missing = next(key for key in scales if key not in given)
         yield Finding(
             "mscale-incomplete", "error", CONFIG, f"{block.key}.{missing}",
             f"{', '.join(given)} is stated and {missing} is not.",
-            among(f"applies {own:.4f} with the other table, silently", VLLM, SGLANG, MLX),
+            among(f"applies {own:.4f} with the other table, silently", VLLM, SGLANG)
+            | (in_mlx if abs(applied - own) > CLOSE else {}),
             "both short_mscale and long_mscale, or neither",
         )  # fmt: skip
     elif given and any(abs(value - applied) > CLOSE for value in given.values()):
@@ -151,21 +154,27 @@ def _attention(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
             f"transformers applies {applied:.4f} ("
             + ("attention_factor" if stated is not None else "by its formula")
             + f"), short_mscale and long_mscale say {found}.",
-            among(f"applies {applied:.4f}", T4, T5) | among(f"applies {found}", VLLM, SGLANG, MLX),
+            among(f"applies {applied:.4f}", T4, T5) | among(f"applies {found}", VLLM, SGLANG)
+            | {MLX: f"applies {own:.4f}"},
             "attention_factor, short_mscale and long_mscale with the same number",
         )  # fmt: skip
-    elif not given and abs(applied - own) > CLOSE:
+    elif abs(applied - own) > CLOSE:
         by = "attention_factor" if stated is not None else "factor"
-        engines = among(f"applies {own:.4f}, silently", VLLM, SGLANG, MLX)
+        engines = in_mlx if given else among(f"applies {own:.4f}, silently", VLLM, SGLANG, MLX)
         if stated is None:
             engines[T4] = f"applies {own:.4f}"
+        instead = f"factor {window / original:g}, or attention_factor, short_mscale and long_mscale"
+        if stated is not None:
+            instead = f"short_mscale and long_mscale = {applied:.6g} beside it"
+            if given:  # what every other engine reads
+                instead = (
+                    "for MLX the factor in the weights that make the queries, times its square, as"
+                    " `longrope export --engine mlx` has it"
+                )
         yield Finding(
             "attention-factor-ignored" if stated is not None else "factor-differs",
             "error", CONFIG, f"{block.key}.{by}",
             f"transformers 5 applies {applied:.4f} by {by}; the windows ({window} / {original})"
-            f" make sqrt(1 + ln s / ln L) = {own:.4f}, which other engines apply.",
-            engines,
-            f"short_mscale and long_mscale = {applied:.6g} beside it"
-            if stated is not None
-            else f"factor {window / original:g}, or attention_factor, short_mscale and long_mscale",
+            f" make sqrt(1 + ln s / ln L) = {own:.4f}.",
+            engines, instead,
         )  # fmt: skip

@@ -101,14 +101,10 @@ def _original(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
 
 def _sees_it(checkpoint: Checkpoint, block: Block) -> bool:
     """Whether it matters which of two tables is used, or what the ratio of the windows is."""
-    two = _two_tables(block)
+    two = block.values.get("short_factor") != block.values.get("long_factor")
     return checkpoint.kind not in (*ORIGINAL_OF, *READS_THE_BLOCK) and (
         two or "attention_factor" not in block.values
     )
-
-
-def _two_tables(block: Block) -> bool:
-    return block.values.get("short_factor") != block.values.get("long_factor")
 
 
 def _raised(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
@@ -118,10 +114,8 @@ def _raised(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
     )  # fmt: skip
     if original is None:
         return
-    # One table for every length, with nothing for an engine to choose: what is exported here.
-    one = "long_factor" in block.values and not _two_tables(block)
-    if window == original and block.type in LONGROPE and one:
-        return
+    if window == original and block.type in LONGROPE and block.one_table:
+        return  # as what is exported here
     if window < original or (window == original and block.type != "yarn"):
         wanted = f" (factor {factor:g}: {round(original * factor)})" if factor else ""
         what = "the long factors are never used" if block.type in LONGROPE else "cut short"

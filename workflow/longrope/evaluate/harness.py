@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from longrope.errors import UserError
+from longrope.errors import UserError, one_line
 from longrope.evaluate.questions import Questions
 from longrope.files import fingerprint, replacing
 
@@ -144,10 +144,10 @@ def ask(lm, name: str, tasks: Path | None, *, shots: int = 0, limit: int | None 
         try:
             loaded = manager.load([name])
         except (OSError, ConnectionError) as error:
-            first = str(error).strip().splitlines()[0]
             raise UserError(
-                f"{name}: its questions cannot be fetched ({first[:200]}). Without a network, name"
-                " a folder of questions (`files`); `longrope fetch-benchmarks` makes one"
+                f"{name}: its questions cannot be fetched ({one_line(error, 200)}). Without a"
+                " network, name a folder of questions (`files`); `longrope fetch-benchmarks` makes"
+                " one"
             ) from error
         for task in loaded["tasks"].values():
             if task.get_config("num_fewshot") != 0:  # 0 in its own file: it takes none

@@ -239,10 +239,10 @@ def _download(repository: str, revision: str | None) -> Path:
         folder = fetch(*CARRIED)
         return folder if any(folder.glob("*.safetensors")) else fetch(*CARRIED, *PICKLED)
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
         raise UserError(
             f"the hub model {repository!r} (revision {revision or 'main'}) cannot be fetched:"
-            f" {first}. Check name and network, accept its licence, or name a local folder"
+            f" {one_line(error)}. Check name and network, accept its licence, or name a local"
+            " folder"
         ) from error
 
 

@@ -50,6 +50,12 @@ class Found:
 def find(path: Path) -> Found:
     """What a checkpoint is; UserError if it is none, or rescaled already."""
     report = check(path)
+    # Before its faults: mending them would not help.
+    if report.facts["scaling"] not in ("none", "default"):
+        raise UserError(
+            f"{path}: its RoPE is rescaled already ({report.facts['scaling']}), and two scalings"
+            " are not composed: start from the model that it was made from"
+        )
     wrong = [
         each
         for each in report.findings
@@ -65,11 +71,6 @@ def find(path: Path) -> Found:
         raise UserError(
             f"{path}: {report.facts['model']} has no RoPE, so there is nothing to rescale: LongRoPE"
             " extends models such as Llama, Mistral, Qwen or Phi"
-        )
-    if report.facts["scaling"] not in ("none", "default"):
-        raise UserError(
-            f"{path}: its RoPE is rescaled already ({report.facts['scaling']}), and two scalings"
-            " are not composed: start from the model that it was made from"
         )
     file = Path(report.path)
     return _of_gguf(file, report.facts) if file.suffix == ".gguf" else _of_folder(file)
