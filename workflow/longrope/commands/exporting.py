@@ -76,7 +76,7 @@ def add_to(parsers) -> None:
         parsers, "publish", publish, "make an entry of published factors from results",
         f'publish --name mine-16k --about "Mine, 4k to 16k." --command "snakemake --cores all"'
         f" --model {place}/model --factors {place}/extended/extended.json"
-        f" --records {place}/evaluation/*/extended/*.json --out mine-16k.json",
+        f" --records {place}/evaluation/*/extended.json --out mine-16k.json",
         tracked=False,
     )  # fmt: skip
     command.add_argument("--name", required=True, help="of the entry")
