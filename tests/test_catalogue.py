@@ -96,6 +96,24 @@ def test_an_entry_is_written_as_the_files_that_everything_reads(tmp_path, capsys
     assert main(["factors", "nothing"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "F"], "--out is of one entry: longrope factors NAME --out; known are"),
+        (["--json"], "--json is of one entry"),
+        (["tiny-base", "--json", "--out", "F"], "one of the two"),
+        (["tiny-longrope-2k", "--json"], "2k, 4k, 8k, 16k; say which with --window"),
+    ],
+)
+def test_what_would_be_ignored_of_a_request_for_factors_is_refused(
+    words, said, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["factors", *words]) == 1
+    shown = capsys.readouterr()
+    assert said in shown.err and not shown.out and not list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def measured(model_folder, tokens, rope, tmp_path_factory):
     """Factors for 128 tokens and what was measured with them."""
@@ -129,6 +147,14 @@ def test_an_entry_holds_what_the_records_say(measured, model_folder, tmp_path):
         assert entry.measured[0][key] == record[key]
     assert "records" not in entry.measured[0] and "/" not in str(entry.source)
     assert identity_of(entry.tiers.longest) == record["factors"]["128"]["fingerprint"]
+
+
+def test_an_entry_that_is_carried_is_not_replaced(measured, model_folder):
+    before = catalogue.entry("tiny-base")
+    factors, record = measured
+    with pytest.raises(UserError, match="tiny-base: is published already"):
+        publish("tiny-base", "a test", model_folder, [factors], [record], command="pytest")
+    assert catalogue.entry("tiny-base") == before
 
 
 def test_records_of_other_factors_or_weights_make_no_entry(measured, model_folder, rope, tmp_path):

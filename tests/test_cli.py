@@ -2,9 +2,13 @@
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -376,6 +380,37 @@ def test_every_command_has_examples_and_takes_them(name, capsys):
         program, *words = shlex.split(line.split(" > ")[0].split(" < ")[0])
         options = build_parser().parse_args(words)
         assert (program, options.stage) == ("longrope", name)
+
+
+@cache
+def layout() -> tuple[str, ...]:
+    """What the rules of the workflow write, by path, with a wildcard for each name."""
+    rules = Path(__file__).parents[1].glob("workflow/rules/*.smk")
+    found = {each for path in rules for each in re.findall(r'"(results/[^"]*)"', path.read_text())}
+    return tuple(re.sub(r"\{[^}]*\}", "*", each) for each in found)
+
+
+def is_in_layout(path: str) -> bool:
+    """Whether a path, or a pattern, of an example is one of a study: a file, or a folder above."""
+    parts = path.split("/")
+    return any(
+        (len(parts) == len(other) or ("*" not in path and len(parts) < len(other)))
+        and all(fnmatchcase(mine, theirs) for mine, theirs in zip(parts, other, strict=False))
+        for other in (each.split("/") for each in layout())
+    )
+
+
+@EVERY_COMMAND
+def test_paths_of_results_in_examples_are_those_that_a_study_has(name):
+    paths = re.findall(r"(?<!\S)results/\S+", COMMANDS[name].epilog)
+    assert not [each for each in paths if not is_in_layout(each)]
+
+
+def test_a_path_that_is_a_level_too_deep_is_in_no_study():
+    assert is_in_layout("results/*/*/evaluation/*/*.json")
+    assert is_in_layout("results/mine/longrope-16k")
+    assert not is_in_layout("results/*/*/evaluation/*/*/*.json")
+    assert not is_in_layout("results/*/*/evaluation/*")
 
 
 def test_the_help_names_every_command(capsys):

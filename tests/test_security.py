@@ -21,6 +21,7 @@ from longrope.cli import main
 from longrope.errors import UserError, one_line
 from longrope.factors import write_factors
 from longrope.files import read_json, write_json
+from longrope.logs import logging_to
 from longrope.models.checkpoint import read_record
 from longrope.parallel import sharding
 from longrope.parallel.reasons import leave_report
@@ -393,6 +394,17 @@ def test_a_secret_at_the_end_of_a_long_error_is_hidden_before_that_is_cut(plante
     secret = SECRETS["MLFLOW_TRACKING_PASSWORD"]
     said = one_line(ValueError("x" * 280 + f" {secret} and more"))
     assert len(said) <= 300 and secret[:8] not in said
+
+
+def test_a_secret_that_is_printed_in_parts_is_hidden_in_the_log(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_TOKEN", "not-to-be-told")
+    with logging_to(tmp_path / "a.log"):
+        print("with not-to", end="", flush=True)
+        print("-be-told in it")
+        print("a last line of hf_", end="", flush=True)
+        print("aBcDeFgH12345", end="")
+    assert (tmp_path / "a.log").read_text() == "with *** in it\na last line of ***"
+    assert capsys.readouterr().out == "with *** in it\na last line of ***"
 
 
 def test_what_is_no_secret_stays_readable(monkeypatch):

@@ -137,6 +137,8 @@ def _begun(name: str, says: str, content: str | bytes) -> Case:
 EXPORT = ("export", "--model", f"{TUNED}/model", "--factors", EXTENDED)
 NUMBER = "is no whole number from 1 up"
 CASES = [
+    _usage("an own model's name that is a path", "a letter or digit, then",
+           "init", "source", "--to", "128", "--name", "a/b"),
     _usage("an unknown stage", "did you mean 'search'?", "serach"),
     _usage("a stage that is near none", "one of check, init,", "abacus"),
     _usage("an unknown option", "unrecognized arguments: --fast", "schema", "--fast"),

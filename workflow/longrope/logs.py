@@ -7,6 +7,7 @@ A disk without room ends the log, never the stage.
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
@@ -27,13 +28,13 @@ def logging_to(path: Path | None):
     except OSError as error:
         raise UserError(f"--log {path}: cannot be written ({error})") from None
     log = _Log(opened, path)
+    out, errors = _Tee(sys.stdout, log), _Tee(sys.stderr, log)
     try:
-        with (
-            contextlib.redirect_stdout(_Tee(sys.stdout, log)),
-            contextlib.redirect_stderr(_Tee(sys.stderr, log)),
-        ):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
             yield
     finally:
+        out.end()
+        errors.end()
         log.close()
 
 
@@ -71,16 +72,35 @@ def silent():
 
 
 class _Tee:
-    """A text stream that writes to two; not a terminal, so that nothing draws bars on it."""
+    """A text stream that writes to two; not a terminal, so that nothing draws bars on it.
+
+    A line is written once it is whole, even if somebody flushes before: the parts of a secret that
+    comes in several are none."""
 
     def __init__(self, *streams) -> None:
         self._streams = streams
+        self._begun = ""  # of a line
+        self._lock = threading.RLock()  # which a signal's handler that prints may hold already
 
     def write(self, text: str) -> int:
-        shown = hidden(text)
-        for stream in self._streams:
-            stream.write(shown)
+        with self._lock:
+            begun = self._begun + text
+            end = 1 + max(begun.rfind("\n"), begun.rfind("\r"))
+            lines, self._begun = begun[:end], begun[end:]
+            self._show(lines)
         return len(text)
+
+    def end(self) -> None:
+        """Write what there is of a last line without an end."""
+        with self._lock:
+            rest, self._begun = self._begun, ""
+            self._show(rest)
+
+    def _show(self, text: str) -> None:
+        if text:
+            shown = hidden(text)
+            for stream in self._streams:
+                stream.write(shown)
 
     def flush(self) -> None:
         for stream in self._streams:

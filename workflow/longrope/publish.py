@@ -35,9 +35,14 @@ def publish(
     command: str,
     out: Path | None = None,
 ) -> Path:
-    """Write an entry; by default into the installed package, where `longrope factors` finds it."""
+    """Write an entry; by default into the installed package, where `longrope factors` finds it and
+    none is replaced."""
     if not re.fullmatch(NAME, name):
         raise UserError(f"--name {name!r}: letters, digits, dots and dashes only")
+    if out is None:
+        out = Path(__file__).parent / FOLDER / f"{name}.json"
+        if out.exists():
+            raise UserError(f"--name {name}: is published already; take another, or name an --out")
     of_model = read_record(model)
     tiers = tiers_of(factors, of_model)
     measured = [_measured(path, of_model.fingerprint, tiers) for path in records]
@@ -52,9 +57,8 @@ def publish(
             f"--records: an entry needs a measured perplexity at every window, there is none at"
             f" {', '.join(map(window_label, lacking))}; name its record"
         )
-    path = out or Path(__file__).parent / FOLDER / f"{name}.json"
     write_json(
-        path,
+        out,
         {
             "schema": SCHEMA,
             "name": name,
@@ -70,7 +74,7 @@ def publish(
             "made_with": {"command": command, "longrope": __version__},
         },
     )
-    return path
+    return out
 
 
 def _measured(path: Path, weights: str, tiers: Tiers) -> dict:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from longrope.commands.command import HELP, new_command, window
+from longrope.errors import UserError
 from longrope.export import FORMS
 from longrope.job import Outcome
 
@@ -68,16 +69,16 @@ def add_to(parsers) -> None:
     command.add_argument("name", nargs="?", help="an entry; without it all are listed")
     command.add_argument(
         "--window", type=window,
-        help="one of several, such as 16k (default all with --out, else the longest)",
+        help="one of several, such as 16k (default all)",
     )  # fmt: skip
     command.add_argument("--out", type=Path, help="a folder, or with --window a file")
-    command.add_argument("--json", action="store_true", help="print factors.json")
+    command.add_argument("--json", action="store_true", help="print factors.json of one window")
 
     command = new_command(
         parsers, "publish", publish, "make an entry of published factors from results",
         f'publish --name mine-16k --about "Mine, 4k to 16k." --command "snakemake --cores all"'
         f" --model {place}/model --factors {place}/extended/extended.json"
-        f" --records {place}/evaluation/*/extended/*.json --out mine-16k.json",
+        f" --records {place}/evaluation/*/extended.json --out mine-16k.json",
         tracked=False,
     )  # fmt: skip
     command.add_argument("--name", required=True, help="of the entry")
@@ -118,13 +119,26 @@ def export(options: argparse.Namespace) -> Outcome:
 
 
 def factors(options: argparse.Namespace) -> None:
-    from longrope.catalogue import entry, listing, one_of, summary, write_out
+    from longrope.catalogue import entry, listing, names, one_of, summary, write_out
     from longrope.factors import record_of_factors
+    from longrope.windows import window_label
 
+    if options.out and options.json:
+        raise UserError("--json prints factors, --out writes them: one of the two")
     if options.name is None:
+        given = {"--out": options.out, "--window": options.window, "--json": options.json}
+        if asked := [flag for flag, value in given.items() if value]:
+            raise UserError(
+                f"{asked[0]} is of one entry: longrope factors NAME {asked[0]}; known are"
+                f" {', '.join(names())}"
+            )
         print(listing())
         return
     found = entry(options.name)
+    several = len(found.tiers.factors) > 1 and options.window is None
+    if options.json and several:
+        labels = ", ".join(window_label(each.window) for each in found.tiers.factors)
+        raise UserError(f"--json: {found.name} has factors for {labels}; say which with --window")
     if options.out:
         for path in write_out(found, options.out, options.window):
             print(path)

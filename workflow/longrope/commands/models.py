@@ -30,7 +30,7 @@ def add_to(parsers) -> None:
     command = new_command(
         parsers, "card", card, "describe a model that was trained here",
         "card --model results/tiny/base/model --tokens results/tiny/data/books/test"
-        " --records results/tiny/base/evaluation/*/none/*.json --out README.md",
+        " --records results/tiny/base/evaluation/*/none.json --out README.md",
     )  # fmt: skip
     command.add_files("--model", "--tokens", "--out", out="the card, a Markdown file")
     command.add_lists("--records")

@@ -4,13 +4,16 @@ A model of one's own: the audit of a checkpoint, its configuration, its extensio
 
 import argparse
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from longrope.commands.command import Command, new_command, window
+from longrope.commands.command import Command, name, new_command, window
 from longrope.errors import UserError
 from longrope.export import FORMS
+
+CPU, HOURS = "cpu", 12.0  # what a configuration is made for unless it is said
 
 
 def add_to(parsers) -> None:
@@ -92,12 +95,12 @@ def _own_model(command: Command) -> None:
     command.add_argument(
         "--text", nargs="+", metavar="GLOB", help="your texts (default the carried books)"
     )
-    command.add_argument("--name", help="in results/ (default that of the folder)")
+    command.add_argument("--name", type=name, help="in results/ (default that of the folder)")
     command.add_argument(
-        "--gpu", default="cpu", help="a100-80gb, h100-80gb, ...; cpu: one core (default cpu)"
+        "--gpu", default=CPU, help="a100-80gb, h100-80gb, ...; cpu: one core (default cpu)"
     )
     command.add_argument(
-        "--hours", type=float, default=12.0, help="that it may take, by plan (default 12)"
+        "--hours", type=float, default=HOURS, help="that it may take, by plan (default 12)"
     )
     command.add_argument("--trial", action="store_true", help="the least of all: does it run?")
     command.add_argument(
@@ -165,10 +168,10 @@ def extend(options: argparse.Namespace) -> None:
 
 def _found(options: argparse.Namespace):
     """The checkpoint that is to be extended, by the name that was given."""
-    from longrope.own_model.checkpoint import find, name_of
+    from longrope.own_model.checkpoint import find
 
     found = find(options.checkpoint)
-    found = replace(found, name=name_of(options.name)) if options.name else found
+    found = replace(found, name=options.name) if options.name else found
     print(found.line)
     return found
 
@@ -180,7 +183,6 @@ def _own_configuration(options: argparse.Namespace, found):
     from longrope.own_model.importable import check_importable
     from longrope.own_model.texts import carried, find_texts
     from longrope.plan.machine import find_machine
-    from longrope.windows import window_label
 
     check_hours(options.hours)
     check_target(found, options.to)
@@ -196,13 +198,26 @@ def _own_configuration(options: argparse.Namespace, found):
         )
     made = configure(
         found, options.to, corpus, machine, options.hours, trial=options.trial,
-        command=f"longrope {options.stage} --to {window_label(options.to)}"
-        + " --trial" * options.trial,
+        command=_command(options),
     )  # fmt: skip
     print(f"Budget {made.level.name!r}: {made.hours:.2g} hours of one {options.gpu} by plan")
     for note in made.notes:
         print(f"Note: {note}")
     return made
+
+
+def _command(options: argparse.Namespace) -> str:
+    """What makes the configuration again, but for the checkpoint, which it names."""
+    from longrope.windows import window_label
+
+    words = ["longrope", options.stage, "--to", window_label(options.to)]
+    words += ["--text", *options.text] if options.text else []
+    words += ["--gpu", options.gpu] if options.gpu != CPU else []
+    words += ["--hours", f"{options.hours:g}"] if options.hours != HOURS else []
+    words += ["--trial"] if options.trial else []
+    words += ["--name", options.name] if options.name else []
+    line = shlex.join(words)
+    return line if line.isprintable() else ascii(line)[1:-1]  # it becomes a comment of one line
 
 
 def generate(options: argparse.Namespace) -> None:

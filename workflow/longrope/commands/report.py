@@ -7,7 +7,7 @@ import argparse
 from longrope.commands.command import new_command
 from longrope.job import Outcome
 
-MEASURED = "results/*/*/evaluation/*/*/*.json"
+MEASURED = "results/*/*/evaluation/*/*.json"
 
 
 def add_to(parsers) -> None:

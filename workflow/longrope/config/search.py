@@ -147,7 +147,6 @@ class Fitness(Settings):
         return self.model_copy(update={"long_tokens": 0.0, "perplexity": perplexity})
 
 
-AttentionFactor = Literal["none", "su", "yarn"] | Positive
 SearchedAttention = Literal["none", "su", "yarn", "search"] | Positive
 
 

@@ -15,7 +15,6 @@ from longrope.errors import UserError
 from longrope.windows import window_label
 
 HARMLESS = ("theta-only-in-block",)  # to transformers 5, which reads the checkpoint here
-ROUND = 256  # windows are whole multiples of it, or taken as they are
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ def configure(
             break
     notes = list(found.notes)
     if planned > hours:
-        notes.append(f"the least budget is planned at {planned:.1f} h, above --hours {hours:g}")
+        notes.append(f"the least budget is planned at {planned:.2g} h, above --hours {hours:g}")
     if too_large:
         worst = max(too_large, key=lambda each: each.work.memory)
         notes.append(
