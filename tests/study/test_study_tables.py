@@ -20,7 +20,7 @@ import yaml
 
 from longrope.checks import load_config
 from longrope.config.base import BASE
-from longrope.config.evaluation import ABLATIONS
+from longrope.config.evaluation import ABLATIONS, MAIN
 from longrope.report.benchmarks import LABELS
 from longrope.report.labels import method_label, row_label
 from longrope.windows import parse_window
@@ -62,15 +62,17 @@ def cells(table: pd.DataFrame) -> Iterator[tuple[dict[str, str], str, str]]:
 
 @cache
 def records(task: str) -> tuple[dict, ...]:
-    """Every evaluation file of a task that the study asks for; others may be left over."""
-    files = [
-        RESULTS / model / weights / "evaluation" / name / f"{method}.json"
+    """Every evaluation file of a task that the study asks for; others may be left over. Those that
+    only ablations show are there or not: a table of them names the record that it lacks."""
+    places = [
+        (asked, RESULTS / model / weights / "evaluation" / name / f"{method}.json")
         for model, settings in models().items()
         for name, asked in settings.evaluation.items()
         if asked.task == task
         for weights, methods in asked.methods.items()
         for method in methods
     ]
+    files = [file for asked, file in places if set(asked.shown_in) & set(MAIN) or file.exists()]
     return tuple(json.loads(file.read_text(encoding="utf-8")) for file in files)
 
 
