@@ -38,7 +38,7 @@ def test_a_run_record_has_the_seconds_that_passed(jumping, tmp_path):
     log, nowhere = tmp_path / "logs/derive.log", str(tmp_path / "nowhere")
     words = ["derive", "yarn", "--window", "1k", "--model", nowhere, "--out", nowhere]
     assert main(["--log", str(log), *words]) == 1  # a record is left all the same
-    assert 0 < json.loads(log.with_suffix(".run.json").read_text())["seconds"] < 600
+    assert 0 <= json.loads(log.with_suffix(".run.json").read_text())["seconds"] < 600
 
 
 def test_locks_and_leases_are_neither_stuck_nor_given_twice(jumping, tmp_path):
