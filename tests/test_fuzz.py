@@ -31,7 +31,8 @@ from longrope.audit import check
 from longrope.audit.gguf_file import open_gguf
 from longrope.checks import load_config
 from longrope.config.corpus import CorpusSettings
-from longrope.corpus import TokenSplit, read_documents
+from longrope.corpus.documents import read_documents
+from longrope.corpus.tokens import TokenSplit
 from longrope.errors import UserError
 from longrope.evaluation_file import read_evaluation
 from longrope.extended import read_tiers
