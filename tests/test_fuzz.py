@@ -38,7 +38,7 @@ from longrope.evaluation_file import read_evaluation
 from longrope.extended import read_tiers
 from longrope.factors import read_factors
 from longrope.files import read_lines, resume_lines
-from longrope.importer import import_csv
+from longrope.import_factors import import_csv
 from longrope.models.checkpoint import check_weights, load_tokenizer, read_record
 from longrope.models.tensors import check_finite, check_whole
 from longrope.parallel.sharding import _damaged

@@ -26,7 +26,7 @@ from longrope.inputs import absent
 from longrope.plan.report import check_study
 from longrope.report import contents
 from longrope.report.contents import CONTENTS
-from longrope.models.stated import check_folders
+from longrope.models.window import check_folders
 from longrope.study import ON_TUNED
 from longrope.versions import VERSIONS
 from longrope.windows import PATTERN, parse_window, window_label

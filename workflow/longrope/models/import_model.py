@@ -38,8 +38,8 @@ from longrope.models.checkpoint import (
     write_record,
 )
 from longrope.models.loading import check_fit, load_causal, readable
-from longrope.models.stated import check_window
 from longrope.models.tensors import check_finite, check_whole, is_beside
+from longrope.models.window import check_window
 
 FROM_WINDOW = ("llama3", "longrope", "yarn")  # rope_types that depend on the window before
 CARRIED = (  # what is taken over from a checkpoint
