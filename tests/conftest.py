@@ -112,7 +112,8 @@ def model(model_folder):
 def tokens(corpus, tokenizer, tmp_path_factory) -> dict[str, Path]:
     """The excerpts as tokens: one folder for each of train, validation and test."""
     from longrope.config.corpus import TokenizeSettings
-    from longrope.corpus import SPLITS, tokenize_corpus
+    from longrope.corpus.documents import SPLITS
+    from longrope.corpus.tokens import tokenize_corpus
 
     root = tmp_path_factory.mktemp("tokens")
     folders = {split: root / split for split in SPLITS}

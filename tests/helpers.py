@@ -18,7 +18,8 @@ from longrope.config import FolderModel
 from longrope.config.corpus import TokenizeSettings
 from longrope.config.search import PaperSpace
 from longrope.config.training import TuningStage
-from longrope.corpus import SPLITS, tokenize_corpus
+from longrope.corpus.documents import SPLITS
+from longrope.corpus.tokens import tokenize_corpus
 from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.files import read_lines
 from longrope.models.checkpoint import load_model, load_tokenizer, read_record, save_model

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from helpers import excerpt, flip_a_bit, make_tokenizer
 from longrope.config.corpus import CorpusSettings, Splits, TokenizeSettings
-from longrope.corpus import SPLITS, TokenSplit, read_documents, tokenize_corpus
+from longrope.corpus.documents import SPLITS, read_documents
+from longrope.corpus.tokens import TokenSplit, tokenize_corpus
 from longrope.errors import UserError
 
 TEXTS = {

@@ -18,7 +18,7 @@ from longrope.baselines import closed_form
 from longrope.checks import load_config
 from longrope.config.evaluation import PerplexityStage
 from longrope.config.search import SearchSettings
-from longrope.corpus import TokenSplit
+from longrope.corpus.tokens import TokenSplit
 from longrope.errors import UserError
 from longrope.evaluate.perplexity import evaluate_perplexity
 from longrope.extended import make_tiers, read_tiers, write_extended

@@ -19,7 +19,7 @@ from helpers import Killed, lines_of
 from longrope import portions
 from longrope.config import FolderModel
 from longrope.config.evaluation import PasskeyStage, PerplexityStage
-from longrope.corpus import TokenSplit, tokenizer_fingerprint
+from longrope.corpus.tokens import TokenSplit, tokenizer_fingerprint
 from longrope.errors import UserError
 from longrope.evaluate import passkey, perplexity, records
 from longrope.evaluate.passkey import evaluate_passkey

@@ -15,10 +15,10 @@ from longrope.baselines import closed_form
 from longrope.catalogue import entry
 from longrope.cli import main
 from longrope.evaluate.records import identity_of
-from longrope.export.asked import Export
 from longrope.export.card import _front_matter, licence_of
 from longrope.export.engines import find_engine
-from longrope.export.lost import Measured, losses, pairs, read_measured
+from longrope.export.measured import Measured, losses, pairs, read_measured
+from longrope.export.request import Export
 from longrope.export.tables import choose
 from longrope.extended import Tiers, with_original
 from longrope.factors import RescaleFactors, write_factors

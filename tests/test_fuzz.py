@@ -31,13 +31,14 @@ from longrope.audit import check
 from longrope.audit.gguf_file import open_gguf
 from longrope.checks import load_config
 from longrope.config.corpus import CorpusSettings
-from longrope.corpus import TokenSplit, read_documents
+from longrope.corpus.documents import read_documents
+from longrope.corpus.tokens import TokenSplit
 from longrope.errors import UserError
 from longrope.evaluation_file import read_evaluation
 from longrope.extended import read_tiers
 from longrope.factors import read_factors
 from longrope.files import read_lines, resume_lines
-from longrope.importer import import_csv
+from longrope.import_factors import import_csv
 from longrope.models.checkpoint import check_weights, load_tokenizer, read_record
 from longrope.models.tensors import check_finite, check_whole
 from longrope.parallel.sharding import _damaged

@@ -17,7 +17,8 @@ from longrope.config.corpus import CorpusSettings, TokenizeSettings
 from longrope.config.evaluation import BenchmarksStage, PasskeyStage, PerplexityStage, RulerStage
 from longrope.config.search import Bayesian, Cma, SearchSettings
 from longrope.config.training import TuningStage
-from longrope.corpus import SPLITS, tokenize_corpus
+from longrope.corpus.documents import SPLITS
+from longrope.corpus.tokens import tokenize_corpus
 from longrope.evaluate.benchmarks import evaluate_benchmarks
 from longrope.evaluate.passkey import evaluate_passkey
 from longrope.evaluate.perplexity import evaluate_perplexity

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from helpers import END, make_tokenizer, make_tokens
 from longrope.config.training import Phase
-from longrope.corpus import TokenSplit
+from longrope.corpus.tokens import TokenSplit
 from longrope.errors import UserError
 from longrope.passkey import WORDS
 from longrope.training.mixture import SequenceMaker

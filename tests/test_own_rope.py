@@ -14,7 +14,7 @@ from longrope.checks import load_config
 from longrope.cli import main
 from longrope.config import FolderModel
 from longrope.config.evaluation import OF_EXTENDING
-from longrope.corpus import TokenSplit
+from longrope.corpus.tokens import TokenSplit
 from longrope.errors import UserError
 from longrope.models.checkpoint import load_model, read_record
 from longrope.models.import_model import import_model

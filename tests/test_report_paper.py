@@ -10,7 +10,7 @@ import yaml
 from evaluations import documents, fitted, write_evaluation
 from longrope.checks import load_config
 from longrope.config.evaluation import ABLATIONS, MAIN
-from longrope.published import CHECKPOINTS, base_of, checkpoint_of
+from longrope.paper_models import CHECKPOINTS, base_of, checkpoint_of
 from longrope.report.labels import row_label
 from longrope.report.tables import make_table
 from longrope.targets import evaluations, shown

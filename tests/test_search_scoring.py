@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from helpers import WINDOW, make_checkpoint, make_tokens
 from longrope.baselines import closed_form
 from longrope.config.search import Fitness
-from longrope.corpus import TokenDocument, TokenSplit
+from longrope.corpus.tokens import TokenDocument, TokenSplit
 from longrope.errors import UserError
 from longrope.models.checkpoint import load_model, load_tokenizer, read_record
 from longrope.passkey import FILLER, PasskeyWriter

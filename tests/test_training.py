@@ -296,7 +296,7 @@ def test_a_tuning_changes_every_weight_and_lowers_the_loss(base, tokens, tmp_pat
 
 
 def test_the_first_loss_of_a_tuning_is_that_of_the_model_with_its_factors(base, tokens, tmp_path):
-    from longrope.corpus import TokenSplit
+    from longrope.corpus.tokens import TokenSplit
     from longrope.rope import install
 
     rope = read_record(base).rope

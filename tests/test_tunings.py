@@ -15,7 +15,7 @@ from helpers import WINDOW, Killed, dying, make_checkpoint, make_tokens, save_ll
 from longrope.baselines import closed_form
 from longrope.config import FolderModel
 from longrope.config.training import Lora, TuningSettings
-from longrope.corpus import TokenSplit
+from longrope.corpus.tokens import TokenSplit
 from longrope.errors import UserError
 from longrope.losses import token_losses
 from longrope.models.architectures import attention_projections

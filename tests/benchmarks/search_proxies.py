@@ -34,7 +34,7 @@ from scipy.stats import spearmanr
 from longrope.baselines import closed_form
 from longrope.config.base import BASE
 from longrope.config.search import PaperSpace
-from longrope.corpus import TokenSplit
+from longrope.corpus.tokens import TokenSplit
 from longrope.errors import UserError
 from longrope.files import write_json
 from longrope.models.checkpoint import load_model, read_record

@@ -1,7 +1,7 @@
 """
 What a configuration reads that is to be had on this machine: checkpoints and texts that are named
-by a path. Where jobs run elsewhere it may be missing here and there nonetheless, so this is a
-warning, not an error. This module imports nothing heavy.
+by a path. Where jobs run elsewhere it may be missing here and there nonetheless, so what is absent
+is a warning, not an error. This module imports nothing heavy.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,3 +30,20 @@ def files_of(patterns: Iterable[str]) -> Iterator[Path]:
     for pattern in patterns:
         root = Path("/") if pattern.startswith("/") else Path()
         yield from sorted(path for path in root.glob(pattern.lstrip("/")) if path.is_file())
+
+
+def source_files(source) -> list[str]:
+    """The local files that a corpus or a model comes from, as far as they exist."""
+    match source.kind:
+        case "text" | "jsonl" | "parquet":
+            patterns = source.files
+        case "folder":
+            weights = f"{source.path}/*.safetensors"
+            pickled = f"{source.path}/pytorch_model*.bin"
+            found = any(files_of([weights]))
+            patterns = [f"{source.path}/*.json", weights if found else pickled]
+        case "gguf":
+            patterns = [source.path]
+        case _:
+            patterns = []
+    return [str(path) for path in files_of(patterns)]

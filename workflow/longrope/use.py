@@ -273,8 +273,8 @@ def _load(folder: Path):
     import torch
 
     from longrope.models.checkpoint import device, load_model, quiet
-    from longrope.models.import_model import existing_folder
     from longrope.models.loading import load_causal
+    from longrope.models.origin import existing_folder
     from longrope.models.tensors import check_whole
     from longrope.pieces import prepare
 

@@ -21,16 +21,16 @@ from longrope.config.evaluation import (
     RulerStage,
 )
 from longrope.config.training import TuningStage
+from longrope.corpus.needs import needs
 from longrope.errors import UserError
-from longrope.inputs import absent
+from longrope.models.window import check_folders
 from longrope.plan.report import check_study
 from longrope.report import contents
 from longrope.report.contents import CONTENTS
-from longrope.models.stated import check_folders
 from longrope.study import ON_TUNED
 from longrope.versions import VERSIONS
 from longrope.windows import PATTERN, parse_window, window_label
-from longrope import study, targets
+from longrope import inputs, study, targets
 from snakemake.exceptions import WorkflowError
 
 # What it runs on is no part of a study: `--config gpu=...`, or `config:` in a profile.
@@ -47,7 +47,7 @@ except UserError as error:
     raise WorkflowError(str(error))
 
 if workflow.is_main_process:
-    for line in absent(STUDY):
+    for line in inputs.absent(STUDY):
         print(f"Warning: {line}", file=sys.stderr)
 
 
@@ -115,7 +115,7 @@ def either(names):
 
 
 def model_files(wildcards):
-    return study.source_files(model_settings(wildcards).source)
+    return inputs.source_files(model_settings(wildcards).source)
 
 
 def import_settings(wildcards):
@@ -159,11 +159,11 @@ def untouched_records(wildcards):
 
 
 def corpus_files(wildcards):
-    return study.source_files(STUDY.corpora[wildcards.corpus].source)
+    return inputs.source_files(STUDY.corpora[wildcards.corpus].source)
 
 
 def model_corpus_files(wildcards):
-    return study.source_files(
+    return inputs.source_files(
         STUDY.corpora[study.corpus_of(model_settings(wildcards), "train")].source
     )
 
@@ -172,7 +172,7 @@ def corpus_settings(wildcards):
     return as_json(
         TokenizeSettings(
             corpus=STUDY.corpora[wildcards.corpus],
-            needs=study.needs(STUDY, wildcards.model, wildcards.corpus),
+            needs=needs(STUDY, wildcards.model, wildcards.corpus),
         )
     )
 
@@ -342,7 +342,7 @@ def benchmarks_settings(wildcards):
 
 
 def haystack_files(wildcards):
-    return study.text_files(evaluation_settings(wildcards).haystack)
+    return [str(path) for path in inputs.files_of(evaluation_settings(wildcards).haystack)]
 
 
 def ruler_settings(wildcards):

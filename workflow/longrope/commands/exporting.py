@@ -90,9 +90,9 @@ def add_to(parsers) -> None:
 
 
 def export(options: argparse.Namespace) -> Outcome:
+    from longrope.export.beside import records_beside, trainings_beside
     from longrope.export.engines import find_engine
-    from longrope.export.found import records_beside, trainings_beside
-    from longrope.export.given import given
+    from longrope.export.source import source_of
     from longrope.export.stage import Export, check_out, export_model, summary
 
     default = "llama.cpp" if options.form == "gguf" else "transformers"
@@ -110,7 +110,7 @@ def export(options: argparse.Namespace) -> Outcome:
     if trainings is None:
         trainings = trainings_beside(options.model)
     check_out(options.out, options.model, options.factors)
-    with given(options.model, options.factors, options.out) as of:
+    with source_of(options.model, options.factors, options.out) as of:
         written = export_model(
             asked, of.model, of.factors, options.out, records, trainings, of.measured
         )

@@ -164,7 +164,7 @@ def assemble(options: argparse.Namespace) -> Outcome:
 
 def import_factors(options: argparse.Namespace) -> Outcome:
     from longrope.factors import describe, write_factors
-    from longrope.importer import import_checkpoint, import_csv
+    from longrope.import_factors import import_checkpoint, import_csv
     from longrope.models.checkpoint import read_record
 
     if options.csv:

@@ -91,7 +91,8 @@ def card(options: argparse.Namespace) -> Outcome:
 
 def tokenize(options: argparse.Namespace) -> Outcome:
     from longrope.config.corpus import TokenizeSettings
-    from longrope.corpus import SPLITS, tokenize_corpus
+    from longrope.corpus.documents import SPLITS
+    from longrope.corpus.tokens import tokenize_corpus
     from longrope.models.checkpoint import load_tokenizer
     from longrope.reading import read_settings
 

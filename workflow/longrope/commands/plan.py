@@ -83,7 +83,7 @@ def add_to(parsers) -> None:
 
 def plan(options: argparse.Namespace) -> Outcome:
     from longrope.files import write_text
-    from longrope.models.stated import check_folders
+    from longrope.models.window import check_folders
     from longrope.plan.machine import find_machine
     from longrope.plan.report import check_fits, plan
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from unittest import mock
 
 from longrope.config.corpus import CorpusSettings
-from longrope.corpus import read_documents, tokenizer_fingerprint
+from longrope.corpus.documents import read_documents
+from longrope.corpus.tokens import tokenizer_fingerprint
 from longrope.errors import UserError
 from longrope.evaluate import harness
 from longrope.files import fingerprint, read_lines, write_lines

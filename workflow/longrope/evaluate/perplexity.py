@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from longrope.config.evaluation import PerplexityStage, protocol_of
-from longrope.corpus import TokenSplit
+from longrope.corpus.tokens import TokenSplit
 from longrope.errors import UserError
 from longrope.evaluate.records import Task, Units, evaluate_lengths, tiers_of
 from longrope.factors import RescaleFactors

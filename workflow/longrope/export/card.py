@@ -9,8 +9,8 @@ from pathlib import Path
 
 from longrope import __version__
 from longrope.config.base import BASE
-from longrope.export.asked import Export, Written
-from longrope.export.lost import Measured, Pair
+from longrope.export.measured import Measured, Pair
+from longrope.export.request import Export, Written
 from longrope.export.tables import as_list
 from longrope.factors import RescaleFactors, describe
 from longrope.files import read_lines, write_text

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from longrope.audit.gguf_file import FREQS, LONG, SHORT
 from longrope.errors import UserError
-from longrope.export.asked import Written
 from longrope.export.gguf_tokenizer import write_tokenizer
+from longrope.export.request import Written
 from longrope.export.serve import GGUF
 from longrope.export.tables import Tables, as_list, left_out
 from longrope.files import read_json

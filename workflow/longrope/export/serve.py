@@ -8,7 +8,7 @@ exported; docs/results/export-engines.md says which of them were run.
 
 from pathlib import Path
 
-from longrope.export.asked import Export, Written
+from longrope.export.request import Export, Written
 from longrope.files import write_text
 from longrope.models.checkpoint import ModelRecord
 

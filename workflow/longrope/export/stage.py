@@ -9,13 +9,13 @@ from pathlib import Path
 from longrope import __version__
 from longrope.errors import UserError, unknown_name
 from longrope.export import FORMS
-from longrope.export.asked import Export, Written
+from longrope.export.beside import check_keeps_measured
 from longrope.export.card import write_card
-from longrope.export.found import check_keeps_measured
 from longrope.export.full import full_keys, write_module
 from longrope.export.gguf_file import write_gguf
-from longrope.export.lost import losses, measured_in, pairs, read_measured
+from longrope.export.measured import losses, measured_in, pairs, read_measured
 from longrope.export.native import NOT_IN_4, goes_to_weights, native_config
+from longrope.export.request import Export, Written
 from longrope.export.reread import own_logits, reread_full, reread_native
 from longrope.export.serve import write_serving
 from longrope.export.tables import Tables, choose, left_out

@@ -14,7 +14,7 @@ from pathlib import Path
 from longrope.errors import UserError
 from longrope.factors import Rope
 from longrope.files import copy_file, read_json, write_json
-from longrope.models.import_model import carried
+from longrope.models.origin import carried
 
 QUERIES = {  # model_type -> what makes the queries, and how their rows are laid out
     "llama": (r"self_attn\.q_proj\.(weight|bias)$", "heads"),

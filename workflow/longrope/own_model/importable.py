@@ -16,7 +16,8 @@ from longrope.own_model.checkpoint import Found
 def check_importable(found: Found) -> None:
     """Raise UserError if the import would refuse a checkpoint, with what it would say."""
     from longrope.models.checkpoint import load_tokenizer, quiet
-    from longrope.models.import_model import check_contents, existing_folder
+    from longrope.models.import_model import check_contents
+    from longrope.models.origin import existing_folder
 
     quiet()
     if found.kind == "folder":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from longrope.corpus import document_id
+from longrope.corpus.documents import document_id
 from longrope.errors import UserError
 from longrope.files import read_text
 from longrope.plan.estimate import PER_BIT

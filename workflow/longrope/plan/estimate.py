@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
+from longrope.inputs import source_files
 from longrope.plan import cost
 from longrope.plan.architecture import Architecture, architecture_of, stored_in_bfloat16
 from longrope.plan.cost import Flops
@@ -22,7 +23,7 @@ from longrope.plan.machine import GIB, Machine
 from longrope.plan.questions import sequences
 from longrope.plan.work import Memory, Work
 from longrope.portions import ANSWER_TOKENS, BATCH_TOKENS, is_generated
-from longrope.study import corpus_of, lengths_of, search_settings, source_files
+from longrope.study import corpus_of, lengths_of, search_settings
 from longrope.windows import window_label
 
 START = 5.0  # seconds of a job before it works: Python, torch, the weights of a small model

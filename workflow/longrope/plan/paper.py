@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from longrope.config import Config
 from longrope.config.base import BASE
 from longrope.errors import UserError
+from longrope.paper_models import BASES, hub_name
 from longrope.plan import cost
 from longrope.plan.architecture import RESOURCES, architecture_of
 from longrope.plan.estimate import Estimate
 from longrope.plan.machine import UTILISATION, Machine
-from longrope.published import BASES, hub_name
 from longrope.study import search_settings
 from longrope.windows import parse_window, window_label
 

@@ -6,7 +6,7 @@ and of what weights were tuned on.
 from longrope.baselines import is_closed_form, parts_of
 from longrope.config import ModelSettings
 from longrope.config.base import BASE
-from longrope.published import checkpoint_of
+from longrope.paper_models import checkpoint_of
 from longrope.study import ON_TUNED, chain_of, searched, searches
 from longrope.windows import window_label
 

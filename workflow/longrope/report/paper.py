@@ -12,7 +12,7 @@ from pathlib import Path
 
 from longrope.config import Config
 from longrope.errors import UserError
-from longrope.published import base_of
+from longrope.paper_models import base_of
 from longrope.report.labels import printed_label
 from longrope.report.table import LABEL, Column, Written, length_column
 from longrope.windows import window_label

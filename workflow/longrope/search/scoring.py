@@ -24,7 +24,7 @@ import torch
 
 from longrope.baselines import closed_form
 from longrope.config.search import Fitness
-from longrope.corpus import TokenSplit
+from longrope.corpus.tokens import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope
 from longrope.losses import token_losses

@@ -13,7 +13,7 @@ import numpy as np
 
 from longrope.baselines import closed_form
 from longrope.config.search import SearchSettings
-from longrope.corpus import TokenSplit
+from longrope.corpus.tokens import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, describe, read_factors, write_factors
 from longrope.files import resume_lines, write_lines

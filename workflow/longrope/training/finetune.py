@@ -15,7 +15,7 @@ import torch
 
 from longrope.baselines import closed_form
 from longrope.config.training import TuningSettings, TuningStage
-from longrope.corpus import TokenSplit
+from longrope.corpus.tokens import TokenSplit
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, describe, read_factors
 from longrope.files import write_lines

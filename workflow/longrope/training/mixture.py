@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longrope.corpus import TokenSplit
+from longrope.corpus.tokens import TokenSplit
 from longrope.errors import UserError
 from longrope.passkey import WORDS, PasskeyWriter, random_key
 

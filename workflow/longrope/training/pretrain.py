@@ -19,7 +19,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from longrope.config import PretrainedHere
 from longrope.config.base import BASE
 from longrope.config.corpus import CorpusSettings, TokenizeSettings
-from longrope.corpus import SPLITS, TokenSplit, read_documents, tokenize_corpus
+from longrope.corpus.documents import SPLITS, read_documents
+from longrope.corpus.tokens import TokenSplit, tokenize_corpus
 from longrope.factors import Rope
 from longrope.files import write_checked
 from longrope.models.architectures import UNKNOWN

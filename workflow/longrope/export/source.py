@@ -19,7 +19,7 @@ from longrope.models.import_model import import_model
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class Source:
     """A checkpoint with its record, the file of its factors, and what was published of both."""
 
     model: Path
@@ -28,7 +28,7 @@ class Given:
 
 
 @contextlib.contextmanager
-def given(model: Path, factors: Path, near: Path) -> Iterator[Given]:
+def source_of(model: Path, factors: Path, near: Path) -> Iterator[Source]:
     """What was named, for the time of the block.
 
     Published factors are written out, and a checkpoint that is not of the workflow is brought in as
@@ -41,7 +41,7 @@ def given(model: Path, factors: Path, near: Path) -> Iterator[Given]:
     tiers = published.tiers if published else read_tiers(found)
     brought = _to_bring_in(model, tiers, published)
     if brought is None and published is None:
-        yield Given(model, found)
+        yield Source(model, found)
         return
     with scratch(near) as folder:
         if brought is not None:
@@ -50,7 +50,7 @@ def given(model: Path, factors: Path, near: Path) -> Iterator[Given]:
         if published:
             write_extended(folder / "factors", tiers, model)
             found = folder / "factors/extended.json"
-        yield Given(model, found, published.measured if published else ())
+        yield Source(model, found, published.measured if published else ())
 
 
 def _to_bring_in(

@@ -14,7 +14,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from longrope.baselines import closed_form
 from longrope.errors import UserError
 from longrope.factors import Rope
-from longrope.importer import import_checkpoint, import_csv
+from longrope.import_factors import import_checkpoint, import_csv
 from longrope.windows import parse_window
 
 PUBLISHED = Path(__file__).parents[1] / "../shared/published_factors/factors.csv"

@@ -1,0 +1,1 @@
+"""Text that models are trained and measured on: documents, then tokens in splits."""
