@@ -14,7 +14,8 @@ from pathlib import Path
 
 from longrope.catalogue import Entry, file_or_entry
 from longrope.errors import UserError
-from longrope.extended import ExtendedModel, Tiers, make_tiers, read_tiers, with_original
+from longrope.extended import Tiers, make_tiers, read_tiers, with_original
+from longrope.extended_model import ExtendedModel
 from longrope.factors import RescaleFactors, Rope, check_same_model
 from longrope.files import read_json
 from longrope.models.checkpoint import METADATA, fingerprint_of, read_record, tuned_factors
