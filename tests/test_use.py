@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import lzma
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,13 @@ from longrope.extended import make_tiers, read_tiers, write_extended
 from longrope.extended_model import ExtendedModel
 from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.generate import Decoding, check_room, prompt_text, prompt_tokens, stream
-from longrope.models.checkpoint import load_model, load_tokenizer, read_record, save_model
+from longrope.models.checkpoint import (
+    fingerprint_of,
+    load_model,
+    load_tokenizer,
+    read_record,
+    save_model,
+)
 from longrope.searched_on import check_searched_on
 from longrope.use import tiers_from
 
@@ -374,6 +381,24 @@ def test_a_model_of_the_hub_is_checked_by_the_files_in_its_cache(
     with pytest.raises(UserError, match="searched on other weights"):
         longrope.apply(model, searched(rope, "0123456789abcdef"))
     assert longrope.apply(model, searched(rope, rope.fingerprint)).tiers.rope.model
+
+
+def test_pickled_weights_are_converted_by_the_command_that_load_names(checkpoint, rope, tmp_path):
+    from safetensors.torch import load_file
+
+    folder = shutil.copytree(checkpoint, tmp_path / "my pickled")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no \*\.safetensors"):
+        fingerprint_of(folder)
+    with pytest.raises(UserError, match="weights are pickled: convert them") as refused:
+        longrope.load(folder, stretched(rope))
+    words = shlex.split(str(refused.value).partition(": longrope ")[2])
+    assert main(words) == 0
+    found, _ = longrope.load(words[words.index("--out") + 1], stretched(rope), other_weights=True)
+    expected, _ = longrope.load(checkpoint, stretched(rope))
+    with torch.no_grad():
+        assert torch.equal(found(ids(LONG)).logits, expected(ids(LONG)).logits)
 
 
 @pytest.mark.parametrize(

@@ -141,12 +141,16 @@ def tuned_factors(folder: Path) -> RescaleFactors | None:
 
 
 def fingerprint_of(folder: Path) -> str:
-    """A short hash of the weights in a folder."""
-    return sha256_of(*sorted(Path(folder).glob("*.safetensors")))[:16]
+    """A short hash of the weights in a folder; UserError if there are none that it is made of."""
+    if not (files := sorted(Path(folder).glob("*.safetensors"))):
+        raise UserError(f"{folder}: no *.safetensors, whose hash says which weights these are")
+    return sha256_of(*files)[:16]
 
 
 def check_weights(folder: Path, record: ModelRecord) -> None:
     """Raise UserError unless the weights in a folder are, to the bit, those that were saved."""
+    if not any(Path(folder).glob("*.safetensors")):
+        raise UserError(f"{folder}: damaged weights: no *.safetensors; {_again(folder)}")
     if (found := fingerprint_of(folder)) != record.fingerprint:
         raise UserError(
             f"{folder}: damaged weights: their sha256 begins with {found}, not with"
