@@ -23,6 +23,7 @@ from longrope.models.loading import load_causal, readable
 
 METADATA = "longrope.json"
 TUNED = "tuned_factors.json"  # in checkpoints that were tuned here
+TRAINING = "training.json"  # in checkpoints that were pre-trained here
 SCHEMA = 1  # of longrope.json
 CARD = "README.md"  # of a checkpoint: read for the licence of a base, written for an export
 LICENCES = ("LICEN[CS]E*", "COPYING*", "NOTICE*")  # what goes with weights wherever they go
@@ -270,11 +271,12 @@ def save_model(
     dtype: str,
     factors: RescaleFactors | None = None,
     base: Path | None = None,
+    training: dict | None = None,
 ) -> None:
     """Save a checkpoint, its record and the factors it was tuned with; converts `model` in place.
 
     `dtype` as in config.json, such as `bfloat16`; `base` is the checkpoint that it was tuned from,
-    whose licence goes along.
+    whose licence goes along; `training` is written beside the weights.
     """
     import torch
 
@@ -288,6 +290,8 @@ def save_model(
         for pattern in LICENCES if base else ():
             for file in Path(base).glob(pattern):
                 shutil.copyfile(file, draft / file.name)
+        if training is not None:
+            write_checked(draft / TRAINING, training)
         write_record(draft, record)
 
 
