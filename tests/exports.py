@@ -20,7 +20,8 @@ from longrope.audit.finding import ENGINES as AUDITED
 from longrope.baselines import closed_form
 from longrope.export.engines import find_engine
 from longrope.export.stage import Export, Written, export_model
-from longrope.extended import ExtendedModel, Tiers, read_tiers, write_extended
+from longrope.extended import Tiers, read_tiers, write_extended
+from longrope.extended_model import ExtendedModel
 from longrope.factors import RescaleFactors, Rope
 from longrope.models.checkpoint import load_model, load_tokenizer, read_record
 from longrope.rope import install

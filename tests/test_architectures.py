@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 from helpers import WINDOW, make_tokenizer
 from longrope.config import FolderModel
 from longrope.errors import UserError
-from longrope.extended import ExtendedModel, Tiers
+from longrope.extended import Tiers
+from longrope.extended_model import ExtendedModel
 from longrope.factors import RescaleFactors
 from longrope.losses import token_losses
 from longrope.models.checkpoint import empty_model, load_model, read_record

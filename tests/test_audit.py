@@ -25,6 +25,7 @@ from longrope.export.native import goes_to_weights, native_config
 from longrope.export.tables import choose
 from longrope.extended import Tiers
 from longrope.factors import RescaleFactors, Rope
+from longrope.own_model.checkpoint import find
 
 SOUND = json.loads((Path(__file__).parent / "data/checkpoints/sound.json").read_text())
 LLAMA2, LLAMA3, SMOL = (SOUND[name] for name in ("Llama-2-7b-hf", "Llama-3.1-8B", "SmolLM2-135M"))
@@ -338,6 +339,24 @@ def test_an_export_that_lost_the_keys_of_other_engines_errs_in_them(tmp_path):
     assert {*found.engines} == {"vLLM", "SGLang", "MLX"} and "1.21" in found.instead
 
 
+@pytest.mark.parametrize("key", ["short_factor", "long_factor"])
+def test_a_table_of_an_export_that_is_cut_short_is_named_by_that_alone(tmp_path, key):
+    config = exported("vllm", 1.0)
+    assert check(write(tmp_path, config)).facts["original window"].startswith("131072 (one table")
+    for block in (config["rope_scaling"], config["rope_parameters"]):
+        block[key] = block[key][:-1]
+        block.pop(ORIGINAL)
+    assert codes(check(write(tmp_path, config))) == {"table-length"}
+    config.pop(ORIGINAL)  # what does not depend on it is told beside it
+    assert codes(check(write(tmp_path, config))) == {"table-length", "original-window-missing"}
+
+
+def test_no_window_is_advised_that_is_there(tmp_path):
+    block = {"short_factor": [1.0] * 64, "factor": 1.0}
+    (found,) = check(write(tmp_path, llama(block, max_position_embeddings=4096))).findings
+    assert found.code == "window-not-raised" and "4096" not in found.instead
+
+
 def test_mlx_reads_no_mscale_of_two_tables_either(tmp_path):
     scaled = {"attention_factor": 1.3, "short_mscale": 1.3, "long_mscale": 1.3}
     (found,) = check(write(tmp_path, llama(scaled))).findings
@@ -491,6 +510,16 @@ LONG, SHORT = {"rope_factors_long": [1, 2, 3, 4]}, {"rope_factors_short": [1, 1,
 def test_faults_of_a_gguf_file_are_named(tmp_path, tables, changes, expected):
     pytest.importorskip("gguf")
     assert codes(check(gguf_file(tmp_path / "model.gguf", tables, **changes))) == expected
+
+
+def test_a_table_of_a_gguf_file_is_told_as_its_scaling(tmp_path):
+    pytest.importorskip("gguf")
+    changes = {"rope.scaling.type": None, "rope.scaling.attn_factor": 1.5}
+    path = gguf_file(tmp_path / "model.gguf", {"rope_freqs": [1, 2, 3, 4]}, **changes)
+    said = "scaling by a table (rope_freqs.weight), attention factor 1.5,"
+    assert said in check(path).as_text()
+    with pytest.raises(UserError, match=r"rescaled already \(by a table"):
+        find(path)
 
 
 # --- the command ----------------------------------------------------------------------------

@@ -347,6 +347,23 @@ def test_settings_may_stand_in_a_file(tmp_path):
             read_settings(SearchSettings, text)
 
 
+def test_the_record_of_a_run_holds_the_settings_that_stood_in_a_file(
+    base, tokens, tmp_path, monkeypatch
+):
+    *arguments, settings = search(base, tokens, tmp_path)
+    place, log, used = tmp_path / "slice.json", tmp_path / "search.log", []
+    place.write_text(settings)
+
+    def run(options):
+        place.write_text("{}")  # by somebody, while it runs
+        used.append(read_settings(SearchSettings, options.settings))
+
+    monkeypatch.setattr(factors, "search", run)
+    assert main(["--log", str(log), *arguments, f"@{place}"]) == 0
+    assert record_of(log)["params"]["settings"] == json.loads(settings)
+    assert used == [read_settings(SearchSettings, settings)]
+
+
 # --- the help -------------------------------------------------------------------------------
 
 

@@ -26,9 +26,10 @@ from exports import (
 from longrope.config import FolderModel
 from longrope.errors import UserError
 from longrope.export.reread import own_keys_known
-from longrope.extended import Tiers
-from longrope.factors import write_factors
+from longrope.extended import Tiers, read_tiers
+from longrope.factors import check_same_model, write_factors
 from longrope.files import read_json, sha256_of, write_json
+from longrope.importer import import_checkpoint
 from longrope.models.checkpoint import read_record, write_record
 from longrope.models.import_model import import_model
 from test_architectures import FAMILIES, bring_in, save
@@ -76,6 +77,15 @@ def test_transformers_4_57_reads_the_same(tiny, tiers, native, prompts, tmp_path
     python = python_with("transformers 4.57")
     found = run("transformers", native, prompts, tmp_path, python)
     assert furthest(found, own(tiny, tiers, prompts, window=1024)) < 1e-4
+
+
+def test_the_table_of_an_export_is_read_as_the_factors_that_it_was_made_of(tiny, tiers, native):
+    longest = read_tiers(tiers).longest
+    for which in ("long", "short"):
+        found = import_checkpoint(native, which=which, fingerprint=longest.rope.fingerprint)
+        assert (found.lambda_, found.window) == (longest.lambda_, 1024)
+        assert found.attention_factor == longest.attention_factor
+        check_same_model(found.rope, read_record(tiny).rope)
 
 
 def test_weights_are_those_of_the_checkpoint_byte_for_byte(tiny, native):

@@ -14,7 +14,8 @@ from longrope.config import FolderModel
 from longrope.errors import UserError
 from longrope.export import reread
 from longrope.export.reread import reread_full
-from longrope.extended import ExtendedModel, Tiers, read_tiers
+from longrope.extended import Tiers, read_tiers
+from longrope.extended_model import ExtendedModel
 from longrope.files import read_json, write_json
 from longrope.models.checkpoint import load_model, read_record
 from longrope.models.import_model import import_model

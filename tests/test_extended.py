@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from longrope.errors import UserError
-from longrope.extended import ExtendedModel, Tiers, make_tiers, read_tiers, write_extended
+from longrope.extended import Tiers, make_tiers, read_tiers, write_extended
+from longrope.extended_model import ExtendedModel
 from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.files import read_json, write_json
 

@@ -151,6 +151,10 @@ CHECKPOINTS = {
     "stated ratio": ((NEW | {"factor": 4.0},), {}),
     "stated ratio below 1": ((NEW | {"factor": 0.5},), {}),
     "window kept, stated ratio": ((NEW | {"factor": 8.0},), {"max_position_embeddings": 256}),
+    "one table for every length": (
+        (NEW | {"short_factor": LONG, "original_max_position_embeddings": 2048, "factor": 1.0},),
+        {},
+    ),
     "head_dim": ((NEW,), {"head_dim": 8, "hidden_size": 64}),
     "old schema": ((OLD, "rope_scaling"), {"rope_theta": 5e5}),
     "old schema, window beside": (

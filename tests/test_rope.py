@@ -24,7 +24,8 @@ from transformers import (
 )
 
 from longrope.errors import UserError
-from longrope.extended import ExtendedModel, Tiers
+from longrope.extended import Tiers
+from longrope.extended_model import ExtendedModel
 from longrope.factors import RescaleFactors, Rope
 from longrope.models.architectures import complete_config, rope_of_config
 from longrope.rope import attention_factor, install, rescaled_cos_sin

@@ -28,7 +28,7 @@ from longrope.config.corpus import CorpusSettings
 from longrope.config.training import LoopSettings
 from longrope.errors import UserError
 from longrope.factors import Rope, read_factors
-from longrope.files import read_lines
+from longrope.files import read_json, read_lines
 from longrope.losses import token_losses
 from longrope.models.checkpoint import load_model, load_tokenizer, read_record
 from longrope.parallel.sharding import last_step
@@ -393,6 +393,7 @@ def test_a_pretrained_model_loads_and_speaks_its_own_tokens(corpus, tmp_path):
     model, tokenizer = load_model(tmp_path / "model"), load_tokenizer(tmp_path / "model")
     assert (record.weights, record.rope.fingerprint) == ("base", record.fingerprint)
     assert (record.rope.rotary_dim, record.rope.original_window) == (16, WINDOW)
+    assert "training.json" in read_json(tmp_path / "model/longrope.json")["files"]  # saved at once
     assert len(tokenizer) == model.config.vocab_size == 320
     text = "The pass key is 12345.\n\tNaïve café: §7"
     ids = tokenizer.encode(text, add_special_tokens=False)

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import lzma
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,10 +19,17 @@ from conftest import WINDOW
 from longrope.baselines import closed_form
 from longrope.cli import main
 from longrope.errors import UserError
-from longrope.extended import ExtendedModel, make_tiers, read_tiers, write_extended
+from longrope.extended import make_tiers, read_tiers, write_extended
+from longrope.extended_model import ExtendedModel
 from longrope.factors import RescaleFactors, Rope, write_factors
 from longrope.generate import Decoding, check_room, prompt_text, prompt_tokens, stream
-from longrope.models.checkpoint import load_model, load_tokenizer, read_record, save_model
+from longrope.models.checkpoint import (
+    fingerprint_of,
+    load_model,
+    load_tokenizer,
+    read_record,
+    save_model,
+)
 from longrope.searched_on import check_searched_on
 from longrope.use import tiers_from
 
@@ -112,6 +120,65 @@ def test_rows_of_a_batch_generate_what_they_do_alone(results, ways):
         alone = model.generate(ids(length), **options)[:, length:]
         found = together[row * answers : (row + 1) * answers, 2 * WINDOW :]
         assert torch.equal(found, alone)
+
+
+@pytest.mark.parametrize("width", [WINDOW, 2 * WINDOW])  # of the batch, whose rows are unlike
+def test_prompts_are_given_in_any_way_that_transformers_takes(results, width):
+    from transformers import GenerationConfig
+
+    model, _ = longrope.load(results)
+    batch = padded(WINDOW - 4, width)
+    mask, embed = batch["attention_mask"], model.model.get_input_embeddings()
+    config = GenerationConfig(max_new_tokens=8, do_sample=False, pad_token_id=0)
+    expected = model.generate(**batch, generation_config=config)
+    length = {"do_sample": False, "pad_token_id": 0, "max_length": width + 8}
+    with torch.no_grad():
+        vectors = {"attention_mask": mask, "inputs_embeds": embed(batch["input_ids"])}
+        assert torch.equal(model(**vectors).logits, model(**batch).logits)
+    assert torch.equal(model.generate(inputs=batch.pop("input_ids"), **batch, **length), expected)
+    found = model.generate(**vectors, generation_config=config)
+    assert torch.equal(found, expected[:, width:])
+    for call in (model, model.generate):
+        with pytest.raises(UserError, match="0 prompts: give one of input_ids and inputs_embeds"):
+            call(attention_mask=mask)
+        with pytest.raises(UserError, match="2 prompts"):
+            call(ids(width), **vectors)
+
+
+def test_tokens_go_to_the_device_of_the_model(results, monkeypatch):
+    model, _ = longrope.load(results)
+    assert model.to("meta") is model.eval() is model
+    assert (model.device.type, model.dtype) == ("meta", torch.float32)
+    seen = []
+
+    def watched(**options):
+        seen.append({name: each.device.type for name, each in options.items()
+                     if isinstance(each, torch.Tensor)})  # fmt: skip
+
+    monkeypatch.setattr(model.model, "generate", watched)
+    monkeypatch.setattr(model.model, "forward", watched)
+    model.generate(**padded(WINDOW, LONG - 8), max_new_tokens=8)
+    model(**padded(WINDOW, LONG))
+    assert [{*each.values()} for each in seen] == [{"meta"}, {"meta"}]
+    assert {"input_ids", "attention_mask", "position_ids"} == {*seen[1]}
+
+
+def test_long_text_comes_without_a_warning_and_with_the_logits_of_the_parts(results, monkeypatch):
+    from transformers.generation import stopping_criteria
+
+    said = []
+    monkeypatch.setattr(stopping_criteria.logger, "warning_once", said.append)
+    model, tokenizer = longrope.load(results)
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0,
+               "return_dict_in_generate": True, "output_logits": True}  # fmt: skip
+    found = model.generate(ids(2 * WINDOW), **options)
+    stream(model, tokenizer, ids(2 * WINDOW), Decoding(4), io.StringIO())
+    assert not said and model.config.max_position_embeddings == WINDOW
+    model.pin(2 * WINDOW + 4)
+    expected = model.model.generate(ids(2 * WINDOW), **options)
+    assert "exceeded" in said[0]
+    for ours, theirs in zip(found.logits, expected.logits, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_cache_of_a_call_goes_on_with_its_tier_and_no_further(results):
@@ -314,6 +381,24 @@ def test_a_model_of_the_hub_is_checked_by_the_files_in_its_cache(
     with pytest.raises(UserError, match="searched on other weights"):
         longrope.apply(model, searched(rope, "0123456789abcdef"))
     assert longrope.apply(model, searched(rope, rope.fingerprint)).tiers.rope.model
+
+
+def test_pickled_weights_are_converted_by_the_command_that_load_names(checkpoint, rope, tmp_path):
+    from safetensors.torch import load_file
+
+    folder = shutil.copytree(checkpoint, tmp_path / "my pickled")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no \*\.safetensors"):
+        fingerprint_of(folder)
+    with pytest.raises(UserError, match="weights are pickled: convert them") as refused:
+        longrope.load(folder, stretched(rope))
+    words = shlex.split(str(refused.value).partition(": longrope ")[2])
+    assert main(words) == 0
+    found, _ = longrope.load(words[words.index("--out") + 1], stretched(rope), other_weights=True)
+    expected, _ = longrope.load(checkpoint, stretched(rope))
+    with torch.no_grad():
+        assert torch.equal(found(ids(LONG)).logits, expected(ids(LONG)).logits)
 
 
 @pytest.mark.parametrize(

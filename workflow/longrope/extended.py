@@ -1,12 +1,10 @@
 """
-A window-extended model: weights plus a table of factors by length (`extended.json`).
+Factors by length (`extended.json`), which make a window-extended model of weights.
 
-The tier is the smallest window that holds the whole sequence, prompt and new tokens together. It
-is chosen once for a sequence, never for a chunk, so a KV cache never mixes two of them.
+The tier is the smallest window that holds the whole sequence, prompt and new tokens together.
+`extended_model.py` runs a model by them.
 """
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +21,6 @@ from longrope.files import read_json, write_checked
 from longrope.windows import window_label
 
 SCHEMA = 1  # of extended.json
-KEPT = "longrope_windows"  # of a cache: the tier of each row that it was made with
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,119 +133,3 @@ def _entries(path: Path, record: dict) -> list[dict]:
                 f" (a file), found {entry if isinstance(entries, list) else entries!r}"
             )
     return entries
-
-
-class ExtendedModel:
-    """A causal language model that runs any sequence with the factors of its length.
-
-    `model` is transformers' own: called by itself, it turns by the factors of the longest window,
-    or of the length that was pinned, whatever it is given.
-    """
-
-    def __init__(self, model, tiers: Tiers) -> None:
-        from longrope.rope import install
-
-        self.model = model
-        self.tiers = tiers
-        self._rotary = install(model, tiers.rope)
-        self._rotary.use([tiers.longest])
-
-    def pin(self, tokens: int) -> RescaleFactors:
-        """Use the tier for sequences of `tokens` tokens (prompt and new ones) from now on."""
-        factors = self.tiers.for_length(tokens)
-        self._rotary.use([factors])
-        return factors
-
-    def __call__(self, input_ids, **options):
-        """The model's output, each row with the tier of its own length, by its attention mask.
-
-        A cache keeps the tiers that it was made with, and is refused where a row outgrows them. For
-        parts of a longer sequence, `pin` its length and call `model`.
-        """
-        cache, mask = options.get("past_key_values"), options.get("attention_mask")
-        if mask is not None and mask.dim() == 2 and "position_ids" not in options:
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)  # of padded rows, as `generate` has them
-            options["position_ids"] = positions[:, -input_ids.shape[1] :]
-        lengths = _lengths(input_ids, mask, _held(cache))
-        rows = self._rows(lengths, cache)
-        with self._turning_by(rows):
-            out = self.model(input_ids, **options)
-        _note(rows, cache, getattr(out, "past_key_values", None))
-        return out
-
-    def generate(self, input_ids, max_new_tokens: int, **options):
-        """transformers' `generate`, each row at the tier that holds its prompt, as long as its
-        attention mask says, and the new tokens together.
-
-        A cache that is handed on (`past_key_values`) must be of an earlier call here, and of the
-        same tier, or one that holds as much; UserError otherwise.
-        """
-        cache = options.get("past_key_values")
-        prompts = _lengths(input_ids, options.get("attention_mask"))
-        rows = self._rows([length + max_new_tokens for length in prompts], cache)
-        config = self.model.config
-        said = config.max_position_embeddings
-        config.max_position_embeddings = self.tiers.longest.window  # else transformers warns
-        try:
-            with self._turning_by(rows, self._ways(options)):
-                out = self.model.generate(input_ids, max_new_tokens=max_new_tokens, **options)
-        finally:  # saved, it would be a model without factors that claims this window
-            config.max_position_embeddings = said
-        _note(rows, cache, getattr(out, "past_key_values", None))
-        return out
-
-    def _rows(self, lengths: list[int], cache) -> list[RescaleFactors]:
-        """The factors of each row of a batch; UserError if a cache has others that hold less."""
-        rows = [self.tiers.for_length(length) for length in lengths]
-        if not _held(cache):
-            return rows
-        kept = getattr(cache, KEPT, None)
-        for number, need in enumerate(rows):
-            has = kept[number] if kept and len(kept) == len(rows) else None
-            if has is None or has < need.window:
-                of = "another model" if has is None else f"a window of {has:,} tokens"
-                raise UserError(
-                    f"the cache has the factors of {of}, these tokens and those to come need"
-                    f" {need.window:,}: generate without past_key_values, from all tokens"
-                )
-        return [self.tiers.for_length(window) for window in kept]
-
-    @contextlib.contextmanager
-    def _turning_by(self, rows: list[RescaleFactors], ways: int = 1) -> Iterator[None]:
-        """Turn each row of a batch by its own factors, `ways` rows of the model for each; then all
-        by those of the longest."""
-        longest = max(rows, key=lambda each: each.window)
-        same = all(each is longest for each in rows)
-        self._rotary.use([longest] if same else [each for each in rows for _ in range(ways)])
-        try:
-            yield
-        finally:
-            self._rotary.use([longest])
-
-    def _ways(self, options: dict) -> int:
-        """How many rows `generate` makes of each prompt: beams, or several answers."""
-        places = (options.get("generation_config"), getattr(self.model, "generation_config", None))
-        found = [1]
-        for name in ("num_beams", "num_return_sequences"):
-            said = [options.get(name), *(getattr(place, name, None) for place in places)]
-            found.append(next((value for value in said if value is not None), 1))
-        return max(found)
-
-
-def _held(cache) -> int:
-    """How many tokens are in a cache."""
-    return 0 if cache is None else int(cache.get_seq_length())
-
-
-def _lengths(input_ids, mask=None, before: int = 0) -> list[int]:
-    """Tokens of each row, by its mask of zeros and ones where there is one."""
-    if mask is not None and mask.dim() == 2:
-        return [int(length) for length in mask.sum(dim=-1)]
-    return [before + input_ids.shape[1]] * input_ids.shape[0]
-
-
-def _note(rows: list[RescaleFactors], *caches) -> None:
-    """Let caches say which windows their rows were made for."""
-    for each in caches:
-        if each is not None:
-            setattr(each, KEPT, [row.window for row in rows])

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrope.errors import UserError
-from longrope.extended import ExtendedModel, Tiers
+from longrope.extended import Tiers
+from longrope.extended_model import ExtendedModel
 from longrope.files import read_text
 from longrope.windows import window_label
 
@@ -87,16 +88,12 @@ def stream(model: ExtendedModel, tokenizer, tokens_BT, how: Decoding, out=None) 
     """Generate, writing text to `out` (standard output) as it comes; returns all of it."""
     import torch
 
-    length = tokens_BT.shape[1] + how.new_tokens
     check_room(model.tiers, tokens_BT.shape[1], how.new_tokens)
-    settings = decoding_config(model.model, tokenizer, how)
-    tokens_BT = tokens_BT.to(model.model.device)
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(how.seed)
-        model.pin(length)
-        found = model.model.generate(
+        found = model.generate(
             tokens_BT,
-            generation_config=settings,
+            generation_config=decoding_config(model.model, tokenizer, how),
             attention_mask=torch.ones_like(tokens_BT),
             streamer=_streamer(tokenizer, out or sys.stdout),
         )

@@ -16,6 +16,7 @@ from longrope.factors import RescaleFactors, Rope, su_factor
 from longrope.files import read_json, sha256_of
 
 LONGROPE_TYPES = ("longrope", "su")  # the first Phi-3 checkpoints say "su"
+EXPORT = "longrope_export.json"  # of exports of this project: the original window of the weights
 
 
 def import_csv(
@@ -68,7 +69,8 @@ def import_checkpoint(
 
     Both schemas are read, `rope_parameters` and the older `rope_scaling`, and what is stated twice
     is taken from where transformers takes it. The long table is for the longest window that the
-    config states, the short one for the original window. `model` is by default the folder's name;
+    config states, the short one for the original window; one table for every length, as exports of
+    this project have, is for the window that both are. `model` is by default the folder's name;
     `fingerprint` is that of the pre-trained weights, which a config does not tell.
     """
     if which not in ("long", "short"):
@@ -84,11 +86,12 @@ def import_checkpoint(
                 f"no longrope factors: the rope_type in rope_parameters or rope_scaling is"
                 f" {kind!r}, expected {' or '.join(LONGROPE_TYPES)}"
             )
+        original = _number("original_max_position_embeddings", config, block)
         rope = Rope(
             model=model or Path(folder).resolve().name,
             theta=_number("rope_theta", block, config),
             rotary_dim=_rotary_dim(block, config),
-            original_window=_number("original_max_position_embeddings", config, block),
+            original_window=_exported(path.parent / EXPORT, original),
             fingerprint=fingerprint,
         )
         table = block.get(f"{which}_factor")
@@ -100,10 +103,10 @@ def import_checkpoint(
             )
         return RescaleFactors(
             rope=rope,
-            window=_long_window(block, config, rope) if which == "long" else rope.original_window,
+            window=_long_window(block, config, original) if which == "long" else original,
             method=f"checkpoint-{which}",
             lambda_=tuple(table),
-            attention_factor=_attention_factor(block, config, rope, which),
+            attention_factor=_attention_factor(block, config, original, which),
             provenance={"imported_from": "config.json", "sha256": sha256_of(path), "table": which},
         )
 
@@ -151,27 +154,35 @@ def _rotary_dim(block: dict, config: dict) -> int:
     return int(head * _number("partial_rotary_factor", block, config, default=1))
 
 
-def _ratio(block: dict, config: dict, rope: Rope) -> float:
+def _exported(note: Path, original: int) -> int:
+    """The original window of the weights, where an export says it beside its config.json."""
+    return (
+        _number("original_window", read_json(note), default=original) if note.exists() else original
+    )
+
+
+def _ratio(block: dict, config: dict, original: int) -> float:
     """The extension ratio s as transformers has it: stated, else from the two windows."""
     if block.get("factor") is not None:
         return _number("factor", block)
-    return _number("max_position_embeddings", config) / rope.original_window
+    return _number("max_position_embeddings", config) / original
 
 
-def _long_window(block: dict, config: dict, rope: Rope) -> int:
+def _long_window(block: dict, config: dict, original: int) -> int:
     """The window of the long table: max_position_embeddings, or from factor if that was kept."""
-    longest = _number("max_position_embeddings", config, default=rope.original_window)
-    if longest <= rope.original_window:
-        longest = round(_ratio(block, config, rope) * rope.original_window)
-    if longest <= rope.original_window:
+    longest = _number("max_position_embeddings", config, default=original)
+    if longest <= original:
+        longest = round(_ratio(block, config, original) * original)
+    one_table = block.get("short_factor") == block.get("long_factor")
+    if longest < original or (longest == original and not one_table):
         raise UserError(
             f"max_position_embeddings = {longest} is not above the original window"
-            f" {rope.original_window}, and no factor tells what window long_factor is for: set one"
+            f" {original}, and no factor tells what window long_factor is for: set one"
         )
     return longest
 
 
-def _attention_factor(block: dict, config: dict, rope: Rope, which: str) -> float:
+def _attention_factor(block: dict, config: dict, original: int, which: str) -> float:
     """What cos and sin are multiplied by: stated for both tables, or for one (Phi-3.5-MoE).
 
     Else the default of transformers, sqrt(1 + ln s / ln L), which it applies to both tables.
@@ -179,7 +190,7 @@ def _attention_factor(block: dict, config: dict, rope: Rope, which: str) -> floa
     for name in ("attention_factor", f"{which}_mscale"):
         if block.get(name) is not None:
             return _number(name, block)
-    return su_factor(_ratio(block, config, rope), rope.original_window)
+    return su_factor(_ratio(block, config, original), original)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ with the ending .run.json) is written for `longrope sync`, also where the stage 
 import argparse
 import datetime
 import errno
-import json
 import os
 import platform
 import subprocess
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from longrope import __version__
 from longrope.errors import UserError, one_line
-from longrope.files import is_disk_full
+from longrope.files import is_disk_full, parse_json
 from longrope.logs import logging_to, silent
 from longrope.memory import is_out_of_memory
 from longrope.parallel.launch import check_spreads, end_with_watcher, launch
@@ -133,6 +132,10 @@ def _recorded(options: argparse.Namespace) -> None:
         return
     began, outcome, tags, status = _Began(), Outcome(), {}, "failed"
     try:
+        if "settings" in options:
+            from longrope.reading import settings_text
+
+            options.settings = settings_text(options.settings)  # read once, for stage and record
         outcome = options.run(options) or outcome
         status = "finished"
     except BaseException as error:
@@ -200,9 +203,13 @@ def _params(options: argparse.Namespace) -> dict:
         for key, value in vars(options).items()
         if key not in ("run", "run_id", "stage", "tracked", "settings", "log")
     }
+    if "settings" not in options:
+        return plain | {"settings": {}}
+    from longrope.reading import settings_text
+
     try:
-        return plain | {"settings": json.loads(getattr(options, "settings", "{}"))}
-    except json.JSONDecodeError:  # the stage has said so
+        return plain | {"settings": parse_json(settings_text(options.settings))}
+    except ValueError:  # the stage has said so
         return plain | {"settings": options.settings}
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 from longrope.catalogue import Entry, file_or_entry
 from longrope.errors import UserError
-from longrope.extended import ExtendedModel, Tiers, make_tiers, read_tiers, with_original
+from longrope.extended import Tiers, make_tiers, read_tiers, with_original
+from longrope.extended_model import ExtendedModel
 from longrope.factors import RescaleFactors, Rope, check_same_model
 from longrope.files import read_json
-from longrope.models.checkpoint import METADATA, fingerprint_of, read_record, tuned_factors
+from longrope.models.anybody import check_takes_factors, load_any, rope_of_folder
+from longrope.models.checkpoint import METADATA, tuned_factors
 from longrope.searched_on import MEANT, check_searched_on
 
 
@@ -39,7 +41,7 @@ def load(path, factors=None, *, other_weights: bool = False):
         file_or_entry(found)
     rope, weights = rope_of_folder(folder)
     tiers = tiers_from(found, rope, weights, _tuned(folder), other_weights=other_weights)
-    model = _load(folder)
+    model = load_any(folder)
     if weights == rope.fingerprint:
         tiers = with_original(tiers)
     _warn_of_saving(model)
@@ -217,29 +219,6 @@ def _check_unchanged(model, folder: Path) -> None:
                     )
 
 
-def rope_of_folder(folder: Path) -> tuple[Rope, str]:
-    """The RoPE of a checkpoint, and the hash of its weights; of any folder, imported or not."""
-    from longrope.models.architectures import complete_config, rope_of_config
-
-    if (folder / METADATA).exists():
-        record = read_record(folder)
-        return record.rope, record.fingerprint
-    config, weights = complete_config(folder), fingerprint_of(folder)
-    _check_takes_factors(folder, config)
-    return rope_of_config(config, folder.resolve().name, weights), weights
-
-
-def _check_takes_factors(folder: Path, config: dict) -> None:
-    """Raise UserError for a checkpoint that is rescaled by itself, an export for one."""
-    from longrope.models.architectures import PLAIN, rope_block, rope_type_of
-
-    if rope_type_of(config) != PLAIN:
-        raise UserError(
-            f"{folder}: its RoPE is rescaled already ({rope_block(config).get('rope_type')}), so it"
-            " takes no factors: load it with transformers"
-        )
-
-
 def _places(path: Path, factors) -> tuple[Path, object]:
     """The checkpoint, and where its factors are."""
     if (path / "model" / "config.json").exists():
@@ -259,31 +238,10 @@ def _places(path: Path, factors) -> tuple[Path, object]:
         if path.name != "model" or not beside.exists():
             config = read_json(path / "config.json")  # which says it at once, without transformers
             scaled = config.get("rope_scaling")  # beside rope_parameters, transformers knows which
-            _check_takes_factors(path, complete_config(path) if scaled else config)
+            check_takes_factors(path, complete_config(path) if scaled else config)
             raise UserError(
                 f"{path}: a checkpoint alone has no factors: name a file, or a published entry"
                 " (`longrope factors` lists them)"
             )
         return path, beside
     return path, factors
-
-
-def _load(folder: Path):
-    """The model of a checkpoint, whether this project imported it or not."""
-    import torch
-
-    from longrope.models.checkpoint import device, load_model, quiet
-    from longrope.models.loading import load_causal
-    from longrope.models.origin import existing_folder
-    from longrope.models.tensors import check_whole
-    from longrope.pieces import prepare
-
-    if (folder / METADATA).exists():
-        return load_model(folder)
-    quiet()
-    where = device()
-    dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
-    check_whole(sorted(existing_folder(folder).glob("*.safetensors")))
-    model = load_causal(folder, dtype=dtype).to(where).eval()
-    prepare(model)
-    return model

@@ -39,9 +39,9 @@ def check(path: Path) -> Report:
         findings += [*checkpoint.wrong, *check_schemas(checkpoint)]
     if checkpoint.rotary and not checkpoint.wrong:  # else what is left is judged by defaults
         for block in checkpoint.blocks:
+            findings += check_tables(checkpoint, block)
             findings += check_windows(checkpoint, block)
             findings += check_scaling(checkpoint, block)
-            findings += check_tables(checkpoint, block)
     if not checkpoint.wrong:
         findings += check_surroundings(checkpoint)
     findings += check_weights(checkpoint)

@@ -163,6 +163,12 @@ class Checkpoint:
                 return value
         return ORIGINAL_OF.get(self.kind)
 
+    def tables_fit(self, block: Block) -> bool:
+        """Whether there are two tables of one number for each pair; of others nothing can be told
+        by comparing them."""
+        tables = [block.values.get(key) for key in ("short_factor", "long_factor")]
+        return all(isinstance(each, list) and self.pairs in (len(each), None) for each in tables)
+
     @property
     def facts(self) -> dict[str, object]:
         """The line that a report begins with."""
@@ -177,7 +183,12 @@ class Checkpoint:
             "scaling": ", ".join(types) or "none",
         }
         originals = {self.original(block) for block in self.blocks if block.rescales} - {None}
-        return facts | ({"original window": max(originals)} if originals else {})
+        if not originals:
+            return facts
+        said: object = max(originals)
+        if any(block.one_table for block in self.blocks):
+            said = f"{said} (one table for every length)"
+        return facts | {"original window": said}
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

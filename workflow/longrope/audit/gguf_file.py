@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from longrope.audit.checkpoint import NO_ROPE, THETA
+from longrope.audit.checkpoint import NO_ROPE, PLAIN, THETA
 from longrope.audit.finding import LLAMA_CPP, Finding, Report, among
 from longrope.audit.surroundings import OLLAMA
-from longrope.audit.values import BASE, COUNT, NOT_BELOW, TOKENS, WORD, Rule, judge
+from longrope.audit.values import BASE, COUNT, NOT_BELOW, TOKENS, WORD, Rule, is_number, judge
 from longrope.audit.windows import TURNS, turns_of
 from longrope.errors import UserError, one_line
 
@@ -54,7 +54,7 @@ def check_gguf(path: Path) -> Report:
         "window": values.get("context_length"),
         "theta": f"{values.get('rope.freq_base', THETA):g}",
         "pairs": _pairs(values),
-        "scaling": values.get("rope.scaling.type", "none"),
+        "scaling": _scaling(values, tables),
         "tables": ", ".join(sorted(tables)) or "none",
     }
     if kind in NO_ROPE:
@@ -98,6 +98,16 @@ def _pairs(values: dict) -> int | None:
     if isinstance(size, list):  # one number a layer: several pairs have no one number
         size = size[0] if len(set(size)) == 1 else None
     return size // 2 if size else None
+
+
+def _scaling(values: dict, tables: dict) -> str:
+    """The type that is stated; where there is none, tensors of factors rescale all the same."""
+    type_, factor = values.get("rope.scaling.type", "none"), values.get("rope.scaling.attn_factor")
+    if type_ not in PLAIN or not tables:
+        return type_
+    by = "a table" if len(tables) == 1 else "tables"
+    factor = factor if is_number(factor) else 1
+    return f"by {by} ({', '.join(sorted(tables))}), attention factor {factor:g}"
 
 
 def _each(key: str, value: object) -> list:

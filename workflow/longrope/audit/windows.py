@@ -101,7 +101,7 @@ def _original(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
 
 def _sees_it(checkpoint: Checkpoint, block: Block) -> bool:
     """Whether it matters which of two tables is used, or what the ratio of the windows is."""
-    two = block.values.get("short_factor") != block.values.get("long_factor")
+    two = not block.one_table and checkpoint.tables_fit(block)
     return checkpoint.kind not in (*ORIGINAL_OF, *READS_THE_BLOCK) and (
         two or "attention_factor" not in block.values
     )
@@ -114,10 +114,12 @@ def _raised(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
     )  # fmt: skip
     if original is None:
         return
-    if window == original and block.type in LONGROPE and block.one_table:
+    may_be_one = block.one_table or not checkpoint.tables_fit(block)  # which one cut short may be
+    if window == original and block.type in LONGROPE and may_be_one:
         return  # as what is exported here
     if window < original or (window == original and block.type != "yarn"):
-        wanted = f" (factor {factor:g}: {round(original * factor)})" if factor else ""
+        meant = round(original * factor) if factor else 0
+        wanted = f" (factor {factor:g}: {meant})" if meant > window else ""
         what = "the long factors are never used" if block.type in LONGROPE else "cut short"
         yield Finding(
             "window-not-raised", "error", CONFIG, WINDOW,

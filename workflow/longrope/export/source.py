@@ -14,6 +14,7 @@ from longrope.drafts import scratch
 from longrope.errors import UserError
 from longrope.extended import Tiers, read_tiers, write_extended
 from longrope.factors import check_same_model
+from longrope.models.anybody import rope_of_folder
 from longrope.models.checkpoint import METADATA
 from longrope.models.import_model import import_model
 
@@ -67,7 +68,5 @@ def _to_bring_in(
     if not (model / "config.json").exists():
         raise UserError(f"{model}: no checkpoint: name a folder with a config.json, or a GGUF file")
     if any(model.glob("*.safetensors")):  # others have no fingerprint before they are converted
-        from longrope.use import rope_of_folder
-
         check_same_model(tiers.rope, rope_of_folder(model)[0])
     return FolderModel(kind="folder", path=str(model))

@@ -23,6 +23,7 @@ from longrope.models.loading import load_causal, readable
 
 METADATA = "longrope.json"
 TUNED = "tuned_factors.json"  # in checkpoints that were tuned here
+TRAINING = "training.json"  # in checkpoints that were pre-trained here
 SCHEMA = 1  # of longrope.json
 CARD = "README.md"  # of a checkpoint: read for the licence of a base, written for an export
 LICENCES = ("LICEN[CS]E*", "COPYING*", "NOTICE*")  # what goes with weights wherever they go
@@ -141,12 +142,16 @@ def tuned_factors(folder: Path) -> RescaleFactors | None:
 
 
 def fingerprint_of(folder: Path) -> str:
-    """A short hash of the weights in a folder."""
-    return sha256_of(*sorted(Path(folder).glob("*.safetensors")))[:16]
+    """A short hash of the weights in a folder; UserError if there are none that it is made of."""
+    if not (files := sorted(Path(folder).glob("*.safetensors"))):
+        raise UserError(f"{folder}: no *.safetensors, whose hash says which weights these are")
+    return sha256_of(*files)[:16]
 
 
 def check_weights(folder: Path, record: ModelRecord) -> None:
     """Raise UserError unless the weights in a folder are, to the bit, those that were saved."""
+    if not any(Path(folder).glob("*.safetensors")):
+        raise UserError(f"{folder}: damaged weights: no *.safetensors; {_again(folder)}")
     if (found := fingerprint_of(folder)) != record.fingerprint:
         raise UserError(
             f"{folder}: damaged weights: their sha256 begins with {found}, not with"
@@ -266,11 +271,12 @@ def save_model(
     dtype: str,
     factors: RescaleFactors | None = None,
     base: Path | None = None,
+    training: dict | None = None,
 ) -> None:
     """Save a checkpoint, its record and the factors it was tuned with; converts `model` in place.
 
     `dtype` as in config.json, such as `bfloat16`; `base` is the checkpoint that it was tuned from,
-    whose licence goes along.
+    whose licence goes along; `training` is written beside the weights.
     """
     import torch
 
@@ -284,6 +290,8 @@ def save_model(
         for pattern in LICENCES if base else ():
             for file in Path(base).glob(pattern):
                 shutil.copyfile(file, draft / file.name)
+        if training is not None:
+            write_checked(draft / TRAINING, training)
         write_record(draft, record)
 
 

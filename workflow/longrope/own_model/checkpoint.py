@@ -104,8 +104,6 @@ def _of_folder(path: Path) -> Found:
 def _of_gguf(path: Path, facts: dict) -> Found:
     import gguf
 
-    if facts["tables"] != "none":
-        raise UserError(f"{path}: its RoPE is rescaled already ({facts['tables']})")
     if facts["window"] is None or facts["pairs"] is None:
         raise UserError(f"{path}: states no window (context_length), or no one number of pairs")
     fields = gguf.GGUFReader(path).fields

@@ -22,7 +22,6 @@ from longrope.config.corpus import CorpusSettings, TokenizeSettings
 from longrope.corpus.documents import SPLITS, read_documents
 from longrope.corpus.tokens import TokenSplit, tokenize_corpus
 from longrope.factors import Rope
-from longrope.files import write_checked
 from longrope.models.architectures import UNKNOWN
 from longrope.models.checkpoint import ModelRecord, device, save_model
 from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT, WORDS
@@ -83,9 +82,6 @@ def pretrain(
         describe=f"pre-training {name}",
         on_metrics=on_metrics,
     )
-    rope = Rope(name, settings.architecture.theta, model.config.head_dim, window, UNKNOWN)
-    origin = {"kind": "pretrain", "corpus_sha256": split.manifest["sha256"]}
-    save_model(model, tokenizer, folder, ModelRecord(rope, BASE, UNKNOWN, origin, {}), "bfloat16")
     training = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": len(metrics),
@@ -98,7 +94,10 @@ def pretrain(
         "precision": settings.precision,
         "seed": seed,
     }
-    write_checked(folder / "training.json", training)
+    rope = Rope(name, settings.architecture.theta, model.config.head_dim, window, UNKNOWN)
+    origin = {"kind": "pretrain", "corpus_sha256": split.manifest["sha256"]}
+    record = ModelRecord(rope, BASE, UNKNOWN, origin, {})
+    save_model(model, tokenizer, folder, record, "bfloat16", training=training)
     last = [each["loss"] for each in metrics[-100:]]
     return {"loss": float(np.mean(last)), "tokens": training["tokens"]}
 
