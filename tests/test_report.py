@@ -556,6 +556,28 @@ def test_the_summary_begins_with_what_came_of_the_extension(tmp_path):
     assert "<td align='right'>2k</td>" in page
 
 
+def test_what_came_of_it_is_set_beside_the_best_of_the_weights_tuned_alike(tmp_path):
+    losses = {
+        ("base", "yarn"): (4.0, 5.0),
+        ("ours-1k", "extended"): (3.0, 4.0),
+        ("ours-1k", "yarn-on-tuned"): (3.2, 4.2),
+        ("yarn-1k", "yarn"): (3.1, 3.8),
+    }
+    paths = [
+        write_evaluation(tmp_path, *key, documents(2048, *each), fingerprint=str(key))
+        for key, each in losses.items()
+    ]
+    methods = {"base": ["yarn"], "ours-1k": ["extended", "yarn-on-tuned"], "yarn-1k": ["yarn"]}
+    config = fitted(config_of(perplexity=methods), paths)
+    settings = config.models["toy"]
+    said = "\n".join(outcome("toy", settings, summarise(config, paths)["models"]["toy"]))
+    ours = f"{math.exp(3.5):.2f}"  # yarn-1k was tuned on other data
+    assert f"| 40.45 (ours-1k, YaRN on tuned (from 1k)) | {ours} | better |" in said
+    settings.tunings["yarn-1k"] = settings.tunings["ours-1k"].model_copy(update={"method": "yarn"})
+    said = "\n".join(outcome("toy", settings, summarise(config, paths)["models"]["toy"]))
+    assert f"| {math.exp(3.45):.2f} (yarn-1k, YaRN) | {ours} | not told apart |" in said
+
+
 def test_a_model_that_was_only_searched_is_said_to_keep_its_window(tmp_path):
     perplexity = {
         ("base", "none"): {256: 20, 1024: 300},

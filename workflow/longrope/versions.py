@@ -21,7 +21,7 @@ VERSIONS = {
     "evaluate-benchmarks": 1,
     "evaluate-ruler": 2,
     "card": 1,
-    "tabulate": 6,
+    "tabulate": 7,
     "plot": 4,
     "plan": 3,
 }
