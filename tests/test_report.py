@@ -735,6 +735,13 @@ def test_a_second_search_is_drawn_with_the_factors_that_it_multiplies(searched):
     assert drawn == {"found": [1.5, 40.0]}
 
 
+def test_a_start_that_nothing_beat_is_not_drawn_as_found(tmp_path, figures):
+    scores = [("yarn", [2.0], 0, math.log(30), 30.0), (None, [3.0], 0, math.log(40), 30.0)]
+    plot("figure6", config_of(), [write_trace(tmp_path, *scores)], tmp_path / "figure6")
+    names = [text.get_text() for text in figures[0].axes[0].texts]
+    assert "none better than YaRN 30" in names and not any("found" in name for name in names)
+
+
 def test_progress_begins_with_the_first_candidate_that_all_documents_scored(searched):
     _, panel = searched(1.0, 4.0)
     curve = next(line for line in panel.get_lines() if line.get_drawstyle() == "steps-post")

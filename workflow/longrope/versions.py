@@ -22,6 +22,6 @@ VERSIONS = {
     "evaluate-ruler": 2,
     "card": 1,
     "tabulate": 7,
-    "plot": 4,
+    "plot": 5,
     "plan": 3,
 }

@@ -234,7 +234,7 @@ def generate(options: argparse.Namespace) -> None:
     tier = model.tiers.for_length(tokens.shape[1] + how.new_tokens)
     print(
         f"{tokens.shape[1]:,} tokens of prompt, up to {how.new_tokens:,} new:"
-        f" factors of {window_label(tier.window)} ({tier.method})",
+        f" factors of {window_label(tier.window)} ({tier.origin})",
         file=sys.stderr,
     )
     stream(model, tokenizer, tokens, how)
