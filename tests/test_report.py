@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from evaluations import documents, fitted, scored, write_evaluation
@@ -733,6 +734,17 @@ def test_a_second_search_is_drawn_with_the_factors_that_it_multiplies(searched):
     assert drawn.pop("PI") == pytest.approx([6, 40])
     assert drawn.pop("YaRN from 512 + temperature") == pytest.approx([1.5, 36])  # YaRN's better one
     assert drawn == {"found": [1.5, 40.0]}
+
+
+def test_a_line_from_a_name_to_its_end_is_not_drawn_like_data(tmp_path, figures):
+    paths = [write_evaluation(tmp_path, "base", "yarn", documents(1024, 1.0, 2.0))]
+    config = fitted(config_of(perplexity={"base": ["yarn"]}), paths)
+    plot("figure1", config, paths, tmp_path / "figure1")
+    (axes,) = figures[0].axes
+    leader = next(text for text in axes.texts if "YaRN" in text.get_text()).arrow_patch
+    (data,) = [line for line in axes.get_lines() if len(line.get_xdata()) == 1]
+    assert leader.get_edgecolor() != to_rgba(data.get_color())
+    assert leader.get_linestyle() != data.get_linestyle()
 
 
 def test_a_start_that_nothing_beat_is_not_drawn_as_found(tmp_path, figures):
