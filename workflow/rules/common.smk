@@ -23,6 +23,7 @@ from longrope.config.evaluation import (
 from longrope.config.training import TuningStage
 from longrope.errors import UserError
 from longrope.inputs import absent
+from longrope.interrupts import Stopped
 from longrope.plan.report import check_study
 from longrope.report import contents
 from longrope.report.contents import CONTENTS
@@ -32,6 +33,7 @@ from longrope.versions import VERSIONS
 from longrope.windows import PATTERN, parse_window, window_label
 from longrope import study, targets
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 # What it runs on is no part of a study: `--config gpu=...`, or `config:` in a profile.
 STATED = {key: config.pop(key) for key in ("gpu", "gpus", "gpu_memory") if key in config}
@@ -45,6 +47,10 @@ try:
         check_study(STUDY, STATED["gpu"], STATED.get("gpus", 1), STATED.get("gpu_memory"))
 except UserError as error:
     raise WorkflowError(str(error))
+
+# Whether it was the user who ended the workflow: the Snakefile says so at its end.
+STOPPED = Stopped()
+logger.addFilter(STOPPED)
 
 if workflow.is_main_process:
     for line in absent(STUDY):
