@@ -196,3 +196,10 @@ def test_what_a_user_stops_is_not_called_failed(tmp_path, job, closing, failures
         said += process.stdout.read()
     assert process.returncode == 1
     assert closing in said and said.count("Error in rule slow") == failures
+
+
+def test_a_dry_run_ends_with_its_warnings(place):
+    result = snakemake("--dry-run", "--configfile", "config/own-model.yaml", cwd=place)
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("Warning:")]
+    assert len(warnings) > 1 and result.stderr.splitlines()[-1] in warnings
+    assert all(warnings.count(line) == 2 for line in warnings)

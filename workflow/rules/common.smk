@@ -4,6 +4,7 @@ give a rule its inputs and its settings as one JSON string. What a configuration
 in workflow/longrope/study.py and checked in checks.py; here it only meets wildcards.
 """
 
+import atexit
 import os
 import re
 
@@ -55,6 +56,8 @@ logger.addFilter(STOPPED)
 if workflow.is_main_process:
     for line in absent(STUDY):
         print(f"Warning: {line}", file=sys.stderr)
+        # The list of jobs scrolls it off the screen: once more at the end.
+        atexit.register(print, f"Warning: {line}", file=sys.stderr)
 
 
 wildcard_constraints:
