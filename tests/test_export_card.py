@@ -18,12 +18,13 @@ from longrope.evaluate.records import identity_of
 from longrope.export.asked import Export
 from longrope.export.card import _front_matter, licence_of
 from longrope.export.engines import find_engine
+from longrope.export.found import trainings_beside
 from longrope.export.lost import Measured, losses, pairs, read_measured
 from longrope.export.tables import choose
 from longrope.extended import Tiers, with_original
 from longrope.factors import RescaleFactors, write_factors
 from longrope.files import read_json, write_json, write_lines
-from longrope.models.checkpoint import ModelRecord, read_record
+from longrope.models.checkpoint import ModelRecord, read_record, write_record
 from longrope.own_model.configuration import LEVELS, TRIAL
 from test_workflow import ROOT, snakemake
 
@@ -177,6 +178,21 @@ def test_a_second_export_finds_its_records_by_itself_or_keeps_the_card(place, re
     shutil.rmtree(results / "base/evaluation")
     assert main(command) == 1
     assert row in (out / "README.md").read_text()
+
+
+def test_a_card_finds_every_tuning_from_the_base_on(place, tmp_path):
+    record = read_record(place / "model")
+    steps = [{"step": 1, "loss": 2.0, "tokens": 10, "seconds": 1.0}]
+    for name in ("first", "second"):
+        record = record.tuned_as(name)
+        (folder := tmp_path / name / "model").mkdir(parents=True)
+        write_record(folder, record)
+        (tmp_path / name / "training").mkdir()
+        write_lines(tmp_path / name / "training/metrics.jsonl", steps)
+    (tmp_path / "base").mkdir()
+    found = trainings_beside(tmp_path / "second/model")
+    assert [path.parents[1].name for path in found] == ["first", "second"]
+    assert trainings_beside(tmp_path / "base/model") == []
 
 
 def measured(length: int, factors, value: float) -> Measured:
