@@ -544,7 +544,7 @@ def test_the_summary_begins_with_what_came_of_the_extension(tmp_path):
     config = fitted(config_of(perplexity=methods, passkey=asked), paths)
     write_summary(config, paths, tmp_path / "summary.json")
     text = (tmp_path / "summary.md").read_text()
-    assert "| 256 | 20.00 | – | 21.00 |" in text
+    assert "| 256 | 20.00 | – | 21.00 | 1 (1) |" in text
     assert "| 2k | 300.0 | 40.00 (YaRN (from 256)) | 25.00 |" in text
     assert "| 0% | – | 90% |" in text
     assert (

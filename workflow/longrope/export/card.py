@@ -9,6 +9,7 @@ from pathlib import Path
 
 from longrope import __version__
 from longrope.config.base import BASE
+from longrope.config.search import FINDS
 from longrope.export.asked import Export, Written
 from longrope.export.lost import Measured, Pair
 from longrope.export.tables import as_list
@@ -23,7 +24,6 @@ CARRIED_BY = {
     "full": "all tiers, by the modelling file that is in the folder (`trust_remote_code`)",
     "gguf": "GGUF, for llama.cpp and what is built on it",
 }
-SEARCHED = 6  # candidates that any search scores which is to find something (own_model)
 TAGS = ("longrope", "long-context", "rope-scaling")
 
 
@@ -136,7 +136,7 @@ def _front_matter(licence, base, asked: Export, record: ModelRecord) -> list[str
 def is_trial(factors: RescaleFactors) -> bool:
     """Whether factors come from a search that was only to show that it runs."""
     scored = factors.provenance.get("candidates")
-    return isinstance(scored, int) and scored < SEARCHED
+    return isinstance(scored, int) and scored < FINDS
 
 
 def _trial(written: Written) -> list[str]:

@@ -13,7 +13,7 @@ from longrope.config.base import BASE
 from longrope.report.labels import method_label, row_label
 from longrope.report.lines import number
 from longrope.report.rivals import taken_home
-from longrope.study import factors_path
+from longrope.study import factors_path, is_trial
 from longrope.windows import parse_window, window_label
 
 TITLE = "### What came of it"
@@ -30,6 +30,10 @@ MEASURES = {  # of the summary: key -> value, what it is called, and which of tw
     "perplexity": ("perplexity", "perplexity", min),
     "passkey": ("accuracy", "passkeys found", max),
 }
+TRIAL = (
+    "**This is a trial.** Its searches score too few candidates to find anything, and what follows"
+    " was measured on next to nothing: it shows that every stage runs, no more."
+)
 BESIDE = (
     f"`{VERDICT}`: what the paired comparison says of it beside {{}}, on the same windows and"
     " prompts (95%); a dash: not measured."
@@ -53,7 +57,27 @@ def outcome(model: str, settings: ModelSettings, found: dict) -> list[str]:
                     parts += _lost(name, scores, settings, weights, method, one)
     if compared:
         parts.append(BESIDE.format(f"`{FORMULA if weights == BASE else ALIKE}`"))
-    return [TITLE, *parts, _place(model, settings, weights)] if parts else []
+    trial = [TRIAL] if is_trial(settings) else []
+    return [TITLE, *trial, *parts, _place(model, settings, weights)] if parts else []
+
+
+def outcome_lines(settings: ModelSettings, found: dict) -> list[str]:
+    """The same in a line a measure, at the longest length that was measured extended."""
+    said = []
+    if taken_home(settings)[0] is None:
+        return []
+    for measure, (_, called, _) in MEASURES.items():
+        for name, scores in found[measure].items():
+            rivals = found["rivals"][measure].get(name, {})
+            for row in list(_rows(scores, rivals, measure, settings))[-1:]:
+                shown = {key: row.get(key, NONE) for key in ("model as it came", FORMULA, ALIKE)}
+                others = [f"{key} {cell}" for key, cell in shown.items() if cell != NONE]
+                verdict = f": {row[VERDICT]}" if row[VERDICT] != NONE else ""
+                said.append(
+                    f"{called} ({name}) at {row['at']}: {row['extended']} extended{verdict};"
+                    f" {', '.join(others) or 'nothing beside it was measured'}"
+                )
+    return said
 
 
 def _rows(
@@ -88,6 +112,10 @@ def _rows(
                 row[ALIKE] = f"{_said(measure, rival[value])} ({label_of})"
         row["extended"] = _said(measure, own[value])
         row[VERDICT] = OUTCOMES[rival["outcome"]] if rival else NONE
+        if measure == "perplexity":
+            row["windows (documents)"] = f"{own['windows']} ({own['documents']})"
+        else:
+            row["prompts"] = str(own["prompts"])
         yield row
 
 
