@@ -23,5 +23,5 @@ VERSIONS = {
     "card": 1,
     "tabulate": 7,
     "plot": 5,
-    "plan": 3,
+    "plan": 4,
 }
