@@ -114,6 +114,7 @@ def test_the_card_has_windows_factors_training_evaluation_and_protocol(card, pla
     assert "| read again and compared | by transformers: logits within " in card
     assert "stride length" in card and read_record(place / "model").fingerprint in card
     assert "4.48 with the exported factors" in card and "n_hat" in card
+    assert all(f"- *{word}*: " in card for word in ("lambda", "n_hat", "attention factor", "tier"))
 
 
 def test_the_card_of_all_tiers_has_their_numbers_as_exported(place, records, tmp_path):

@@ -15,7 +15,7 @@ VERSIONS = {
     "search": 3,
     "finetune": 3,
     "assemble": 1,
-    "export": 3,
+    "export": 4,
     "evaluate-perplexity": 1,
     "evaluate-passkey": 1,
     "evaluate-benchmarks": 1,

@@ -24,6 +24,14 @@ CARRIED_BY = {
     "full": "all tiers, by the modelling file that is in the folder (`trust_remote_code`)",
     "gguf": "GGUF, for llama.cpp and what is built on it",
 }
+WORDS = (
+    "*lambda*: what the angle of a pair of RoPE's dimensions is divided by, a number a"
+    " pair, the fastest first; 1 leaves it as it came.",
+    "*n_hat*: how many tokens at the beginning keep their own angles.",
+    "*attention factor*: what cos and sin are multiplied by, so attention by its square.",
+    "*tier*: the factors of one window, for texts longer than the next shorter window has.",
+    "*search*: for a longer window; *recovery*: for a short one of a model tuned at a longer one.",
+)
 TAGS = ("longrope", "long-context", "rope-scaling")
 
 
@@ -52,6 +60,10 @@ def write_card(
         "## Factors",
         "",
         *_factors(asked, written),
+        "What the words mean:",
+        "",
+        *(f"- {line}" for line in WORDS),
+        "",
         *_training(record, trainings),
         "## Measured",
         "",
