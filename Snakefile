@@ -57,14 +57,12 @@ rule study:
 
 
 onsuccess:
+    print("Recording in MLflow ...", file=sys.stderr)
     shell("longrope sync --seconds 120 || true")
     print("Done: begin with results/tables/summary.md", file=sys.stderr)
 
 
 onerror:
+    print("Recording in MLflow ...", file=sys.stderr)
     shell("longrope sync --seconds 120 || true")
-    print(
-        "Not done: the message of the job that ended it stands above, and in its log. What is done"
-        " is kept: the same command goes on from there.",
-        file=sys.stderr,
-    )
+    print(STOPPED.closing(), file=sys.stderr)

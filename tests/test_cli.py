@@ -141,6 +141,15 @@ def test_wrong_usage_returns_2(arguments, capsys):
     assert "usage: longrope" in capsys.readouterr().err
 
 
+def test_a_misspelt_option_is_named_before_what_is_then_missing(capsys):
+    for words in (["extend", "mine", "--too", "1k"], ["export", "--fom=full"]):
+        with pytest.raises(SystemExit):
+            main(words)
+    said = capsys.readouterr().err
+    assert "unknown --too; did you mean '--to'?" in said
+    assert "unknown --fom; did you mean '--form'?" in said
+
+
 def test_no_stage_at_all_shows_the_help_and_returns_2(capsys):
     assert main([]) == 2
     assert "evaluate-perplexity" in capsys.readouterr().out
@@ -464,4 +473,4 @@ def test_a_prompt_from_standard_input_and_an_entry_may_stand_behind_options():
 def test_what_is_too_much_for_a_prompt_is_refused(more, capsys):
     with pytest.raises(SystemExit):
         build_parser().parse_args(["generate", "PLACE", "--seed", "3", *more])
-    assert "unrecognized arguments" in capsys.readouterr().err
+    assert re.search("unrecognized arguments|unknown --no-such", capsys.readouterr().err)

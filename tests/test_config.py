@@ -489,6 +489,13 @@ def test_settings_that_are_wrong_are_one_clear_error(text, says):
         read_settings(PerplexityStage, text)
 
 
+def test_a_misspelt_key_is_one_mistake_not_also_a_missing_one():
+    with pytest.raises(UserError) as caught:
+        read_settings(PerplexityStage, '{"method": "none", "windws": {"1k": 1}}')
+    said = str(caught.value)
+    assert "windws: unknown key; did you mean 'windows'?" in said and "windows: missing" not in said
+
+
 # --- the window that the model itself says ---------------------------------------------------
 
 

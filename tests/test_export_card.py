@@ -15,6 +15,7 @@ from longrope.baselines import closed_form
 from longrope.catalogue import entry
 from longrope.cli import main
 from longrope.evaluate.records import identity_of
+from longrope.export.beside import trainings_beside
 from longrope.export.card import _front_matter, licence_of
 from longrope.export.engines import find_engine
 from longrope.export.measured import Measured, losses, pairs, read_measured
@@ -23,7 +24,7 @@ from longrope.export.tables import choose
 from longrope.extended import Tiers, with_original
 from longrope.factors import RescaleFactors, write_factors
 from longrope.files import read_json, write_json, write_lines
-from longrope.models.checkpoint import ModelRecord, read_record
+from longrope.models.checkpoint import ModelRecord, read_record, write_record
 from longrope.own_model.configuration import LEVELS, TRIAL
 from test_workflow import ROOT, snakemake
 
@@ -113,6 +114,7 @@ def test_the_card_has_windows_factors_training_evaluation_and_protocol(card, pla
     assert "| read again and compared | by transformers: logits within " in card
     assert "stride length" in card and read_record(place / "model").fingerprint in card
     assert "4.48 with the exported factors" in card and "n_hat" in card
+    assert all(f"- *{word}*: " in card for word in ("lambda", "n_hat", "attention factor", "tier"))
 
 
 def test_the_card_of_all_tiers_has_their_numbers_as_exported(place, records, tmp_path):
@@ -177,6 +179,21 @@ def test_a_second_export_finds_its_records_by_itself_or_keeps_the_card(place, re
     shutil.rmtree(results / "base/evaluation")
     assert main(command) == 1
     assert row in (out / "README.md").read_text()
+
+
+def test_a_card_finds_every_tuning_from_the_base_on(place, tmp_path):
+    record = read_record(place / "model")
+    steps = [{"step": 1, "loss": 2.0, "tokens": 10, "seconds": 1.0}]
+    for name in ("first", "second"):
+        record = record.tuned_as(name)
+        (folder := tmp_path / name / "model").mkdir(parents=True)
+        write_record(folder, record)
+        (tmp_path / name / "training").mkdir()
+        write_lines(tmp_path / name / "training/metrics.jsonl", steps)
+    (tmp_path / "base").mkdir()
+    found = trainings_beside(tmp_path / "second/model")
+    assert [path.parents[1].name for path in found] == ["first", "second"]
+    assert trainings_beside(tmp_path / "base/model") == []
 
 
 def measured(length: int, factors, value: float) -> Measured:

@@ -108,6 +108,15 @@ def test_the_description_holds_every_number_a_reader_needs():
         assert part in line
 
 
+def test_what_no_candidate_of_a_search_beat_is_not_called_found():
+    started = dataclasses.replace(FACTORS, provenance={"best_is_start": "yarn from 1k"})
+    assert describe(started).endswith("the search found none better than its start 'yarn from 1k'")
+    assert started.origin == "search: none better than its start 'yarn from 1k'"
+    every = dataclasses.replace(FACTORS, provenance={"best_is_start": "yarn, n_hat 4"})
+    assert every.unbeaten_start is None  # a search of n_hat has no other candidates
+    assert "none better" not in describe(FACTORS) + describe(every)
+
+
 # --- files ----------------------------------------------------------------------------------
 
 

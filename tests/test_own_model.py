@@ -21,9 +21,9 @@ from longrope.audit import check
 from longrope.checks import load_config
 from longrope.cli import main
 from longrope.config.export import ExportSettings
+from longrope.config.search import FINDS
 from longrope.errors import UserError
 from longrope.evaluate.instructions import evaluate_instructions, holds, questions
-from longrope.export.card import SEARCHED
 from longrope.factors import RescaleFactors, write_factors
 from longrope.models.checkpoint import read_record
 from longrope.own_model import configuration, extend
@@ -216,13 +216,13 @@ def test_init_writes_the_command_that_makes_the_same_again(source, texts, tmp_pa
 def test_a_budget_of_seconds_is_told_in_its_digits():
     corpus = carried(ROOT, 1024, 2048)
     made = configure(find(TINY), 2048, corpus, CPU, 1e-9)
-    (said,) = re.findall(r"planned at (\S+) h, above --hours 1e-09", " ".join(made.notes))
-    assert 0 < float(said) < 1
+    (said,) = re.findall(r"planned at (\S+) (?:s|min), above --hours 1e-09", str(made.notes))
+    assert float(said) > 0
 
 
 def test_the_least_that_is_written_is_no_trial_to_a_card():
     evaluations = min(level.evaluations for level in configuration.LEVELS)
-    assert configuration.TRIAL.evaluations < SEARCHED == evaluations
+    assert configuration.TRIAL.evaluations < FINDS == evaluations
 
 
 @pytest.mark.parametrize("name", ["true", "2024", "null", "no", "1e5", "y", "a.b"])
@@ -364,6 +364,12 @@ def test_extend_runs_every_stage_and_exports_the_model(source, texts, tmp_path, 
     assert [each.window for each in model.tiers.factors] == [WINDOW, 128]
     assert (out / "results/tables/summary.md").exists()
     assert "instructions, before" in shown and "instructions, after, one table" in shown
+    assert "no chat template" in shown
+    assert "**This is a trial.**" in (out / "results/tables/summary.md").read_text()
+    assert re.search(r"perplexity \(text\) at 128: \S+ extended; nothing beside it", shown)
+    last = shown[shown.index("This was a trial") :].splitlines()[1]
+    assert last.startswith(f"next: longrope extend {shlex.quote(str(source))} --to 128 --text")
+    assert "--trial" not in last
     assert check(weights / "model").facts["window"] == WINDOW
     exported = check(out / "export")
     assert not exported.failed and exported.facts["window"] == 128

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 import time
@@ -569,6 +570,14 @@ def test_the_command_prints_writes_and_checks(tmp_path, monkeypatch, capsys):
 def test_where_there_is_no_gpu_a_plan_counts_cores(default):
     text, _ = plan(default, find_machine("cpu", flops=1e11))
     assert "core-hours" in text and " 1 core at a time" in text and "GPU" not in text
+
+
+def test_a_plan_says_what_the_cores_at_hand_take_and_at_which_rate(default, monkeypatch):
+    monkeypatch.setattr("longrope.plan.report.own_cores", lambda: 2)
+    text, estimates = plan(default, find_machine("cpu", flops=1e11))
+    alone = sum(each.hours for each in estimates)
+    (said,) = re.findall(r"On 2 cores, .*: ([\d.]+) min\. One .*\n100 GFLOP/s", text)
+    assert alone / 2 * 0.99 < float(said) / 60 < alone * 0.75
 
 
 def test_a_workflow_that_does_not_fit_the_stated_gpu_does_not_start(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from evaluations import documents, fitted, scored, write_evaluation
@@ -543,7 +544,7 @@ def test_the_summary_begins_with_what_came_of_the_extension(tmp_path):
     config = fitted(config_of(perplexity=methods, passkey=asked), paths)
     write_summary(config, paths, tmp_path / "summary.json")
     text = (tmp_path / "summary.md").read_text()
-    assert "| 256 | 20.00 | – | 21.00 |" in text
+    assert "| 256 | 20.00 | – | 21.00 | 1 (1) |" in text
     assert "| 2k | 300.0 | 40.00 (YaRN (from 256)) | 25.00 |" in text
     assert "| 0% | – | 90% |" in text
     assert (
@@ -554,6 +555,28 @@ def test_the_summary_begins_with_what_came_of_the_extension(tmp_path):
     assert text.index("What came of it") < text.index("Left as it is")
     page = (tmp_path / "summary.html").read_text()
     assert "<td align='right'>2k</td>" in page
+
+
+def test_what_came_of_it_is_set_beside_the_best_of_the_weights_tuned_alike(tmp_path):
+    losses = {
+        ("base", "yarn"): (4.0, 5.0),
+        ("ours-1k", "extended"): (3.0, 4.0),
+        ("ours-1k", "yarn-on-tuned"): (3.2, 4.2),
+        ("yarn-1k", "yarn"): (3.1, 3.8),
+    }
+    paths = [
+        write_evaluation(tmp_path, *key, documents(2048, *each), fingerprint=str(key))
+        for key, each in losses.items()
+    ]
+    methods = {"base": ["yarn"], "ours-1k": ["extended", "yarn-on-tuned"], "yarn-1k": ["yarn"]}
+    config = fitted(config_of(perplexity=methods), paths)
+    settings = config.models["toy"]
+    said = "\n".join(outcome("toy", settings, summarise(config, paths)["models"]["toy"]))
+    ours = f"{math.exp(3.5):.2f}"  # yarn-1k was tuned on other data
+    assert f"| 40.45 (ours-1k, YaRN on tuned (from 1k)) | {ours} | better |" in said
+    settings.tunings["yarn-1k"] = settings.tunings["ours-1k"].model_copy(update={"method": "yarn"})
+    said = "\n".join(outcome("toy", settings, summarise(config, paths)["models"]["toy"]))
+    assert f"| {math.exp(3.45):.2f} (yarn-1k, YaRN) | {ours} | not told apart |" in said
 
 
 def test_a_model_that_was_only_searched_is_said_to_keep_its_window(tmp_path):
@@ -711,6 +734,24 @@ def test_a_second_search_is_drawn_with_the_factors_that_it_multiplies(searched):
     assert drawn.pop("PI") == pytest.approx([6, 40])
     assert drawn.pop("YaRN from 512 + temperature") == pytest.approx([1.5, 36])  # YaRN's better one
     assert drawn == {"found": [1.5, 40.0]}
+
+
+def test_a_line_from_a_name_to_its_end_is_not_drawn_like_data(tmp_path, figures):
+    paths = [write_evaluation(tmp_path, "base", "yarn", documents(1024, 1.0, 2.0))]
+    config = fitted(config_of(perplexity={"base": ["yarn"]}), paths)
+    plot("figure1", config, paths, tmp_path / "figure1")
+    (axes,) = figures[0].axes
+    leader = next(text for text in axes.texts if "YaRN" in text.get_text()).arrow_patch
+    (data,) = [line for line in axes.get_lines() if len(line.get_xdata()) == 1]
+    assert leader.get_edgecolor() != to_rgba(data.get_color())
+    assert leader.get_linestyle() != data.get_linestyle()
+
+
+def test_a_start_that_nothing_beat_is_not_drawn_as_found(tmp_path, figures):
+    scores = [("yarn", [2.0], 0, math.log(30), 30.0), (None, [3.0], 0, math.log(40), 30.0)]
+    plot("figure6", config_of(), [write_trace(tmp_path, *scores)], tmp_path / "figure6")
+    names = [text.get_text() for text in figures[0].axes[0].texts]
+    assert "none better than YaRN 30" in names and not any("found" in name for name in names)
 
 
 def test_progress_begins_with_the_first_candidate_that_all_documents_scored(searched):

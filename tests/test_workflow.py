@@ -1,7 +1,9 @@
 """The workflow as Snakemake sees it: the DAG, the lint, the messages, the cluster's view."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -161,3 +163,43 @@ def test_the_cluster_profile_says_what_each_job_needs(tmp_path):
     for rule in ("import_model", "tokenize_corpus"):
         assert "gres" not in asked[rule] and "slurm_partition=cpu" in asked[rule]
     assert "runtime=1440" in asked["search_factors"] and "mem_mb=64000" in asked["search_factors"]
+
+
+STOPPABLE = """
+from longrope.interrupts import Stopped
+from snakemake.logging import logger
+STOPPED = Stopped()
+logger.addFilter(STOPPED)
+rule slow:
+    output: "slow.txt"
+    shell: "echo begun; {command}"
+onerror:
+    print(STOPPED.closing())
+"""
+
+
+@pytest.mark.parametrize(
+    ("job", "closing", "failures"),
+    [("sleep 60", "Stopped, as you asked.", 0), ("exit 3", "Not done: the message", 1)],
+    ids=["stopped", "failed"],
+)
+def test_what_a_user_stops_is_not_called_failed(tmp_path, job, closing, failures):
+    (tmp_path / "Snakefile").write_text(STOPPABLE.replace("{command}", job))
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--directory", tmp_path]
+    with subprocess.Popen(
+        [*command, "--snakefile", tmp_path / "Snakefile"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        said = "".join(iter(process.stdout.readline, "begun\n"))
+        if not failures:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
+        said += process.stdout.read()
+    assert process.returncode == 1
+    assert closing in said and said.count("Error in rule slow") == failures
+
+
+def test_a_dry_run_ends_with_its_warnings(place):
+    result = snakemake("--dry-run", "--configfile", "config/own-model.yaml", cwd=place)
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("Warning:")]
+    assert len(warnings) > 1 and result.stderr.splitlines()[-1] in warnings
+    assert all(warnings.count(line) == 2 for line in warnings)

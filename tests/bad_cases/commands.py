@@ -141,7 +141,7 @@ CASES = [
            "init", "source", "--to", "128", "--name", "a/b"),
     _usage("an unknown stage", "did you mean 'search'?", "serach"),
     _usage("a stage that is near none", "one of check, init,", "abacus"),
-    _usage("an unknown option", "unrecognized arguments: --fast", "schema", "--fast"),
+    _usage("an unknown option", "unknown --fast", "schema", "--fast"),
     _usage("a required option missing", "--window", "derive", "pi", "--model", "a", "--out", "b"),
     _usage("a window that is none", "write a whole number", "factors", "--window", "1m"),
     _usage("a window of 0", "write a whole number", "factors", "--window", "0"),

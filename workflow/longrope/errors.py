@@ -4,6 +4,7 @@ nothing heavy.
 """
 
 import difflib
+from collections.abc import Iterable
 
 from longrope.secret import hidden
 
@@ -34,5 +35,10 @@ def unknown_name(kind: str, name: str, known) -> UserError:
 
 def meant(name: str, known: list[str]) -> str:
     """The question whether the nearest of `known` was meant; empty if none is near."""
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Which of `known` is spelt nearly like a name, if any."""
+    return next(iter(difflib.get_close_matches(str(name), sorted(known), n=1)), None)

@@ -94,6 +94,18 @@ class RescaleFactors:
         """Whether they leave the model exactly as it is."""
         return self.attention_factor == 1 and all(value == 1 for value in self.lambda_)
 
+    @property
+    def unbeaten_start(self) -> str | None:
+        """The start that a search ended with, as no candidate of its own was better."""
+        return own_start(self.provenance.get("best_is_start"))
+
+    @property
+    def origin(self) -> str:
+        """What made them, for people: `search`, or `search: none better than its start 'yarn'`."""
+        if start := self.unbeaten_start:
+            return f"{self.method}: none better than its start {start!r}"
+        return self.method
+
 
 def read_factors(path: Path, rope: Rope | None = None) -> RescaleFactors:
     """Read `factors.json`; with `rope`, refuse factors that were made for another model.
@@ -187,13 +199,20 @@ def check_same_model(found: Rope, expected: Rope) -> None:
             )
 
 
+def own_start(name: object) -> str | None:
+    """The name of a start; None for one that a search of n_hat alone made of it, and for others."""
+    return name if isinstance(name, str) and ", n_hat " not in name else None
+
+
 def describe(factors: RescaleFactors) -> str:
-    """One line for people: method, window, ratio, n_hat and the range of lambda."""
+    """One line for people: method, window, ratio, n_hat, the range of lambda, unbeaten start."""
     low, high = min(factors.lambda_), max(factors.lambda_)
+    start = factors.unbeaten_start
     return (
         f"{factors.method} for {window_label(factors.window)} ({factors.ratio:g}x):"
         f" lambda {low:g} to {high:g}, n_hat {factors.n_hat},"
         f" attention factor {factors.attention_factor:g}"
+        + (f"; the search found none better than its start {start!r}" if start else "")
     )
 
 

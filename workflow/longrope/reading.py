@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from longrope.config.base import Settings
-from longrope.errors import UserError, meant
+from longrope.errors import UserError, meant, nearest
 from longrope.files import parse_json, read_text
 from longrope.windows import PATTERN, parse_window
 
@@ -91,8 +91,13 @@ def parse(type_: Any, raw: object, where: str) -> Any:
         raise UserError(f"{where}: nested too deep, or a part that holds itself") from None
     except ValidationError as error:
         told: dict[str, list[str]] = {}  # place -> what is wrong there; a union tries every kind
+        misspelt = {_meant_place(problem, raw) for problem in error.errors()}
+        # What is missing as it is misspelt is one mistake, told once.
         for problem in error.errors():
-            texts = told.setdefault(_place(problem["loc"], raw), [])
+            place = _place(problem["loc"], raw)
+            if problem["type"] == "missing" and place in misspelt:
+                continue
+            texts = told.setdefault(place, [])
             if (text := _explain(problem)) not in texts:
                 texts.append(text)
         lines = [f"{place}: {'; or '.join(texts)}" for place, texts in told.items()]
@@ -128,6 +133,15 @@ def _place(location: tuple, raw: object) -> str:
             parts.append(str(part))
             raw = raw[part]
     return ".".join(parts) or "top level"
+
+
+def _meant_place(problem: dict, raw: object) -> str | None:
+    """The path of the key that an unknown one is told to be, as `_explain` does."""
+    key = str(problem["loc"][-1])
+    known = _known_keys()
+    if problem["type"] != "extra_forbidden" or key in known or not (near := nearest(key, known)):
+        return None
+    return _place(problem["loc"], raw).removesuffix(key) + near
 
 
 def _explain(problem: dict) -> str:

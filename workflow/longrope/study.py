@@ -20,7 +20,7 @@ from longrope.baselines import CLOSED_FORMS, is_closed_form
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
 from longrope.config.evaluation import EvaluationSettings
-from longrope.config.search import Budget, PaperSpace, SearchSettings, Variant
+from longrope.config.search import FINDS, Budget, PaperSpace, SearchSettings, Variant
 from longrope.errors import UserError, unknown_name
 from longrope.windows import window_label
 
@@ -77,6 +77,14 @@ def budgets_of(settings: ModelSettings, weights: str) -> dict[int, Budget]:
     if settings.extension and settings.extension.weights == weights:
         budgets |= settings.extension.search
     return budgets
+
+
+def is_trial(settings: ModelSettings) -> bool:
+    """Whether a model's searches are only to show that they run: none may find anything."""
+    extension = settings.extension
+    budgets = [*settings.search.values()]
+    budgets += [*extension.search.values(), *extension.recovery.values()] if extension else []
+    return bool(budgets) and all(each.evaluations < FINDS for each in budgets)
 
 
 def searched(settings: ModelSettings, weights: str, method: str = "search") -> list[int]:

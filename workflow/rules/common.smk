@@ -4,6 +4,7 @@ give a rule its inputs and its settings as one JSON string. What a configuration
 in workflow/longrope/study.py and checked in checks.py; here it only meets wildcards.
 """
 
+import atexit
 import os
 import re
 
@@ -23,6 +24,7 @@ from longrope.config.evaluation import (
 from longrope.config.training import TuningStage
 from longrope.corpus.needs import needs
 from longrope.errors import UserError
+from longrope.interrupts import Stopped
 from longrope.models.window import check_folders
 from longrope.plan.report import check_study
 from longrope.report import contents
@@ -32,6 +34,7 @@ from longrope.versions import VERSIONS
 from longrope.windows import PATTERN, parse_window, window_label
 from longrope import inputs, study, targets
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 # What it runs on is no part of a study: `--config gpu=...`, or `config:` in a profile.
 STATED = {key: config.pop(key) for key in ("gpu", "gpus", "gpu_memory") if key in config}
@@ -46,9 +49,15 @@ try:
 except UserError as error:
     raise WorkflowError(str(error))
 
+# Whether it was the user who ended the workflow: the Snakefile says so at its end.
+STOPPED = Stopped()
+logger.addFilter(STOPPED)
+
 if workflow.is_main_process:
     for line in inputs.absent(STUDY):
         print(f"Warning: {line}", file=sys.stderr)
+        # The list of jobs scrolls it off the screen: once more at the end.
+        atexit.register(print, f"Warning: {line}", file=sys.stderr)
 
 
 wildcard_constraints:

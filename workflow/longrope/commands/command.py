@@ -4,6 +4,7 @@ The parser of a sub-command, and the arguments that several of them take.
 
 import argparse
 import contextlib
+import itertools
 import re
 import textwrap
 from collections.abc import Callable
@@ -36,7 +37,9 @@ class Command(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         """Also an optional word that stands behind options: argparse takes it for left out as soon
-        as an option stands between it and the word before."""
+        as an option stands between it and the word before. A misspelt option is named before what
+        is then missing."""
+        self._check_options(args or [])
         namespace, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
             optional = action.nargs == "?" and not action.option_strings
@@ -45,6 +48,14 @@ class Command(argparse.ArgumentParser):
                 setattr(namespace, action.dest, self._get_values(action, rest))
                 rest = []
         return namespace, rest
+
+    def _check_options(self, args: list[str]) -> None:
+        """End with the nearest option where one is unknown; not of a parser with sub-commands."""
+        known = [each for each in self._option_string_actions if each.startswith("--")]
+        for word in () if self._subparsers else itertools.takewhile("--".__ne__, args):
+            flag = word.split("=")[0]
+            if re.fullmatch(r"--\S+", flag) and not any(each.startswith(flag) for each in known):
+                self.error(f"unknown {flag}{meant(flag, known) or '; --help lists the options'}")
 
     def _check_value(self, action, value) -> None:
         """Also which of many choices was meant."""

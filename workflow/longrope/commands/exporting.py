@@ -52,7 +52,7 @@ def add_to(parsers) -> None:
     )  # fmt: skip
     command.add_argument(
         "--trainings", type=Path, nargs="*",
-        help=f"{HELP['--trainings']}, for the card (default that beside the model)",
+        help=f"{HELP['--trainings']}, for the card (default those that led to the model)",
     )  # fmt: skip
     command.add_files(
         "--model", "--factors", "--out",

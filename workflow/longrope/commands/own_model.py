@@ -161,9 +161,12 @@ def extend(options: argparse.Namespace) -> None:
     (model,) = config.models.values()
     exports = extend.export(places, model.export, options.export)
     print(f"done: what was measured: {folder}/results/tables/summary.md")
+    print("\n".join(extend.came_of_it(config, folder)))
     print("\n".join([*exports, f"from Python: {places.call}"]))
     if options.trial:
         print("This was a trial: it shows that every stage runs, its factors are worth nothing")
+        options.trial = False
+        print(f"next: {_command(options, options.checkpoint)}")
 
 
 def _found(options: argparse.Namespace):
@@ -183,6 +186,7 @@ def _own_configuration(options: argparse.Namespace, found):
     from longrope.own_model.importable import check_importable
     from longrope.own_model.texts import carried, find_texts
     from longrope.plan.machine import find_machine
+    from longrope.plan.text import hours_text
 
     check_hours(options.hours)
     check_target(found, options.to)
@@ -200,17 +204,21 @@ def _own_configuration(options: argparse.Namespace, found):
         found, options.to, corpus, machine, options.hours, trial=options.trial,
         command=_command(options),
     )  # fmt: skip
-    print(f"Budget {made.level.name!r}: {made.hours:.2g} hours of one {options.gpu} by plan")
+    print(
+        f"Budget {made.level.name!r}: {hours_text(made.hours)} of one {options.gpu} by plan, for"
+        " the stages alone: each of some thirty jobs takes seconds to start, more if it is busy"
+    )
     for note in made.notes:
         print(f"Note: {note}")
     return made
 
 
-def _command(options: argparse.Namespace) -> str:
-    """What makes the configuration again, but for the checkpoint, which it names."""
+def _command(options: argparse.Namespace, checkpoint: Path | None = None) -> str:
+    """What makes the configuration again; without a checkpoint for a file that names it."""
     from longrope.windows import window_label
 
-    words = ["longrope", options.stage, "--to", window_label(options.to)]
+    words = ["longrope", options.stage, *([str(checkpoint)] if checkpoint else [])]
+    words += ["--to", window_label(options.to)]
     words += ["--text", *options.text] if options.text else []
     words += ["--gpu", options.gpu] if options.gpu != CPU else []
     words += ["--hours", f"{options.hours:g}"] if options.hours != HOURS else []
@@ -234,7 +242,7 @@ def generate(options: argparse.Namespace) -> None:
     tier = model.tiers.for_length(tokens.shape[1] + how.new_tokens)
     print(
         f"{tokens.shape[1]:,} tokens of prompt, up to {how.new_tokens:,} new:"
-        f" factors of {window_label(tier.window)} ({tier.method})",
+        f" factors of {window_label(tier.window)} ({tier.origin})",
         file=sys.stderr,
     )
     stream(model, tokenizer, tokens, how)

@@ -150,6 +150,9 @@ class Fitness(Settings):
 SearchedAttention = Literal["none", "su", "yarn", "search"] | Positive
 
 
+FINDS = 6  # candidates that a search scores, or more, which is to find something
+
+
 class Budget(Settings):
     """What one window's search may spend.
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from longrope.errors import UserError
-from longrope.models.checkpoint import CARD
+from longrope.models.checkpoint import CARD, METADATA, read_record
 
+METRICS = "training/metrics.jsonl"  # beside the model that a tuning made
 TABLE = "| evaluation | length |"  # which a card has if something was measured
 
 
@@ -21,9 +22,18 @@ def records_beside(model: Path) -> list[Path]:
 
 
 def trainings_beside(model: Path) -> list[Path]:
-    """The metrics of the tuning that made a model folder."""
+    """The metrics of the tunings that made a model folder, from the base on."""
+    found: dict[Path, None] = {}
     weights = _weights(model)
-    return sorted(weights.glob("training/metrics.jsonl")) if weights else []
+    while weights and (path := weights / METRICS).is_file() and path not in found:
+        found[path] = None
+        start = read_record(weights / "model").start if _has_record(weights) else None
+        weights = weights.parent / start if start else None
+    return list(found)[::-1]
+
+
+def _has_record(weights: Path) -> bool:
+    return (weights / "model" / METADATA).is_file()
 
 
 def _weights(model: Path) -> Path | None:

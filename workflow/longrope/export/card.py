@@ -9,6 +9,7 @@ from pathlib import Path
 
 from longrope import __version__
 from longrope.config.base import BASE
+from longrope.config.search import FINDS
 from longrope.export.measured import Measured, Pair
 from longrope.export.request import Export, Written
 from longrope.export.tables import as_list
@@ -23,7 +24,14 @@ CARRIED_BY = {
     "full": "all tiers, by the modelling file that is in the folder (`trust_remote_code`)",
     "gguf": "GGUF, for llama.cpp and what is built on it",
 }
-SEARCHED = 6  # candidates that any search scores which is to find something (own_model)
+WORDS = (
+    "*lambda*: what the angle of a pair of RoPE's dimensions is divided by, a number a"
+    " pair, the fastest first; 1 leaves it as it came.",
+    "*n_hat*: how many tokens at the beginning keep their own angles.",
+    "*attention factor*: what cos and sin are multiplied by, so attention by its square.",
+    "*tier*: the factors of one window, for texts longer than the next shorter window has.",
+    "*search*: for a longer window; *recovery*: for a short one of a model tuned at a longer one.",
+)
 TAGS = ("longrope", "long-context", "rope-scaling")
 
 
@@ -52,6 +60,10 @@ def write_card(
         "## Factors",
         "",
         *_factors(asked, written),
+        "What the words mean:",
+        "",
+        *(f"- {line}" for line in WORDS),
+        "",
         *_training(record, trainings),
         "## Measured",
         "",
@@ -136,7 +148,7 @@ def _front_matter(licence, base, asked: Export, record: ModelRecord) -> list[str
 def is_trial(factors: RescaleFactors) -> bool:
     """Whether factors come from a search that was only to show that it runs."""
     scored = factors.provenance.get("candidates")
-    return isinstance(scored, int) and scored < SEARCHED
+    return isinstance(scored, int) and scored < FINDS
 
 
 def _trial(written: Written) -> list[str]:

@@ -38,6 +38,7 @@ class ModelRecord:
     fingerprint: str  # hash of these very weights
     source: dict  # where the base weights come from
     changes: dict  # what was changed in the checkpoint's own config, such as sliding_window
+    start: str | None = None  # the weights that these were tuned from; older records do not say
 
     def __post_init__(self) -> None:
         for name, kind in (
@@ -49,6 +50,8 @@ class ModelRecord:
             if not isinstance(value := getattr(self, name), kind):
                 what = "a text" if kind is str else "an object"
                 raise UserError(f"{name} = {value!r}: must be {what}")
+        if not isinstance(self.start, str | None):
+            raise UserError(f"start = {self.start!r}: must be a text")
 
     @property
     def precision(self) -> str:
@@ -69,7 +72,7 @@ class ModelRecord:
 
     def tuned_as(self, weights: str) -> "ModelRecord":
         """The record of weights that are tuned from these."""
-        return dataclasses.replace(self, weights=weights)
+        return dataclasses.replace(self, weights=weights, start=self.weights)
 
 
 def read_record(folder: Path) -> ModelRecord:
@@ -91,6 +94,7 @@ def read_record(folder: Path) -> ModelRecord:
             record["fingerprint"],
             record["source"],
             record["changes"],
+            record.get("start"),
         )
     except KeyError as error:
         raise UserError(f"{path}: the key {error} is missing") from None
@@ -111,6 +115,7 @@ def write_record(folder: Path, record: ModelRecord) -> None:
             "schema": SCHEMA,
             "model": record.rope.model,
             "weights": record.weights,
+            **({"start": record.start} if record.start else {}),
             "rope_theta": record.rope.theta,
             "rotary_dim": record.rope.rotary_dim,
             "original_window": record.rope.original_window,

@@ -20,6 +20,7 @@ from longrope.errors import UserError
 from longrope.own_model.checkpoint import Found
 from longrope.own_model.texts import Corpus
 from longrope.plan.machine import Machine
+from longrope.plan.text import hours_text
 from longrope.windows import window_label
 
 FIRST = 8  # times the original window: as far as one search and its tuning go
@@ -113,7 +114,9 @@ def configure(
             break
     notes = list(found.notes)
     if planned > hours:
-        notes.append(f"the least budget is planned at {planned:.2g} h, above --hours {hours:g}")
+        notes.append(
+            f"the least budget is planned at {hours_text(planned)}, above --hours {hours:g}"
+        )
     if too_large:
         worst = max(too_large, key=lambda each: each.work.memory)
         notes.append(

@@ -29,6 +29,11 @@ from longrope.reading import read_yaml
 from longrope.study import factors_path
 from longrope.windows import window_label
 
+SUMMARY = "results/tables/summary.json"
+NO_TEMPLATE = (
+    "instructions: it has no chat template, so it was perhaps never taught to answer: that it"
+    " answers few says nothing of damage, the log-probabilities little"
+)
 LOG = "workflow.log"  # in the folder of an extension: all that Snakemake and the jobs said
 
 
@@ -198,6 +203,14 @@ def places_of(config: Config, folder: Path, target: int) -> Places:
     return Places(folder, name, model.extension.weights if model.extension else BASE, target)
 
 
+def came_of_it(config: Config, folder: Path) -> list[str]:
+    """What was measured at the longest length, a line a measure."""
+    from longrope.report.outcome import outcome_lines
+
+    ((name, model),) = config.models.items()
+    return outcome_lines(model, read_json(folder / SUMMARY)["models"][name])
+
+
 def check_instructions(places: Places) -> str:
     """Ask the carried questions before and after; two lines that compare the answers."""
     out = places.folder / "results" / places.model / "instructions"
@@ -209,15 +222,17 @@ def check_instructions(places: Places) -> str:
     }
     if places.weights == BASE:  # short questions keep the original RoPE: only the table counts
         del asked["after"]
-    lines = []
+    lines, untaught = [], False
     for name, (model, more) in asked.items():
         path = out / f"{name.replace(', ', '-').replace(' ', '-')}.json"
         if _longrope("evaluate-instructions", "--model", model, "--out", path, *more):
             lines.append(f"instructions, {name}: failed, as it says above")
             continue
-        found = read_json(path)["results"]
+        record = read_json(path)
+        found = record["results"]
+        untaught = untaught or not record["template"]
         lines.append(
             f"instructions, {name}: {found['matched']} of {found['questions']} answered, mean"
             f" log-probability of the references {found['log_prob']:.3f} ({path})"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *([NO_TEMPLATE] if untaught else [])])

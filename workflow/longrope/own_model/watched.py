@@ -55,7 +55,9 @@ def run_watched(
     try:
         _follow(process, log, began, say)
     except KeyboardInterrupt:
+        say("Stopping: what runs saves how far it is, and what is done is recorded in MLflow ...")
         process.wait()
+        say("Stopped, as you asked: the same command goes on from there")
         raise
     return process.returncode
 

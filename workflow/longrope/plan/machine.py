@@ -22,6 +22,7 @@ GIB = 1 << 30
 GPUS = RESOURCES / "gpus.csv"
 CPU = "cpu"
 USABLE = 0.9  # of the memory; the rest is the driver's, workspaces and gaps between tensors
+README_CORE = 1.8e11  # FLOP/s, measured likewise, of each of the two that the README's times are of
 UTILISATION = (
     0.4  # share of the peak that a core reaches: docs/plan.md has what it was held against
 )
@@ -89,6 +90,12 @@ def find_machine(
     size = found[0] if memory is None else int(memory * GIB)
     shares = found[2:] if utilisation is None else (utilisation, utilisation)
     return Machine(name, size, flops or found[1], *shares, gpus)
+
+
+def own_cores() -> int:
+    """How many cores this process may have."""
+    known = getattr(os, "sched_getaffinity", None)
+    return len(known(0)) if known else os.cpu_count() or 1
 
 
 def _known() -> dict[str, tuple[int, float, float, float]]:

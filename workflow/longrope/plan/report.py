@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from longrope.config import Config
 from longrope.errors import UserError
 from longrope.plan.estimate import Estimate, estimate_study
-from longrope.plan.machine import GIB, Machine, find_machine
+from longrope.plan.machine import GIB, README_CORE, Machine, find_machine, own_cores
 from longrope.plan.paper import Beside, beside_paper, disagreements
-from longrope.plan.schedule import chains
+from longrope.plan.schedule import chains, simulate
 from longrope.plan.simulation import EFFICIENCY, simulation, study_tasks
 from longrope.plan.text import aligned, hours_text
 from longrope.study import corpus_of
@@ -222,6 +222,14 @@ def _notes(config: Config, estimates: list[Estimate], machine: Machine) -> list[
             " more. `splits.limits` can say how many there are."
         )
     if machine.is_cpu:
+        cores = own_cores()
+        hours = simulate(study_tasks(config, estimates, cores), cores).makespan
+        notes.append(
+            f"On {cores} core{'s' if cores > 1 else ''}, as many as there are here, if nothing else"
+            f" runs: {hours_text(hours)}. One is taken to multiply at\n{machine.flops / 1e9:.0f}"
+            " GFLOP/s (measured now, unless --flops said so), and times go by that; each of the two"
+            f" that the\nREADME's times are of does at {README_CORE / 1e9:.0f}."
+        )
         notes.append("Cores: one of each machine of this size; memory is that of the machine.")
     return notes
 

@@ -53,7 +53,14 @@ COLOURS = {  # which colour-blind readers tell apart
 OTHERS = ("#E69F00", "#000000", "#7A5195", "#8C564B")  # for formulas beyond these, in turn;
 ROUNDS = ("-", (0, (5, 1, 1, 1)))  # a colour that comes again has other dashes
 LINE = 10  # points from one name to the next
-LEADER = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5), "shrinkB": 3}
+LEADER = {  # from a name to where its line ends: grey dots, so that nobody takes it for data
+    "arrowstyle": "-",
+    "color": "#888888",
+    "linewidth": 0.6,
+    "linestyle": (0, (1, 3)),
+    "relpos": (0, 0.5),
+    "shrinkB": 4,
+}
 LETTER = 0.064  # inches that a letter of a name takes
 LEFT, BOTTOM, TOP = 0.6, 0.65, 0.4  # inches around a panel
 
@@ -139,7 +146,7 @@ def name_ends(axes: Axes, ends: Iterable[End]) -> None:
             color=end.colour,
             fontweight="bold" if end.bold else "normal",
             annotation_clip=False,
-            arrowprops=None if end.y > top else LEADER | {"color": end.colour},
+            arrowprops=None if end.y > top else LEADER,
         )
 
 
@@ -165,8 +172,12 @@ def note_above(axes: Axes, values: Iterable[float], what: str) -> None:
     """Say what the axis leaves out above its end, if it does."""
     if above := [value for value in values if value > axes.get_ylim()[1]]:
         many = f"{len(above)} {what}s lie" if len(above) > 1 else f"1 {what} lies"
-        text = f"{many} above this axis, up to {max(above):.4g}"
-        axes.text(1, 1.01, text, transform=axes.transAxes, ha="right", fontsize=7, color="#777777")
+        note(axes, f"{many} above this axis, up to {max(above):.4g}")
+
+
+def note(axes: Axes, text: str) -> None:
+    """Say something in small letters between a panel and its title."""
+    axes.text(1, 1.01, text, transform=axes.transAxes, ha="right", fontsize=7, color="#777777")
 
 
 def save(figure: Figure, frame: pd.DataFrame, stem: Path) -> None:

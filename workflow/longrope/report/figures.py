@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
@@ -26,6 +26,7 @@ from longrope.report.drawing import (
     colour,
     dashes,
     name_ends,
+    note,
     note_above,
     panels,
     save,
@@ -144,6 +145,8 @@ def _over_length(
             drawn += list(y)
         name_ends(axes, ends)
         note_above(axes, drawn, "point")
+        if "low" in own and len(part) > 1:
+            note(axes, "points of one length stand side by side")
         axes.set_title(title)
     return figure
 
@@ -191,13 +194,14 @@ def figure5(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
     that holds more passkeys has a lower one.
     """
     columns, lines = ["model", "weights", "step", "step_from_base", "loss", "smoothed"], []
-    ended = {(model, BASE): 0 for model in config.models}
+    ended, spans = {(model, BASE): 0 for model in config.models}, set()
     for path in paths:
         model, weights = _placed(path, config, "model/weights/training/metrics.jsonl")
         line = pd.DataFrame(read_lines(path))
         if "loss_text" in line:  # a step may hold none
             line = line.assign(loss=line.loss_text).dropna(subset="loss")
         smoothed = line.loss.rolling(max(1, len(line) // 5), center=True, min_periods=1).mean()
+        spans.add(max(1, len(line) // 5))
         line = line.assign(model=model, weights=weights, smoothed=smoothed)
         start = config.models[model].tunings[weights].start
         if (model, start) not in ended:
@@ -227,7 +231,10 @@ def figure5(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
         means = frame[frame.model == model].smoothed
         margin = 0.3 * (means.max() - means.min())
         axes.set_ylim(means.min() - margin, means.max() + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(f"{model}, fine-tuning")
+        said = " or ".join(map(str, sorted(spans)))
+        note(axes, f"bold: mean of {said} steps; pale: single steps")
         axes.set(
             xlabel="step, from the pre-trained model", ylabel="training loss of text (nats a token)"
         )

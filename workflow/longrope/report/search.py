@@ -21,7 +21,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
 from longrope.config.base import BASE
 from longrope.errors import UserError
-from longrope.factors import RescaleFactors, read_factors
+from longrope.factors import RescaleFactors, own_start, read_factors
 from longrope.files import replacing
 from longrope.report.drawing import SEARCHED, End, colour, name_ends, note_above, panels, styled
 from longrope.report.labels import NAMES
@@ -207,8 +207,10 @@ def _ends(tried: pd.DataFrame, top: float) -> list[End]:
     """The line of what was found and those of the starts; what ends above `top` is only named."""
     measure = minimised(tried)
     last, best = tried.tokens.iloc[-1], tried[f"best_{measure}"].iloc[-1]
-    ends = [End(f"found {best:.4g}", last, best, SEARCHED, bold=True)]
+    ends = [End(f"{_ended(tried)} {best:.4g}", last, best, SEARCHED, bold=True)]
     for _, start in shown_starts(tried).iterrows():
+        if start.found:  # the line of the best ends there, and names it
+            continue
         (label, form), value = start_label(start.start), start[measure]
         label += " ≈" if start.documents < tried.documents.max() else ""
         label += f" {value:.4g}" if value <= top else ""  # else `name_ends` writes it
@@ -216,12 +218,20 @@ def _ends(tried: pd.DataFrame, top: float) -> list[End]:
     return ends
 
 
+def _ended(tried: pd.DataFrame) -> str:
+    """What the line of the best ends at: what was found, or a start that nothing beat."""
+    start = own_start(tried[tried.found].iloc[0].start)
+    return f"none better than {start_label(start)[0]}" if start else "found"
+
+
 def _draw_factors(axes: Axes, found: RescaleFactors, tried: pd.DataFrame) -> None:
     lambda_, pairs = np.array(found.lambda_), range(len(found.lambda_))
     base = lambda_ / tried[tried.found].iloc[0].mu  # ones, or the factors that it multiplies
     axes.set_yscale("log", base=2)
-    axes.plot(pairs, lambda_, "o-", color=SEARCHED, linewidth=2.2, zorder=5, label="found")
+    axes.plot(pairs, lambda_, "o-", color=SEARCHED, linewidth=2.2, zorder=5, label=_ended(tried))
     for start in shown_starts(tried).itertuples():
+        if start.found:
+            continue
         look = {"color": _start_colour(start.form), "linewidth": 1.1, "alpha": 0.75}
         axes.plot(pairs, base * start.mu, label=start_label(start.start)[0], **look)
     axes.set_xlim(-0.5, len(pairs) - 0.5)  # also where lambda is infinite: that is not drawn

@@ -28,6 +28,7 @@ from longrope.report.load import (
 )
 from longrope.report.outcome import outcome
 from longrope.report.page import page_of
+from longrope.report.rivals import best_rivals
 from longrope.statistics import compare, compare_passkeys
 from longrope.windows import window_label
 
@@ -98,6 +99,10 @@ def summarise(config: Config, records: list[Path]) -> dict:
                 accuracies(found),
                 ["accuracy", "found", "prompts", "low", "high"],
             ),
+            "rivals": {
+                "perplexity": best_rivals(settings, own, "perplexity"),
+                "passkey": best_rivals(settings, found, "accuracy"),
+            },
         }
     return {"schema": SCHEMA, "models": models}
 

@@ -141,7 +141,7 @@ def search_factors(
     factors = space.factors(found.best, method, provenance)
     write_lines(trace, lines)
     write_factors(out, factors)
-    say(describe(factors) + (f", the start {start!r}" if (start := starts.get(found.best)) else ""))
+    say(describe(factors))
     return {
         "fitness": found.score.fitness,
         **{f"{measure}_loss": loss for measure, loss in found.score.losses.items()},
