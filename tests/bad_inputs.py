@@ -123,7 +123,9 @@ def table(answers: dict[Case, Answer]) -> str:
     lines = [
         "# Bad inputs",
         "",
-        f"Made by `{COMMAND}`; `tests/test_bad_inputs.py` tries the same on every change.",
+        f"Made by `{COMMAND}`; `tests/test_bad_inputs.py` tries the same on every change, and"
+        " compares the messages. Where one quotes another package, it is as in the versions of"
+        " [`envs/constraints.txt`](../../envs/constraints.txt).",
         "",
         f"{len(answers)} inputs with one thing wrong in each, over every sub-command, and what the"
         " command answered: exit code 1 is bad input, 2 wrong usage. Each must give one message"
@@ -134,12 +136,13 @@ def table(answers: dict[Case, Answer]) -> str:
     for kind in kinds:
         lines += ["", f"## {kind[0].upper()}{kind[1:]}", ""]
         lines += ["| what is wrong | exit | message |", "| --- | --- | --- |"]
-        lines += [
-            f"| {_cell(case.name)} | {answer.code} | {_cell(_said(case, answer))} |"
-            for case, answer in answers.items()
-            if case.kind == kind
-        ]
+        lines += [row(case, answer) for case, answer in answers.items() if case.kind == kind]
     return "\n".join(lines) + "\n"
+
+
+def row(case: Case, answer: Answer) -> str:
+    """A case in the page: the same on every machine with the same versions."""
+    return f"| {_cell(case.name)} | {answer.code} | {_cell(_said(case, answer))} |"
 
 
 def _said(case: Case, answer: Answer) -> str:

@@ -1,11 +1,17 @@
-"""The site: it builds without a warning, and its links to files of the repository work."""
+"""
+The site: it builds without a warning, its links to files of the repository work, and a browser
+shows every page of it whole.
+"""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote, urldefrag
 
 import pytest
+
+from browser import browsing, needs_browser
 
 ROOT = Path(__file__).parent.parent
 for package in ("furo", "myst_parser", "sphinx"):
@@ -21,8 +27,13 @@ def build(folder: Path, *options: str) -> Path:
     return folder / "site"
 
 
-def test_the_site_builds_and_every_page_is_reached_from_its_front_page(tmp_path):
-    site = build(tmp_path)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """The site as it is here."""
+    return build(tmp_path_factory.mktemp("built"))
+
+
+def test_the_site_builds_and_every_page_is_reached_from_its_front_page(site):
     assert "url=docs/index.html" in (site / "index.html").read_text()
     front = (site / "docs/index.html").read_text()
     linked = {(site / "docs" / link).resolve() for link in re.findall(r'href="([^"#:]+)"', front)}
@@ -41,3 +52,29 @@ def test_without_an_address_the_site_carries_the_files(tmp_path):
     site = build(tmp_path, "--define", "repository=")
     carried = re.findall(r'href="\.\./(_downloads/[^"]+)"', (site / "docs/gpu.html").read_text())
     assert carried and all((site / path).is_file() for path in carried)
+
+
+@needs_browser
+def test_a_browser_shows_every_page_without_a_broken_picture_link_or_script(site, tmp_path):
+    links, anchors = set(), set()
+    with browsing(tmp_path) as page:
+        for path in {*site.rglob("*.html")} - {site / "index.html"}:  # which leads elsewhere
+            page.open(path.as_uri())
+            assert not page.broken_pictures(), path
+            links |= {*page.evaluate("[...document.links].map(link => link.href)")}
+            found = page.evaluate("[...document.querySelectorAll('[id]')].map(each => each.id)")
+            anchors |= {f"{path}#{each}" for each in found}
+    assert not page.errors and not page.fetched
+    assert len(links) > 300 and len(anchors) > 500
+    for link in (unquote(each) for each in links if each.startswith("file:")):
+        path, anchor = urldefrag(link.removeprefix("file://"))
+        assert Path(path).is_file(), link
+        assert not anchor or f"{path}#{anchor}" in anchors, link
+
+
+@needs_browser
+def test_the_search_of_the_site_finds_a_page_in_a_browser(site, tmp_path):
+    with browsing(tmp_path) as page:
+        page.open((site / "search.html").as_uri() + "?q=passkeys")
+        found = page.wait("[...document.querySelectorAll('#search-results a')].map(a => a.href)")
+    assert any(each.startswith((site / "docs/evaluation.html").as_uri()) for each in found)
