@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from longrope.import_factors import import_checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from exports import (
@@ -30,6 +29,7 @@ from longrope.export.reread import own_keys_known
 from longrope.extended import Tiers, read_tiers
 from longrope.factors import check_same_model, write_factors
 from longrope.files import read_json, sha256_of, write_json
+from longrope.import_factors import import_checkpoint
 from longrope.models.checkpoint import read_record, write_record
 from longrope.models.import_model import import_model
 from test_architectures import FAMILIES, bring_in, save
