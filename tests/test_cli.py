@@ -17,8 +17,8 @@ from longrope.cli import build_parser, main
 from longrope.commands import factors
 from longrope.config.search import SearchSettings
 from longrope.errors import UserError
-from longrope.job import Outcome
 from longrope.reading import read_settings
+from longrope.tracking.run import Outcome
 
 HEAVY = ("torch", "transformers", "datasets", "mlflow", "pandas", "matplotlib", "snakemake")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from forks import Forks
-from longrope.job import what_to_mend
 from longrope.logs import logging_to
+from longrope.mending import what_to_mend
 from micro import commands, make_place, stage_of
 from same import everything
 

@@ -7,6 +7,7 @@ into `share/longrope` of the environment (`pyproject.toml`, data-files).
 """
 
 import importlib.metadata
+import subprocess
 from pathlib import Path
 
 MARKS = ("Snakefile", "workflow/rules/common.smk")
@@ -21,6 +22,28 @@ def home() -> Path:
     """The project that this package belongs to: the checkout, else what its wheel has put down."""
     checkout = Path(__file__).resolve().parents[2]
     return checkout if is_project(checkout) else _of_wheel() or checkout
+
+
+def commit() -> str:
+    """The commit of this package, `+` if it has changes; empty outside a checkout."""
+    try:
+        answer = subprocess.run(
+            [
+                "git",
+                "-C",
+                Path(__file__).parent,
+                "describe",
+                "--always",
+                "--dirty=+",
+                "--abbrev=12",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip()
 
 
 def _of_wheel() -> Path | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from longrope.commands.command import HELP, count, new_command, window
-from longrope.job import Outcome
+from longrope.tracking.run import Outcome
 
 PLACES = (
     "--model results/tiny/base/model --factors results/tiny/base/factors/search/2k/factors.json"

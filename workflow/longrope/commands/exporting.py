@@ -9,7 +9,7 @@ from pathlib import Path
 from longrope.commands.command import HELP, new_command, window
 from longrope.errors import UserError
 from longrope.export import FORMS
-from longrope.job import Outcome
+from longrope.tracking.run import Outcome
 
 
 def add_to(parsers) -> None:

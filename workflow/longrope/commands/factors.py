@@ -7,8 +7,8 @@ from pathlib import Path
 
 from longrope.commands.command import live_run, new_command, window
 from longrope.errors import UserError
-from longrope.job import Outcome
 from longrope.parallel.place import here
+from longrope.tracking.run import Outcome
 
 
 def add_to(parsers) -> None:

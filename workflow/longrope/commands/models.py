@@ -5,7 +5,7 @@ Bringing a model and its texts in: a checkpoint imported or trained, its card, a
 import argparse
 
 from longrope.commands.command import live_run, name, new_command
-from longrope.job import Outcome
+from longrope.tracking.run import Outcome
 
 
 def add_to(parsers) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from longrope.commands.command import count, new_command
 from longrope.errors import UserError
-from longrope.job import Outcome
 from longrope.plan.schedule import EFFICIENCY
+from longrope.tracking.run import Outcome
 
 
 def add_to(parsers) -> None:

@@ -5,7 +5,7 @@ Tables, figures and the summary of what was measured.
 import argparse
 
 from longrope.commands.command import new_command
-from longrope.job import Outcome
+from longrope.tracking.run import Outcome
 
 MEASURED = "results/*/*/evaluation/*/*.json"
 

@@ -15,8 +15,8 @@ from longrope.export.request import Export, Written
 from longrope.export.tables import as_list
 from longrope.factors import RescaleFactors, describe
 from longrope.files import read_lines, write_text
-from longrope.job import commit
 from longrope.models.checkpoint import CARD, ModelRecord
+from longrope.project import commit
 from longrope.windows import window_label
 
 CARRIED_BY = {
