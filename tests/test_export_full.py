@@ -1,6 +1,7 @@
 """The modelling file that carries all tiers: generation, beams, caches, and what it refuses."""
 
 import ast
+import logging
 import shutil
 from pathlib import Path
 
@@ -56,6 +57,24 @@ def test_every_sequence_has_its_tier_alone_and_beside_others(exported, tmp_path,
     prompts = prompts_around([256, 512, 1024], text_of(model, 1024))
     found = run(runner, folder, prompts, tmp_path)
     assert furthest(found, own(model, tiers, prompts)) < 1e-4
+
+
+def test_an_export_says_nothing_of_the_names_of_its_drafts(exported, tmp_path):
+    model, tiers, _ = exported
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("transformers.dynamic_module_utils")
+    logger.addHandler(handler)
+    try:
+        export(model, tiers, tmp_path / "export", "full")
+        assert said == []
+        AutoModelForCausalLM.from_pretrained(
+            shutil.copytree(tmp_path / "export", tmp_path / "with a space"), trust_remote_code=True
+        )
+        assert "(originally with a space)" in said[0]  # of other folders it says so
+    finally:
+        logger.removeHandler(handler)
 
 
 def test_without_trust_the_folder_is_the_one_table_export(exported, tmp_path):

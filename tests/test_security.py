@@ -407,6 +407,21 @@ def test_a_secret_that_is_printed_in_parts_is_hidden_in_the_log(tmp_path, monkey
     assert capsys.readouterr().out == "with *** in it\na last line of ***"
 
 
+@pytest.mark.parametrize(
+    ("secret", "shown"),
+    [("not-to-be-told", "51 of 100, with "), ("not to be told", "")],  # of which "not " is a part
+)
+def test_words_of_a_line_that_goes_on_are_shown_as_they_come(
+    tmp_path, monkeypatch, capsys, secret, shown
+):
+    monkeypatch.setenv("HF_TOKEN", secret)
+    with logging_to(tmp_path / "a.log"):
+        print(f"51 of 100, with {secret[:6]}", end="", flush=True)
+        assert (tmp_path / "a.log").read_text() == capsys.readouterr().out == shown
+        print(secret[6:], "in it", end="")
+    assert (tmp_path / "a.log").read_text() == "51 of 100, with *** in it"
+
+
 def test_what_is_no_secret_stays_readable(monkeypatch):
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false-and-long")
     monkeypatch.setenv("SOME_TOKEN", "1k")  # too short to be told from other text

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from longrope.errors import UserError
-from longrope.secret import hidden
+from longrope.secret import hidden, whole_words
 
 
 @contextlib.contextmanager
@@ -74,8 +74,8 @@ def silent():
 class _Tee:
     """A text stream that writes to two; not a terminal, so that nothing draws bars on it.
 
-    A line is written once it is whole, even if somebody flushes before: the parts of a secret that
-    comes in several are none."""
+    A line is written once it is whole, or if somebody flushes, its whole words: the parts of a
+    secret that comes in several are none."""
 
     def __init__(self, *streams) -> None:
         self._streams = streams
@@ -84,25 +84,25 @@ class _Tee:
 
     def write(self, text: str) -> int:
         with self._lock:
-            begun = self._begun + text
-            end = 1 + max(begun.rfind("\n"), begun.rfind("\r"))
-            lines, self._begun = begun[:end], begun[end:]
-            self._show(lines)
+            self._begun += text
+            self._show(1 + max(self._begun.rfind("\n"), self._begun.rfind("\r")))
         return len(text)
 
     def end(self) -> None:
         """Write what there is of a last line without an end."""
         with self._lock:
-            rest, self._begun = self._begun, ""
-            self._show(rest)
+            self._show(len(self._begun))
 
-    def _show(self, text: str) -> None:
-        if text:
-            shown = hidden(text)
+    def _show(self, length: int) -> None:
+        """Write the beginning of what has come."""
+        if length:
+            shown, self._begun = hidden(self._begun[:length]), self._begun[length:]
             for stream in self._streams:
                 stream.write(shown)
 
     def flush(self) -> None:
+        with self._lock:
+            self._show(whole_words(self._begun))
         for stream in self._streams:
             stream.flush()
 

@@ -22,10 +22,26 @@ OF_HUB = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
 
 def hidden(text: str) -> str:
     """A text without the secrets that it may hold."""
-    for name, value in os.environ.items():
-        if len(value) >= SHORTEST and HOLDS_ONE.search(name):
-            text = text.replace(value, MARK)
+    for value in _secrets():
+        text = text.replace(value, MARK)
     return OF_HUB.sub(MARK, IN_URI.sub(f"{MARK}@", text))
+
+
+def whole_words(text: str) -> int:
+    """How much of a text that goes on can be shown: up to its last space, as what is hidden has
+    none in it; nothing where a secret has."""
+    if any(re.search(r"\s", value) for value in _secrets()):
+        return 0
+    return len(text) - len(re.split(r"\s", text)[-1])
+
+
+def _secrets() -> list[str]:
+    """The passwords and tokens in the environment."""
+    return [
+        value
+        for name, value in os.environ.items()
+        if len(value) >= SHORTEST and HOLDS_ONE.search(name)
+    ]
 
 
 def hidden_in(value):

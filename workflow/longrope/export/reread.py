@@ -11,6 +11,7 @@ difference is an error, never a warning.
 import contextlib
 import logging
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,8 +165,9 @@ def _load(draft: Path, *, trust: bool = False):
     from transformers import AutoModelForCausalLM
 
     quiet()
+    no_identifier = f"(originally {draft.name}) is not a valid Python identifier"
     try:
-        with own_keys_known():
+        with own_keys_known(), _unsaid("dynamic_module_utils", lambda said: no_identifier in said):
             return AutoModelForCausalLM.from_pretrained(
                 draft, dtype=torch.float32, trust_remote_code=trust, attn_implementation="sdpa"
             ).eval()
@@ -176,21 +178,29 @@ def _load(draft: Path, *, trust: bool = False):
         ) from error
 
 
-@contextlib.contextmanager
 def own_keys_known():
     """Without transformers' warning of the keys that an export has for vLLM and SGLang alone."""
-    logger = logging.getLogger("transformers.modeling_rope_utils")
-    logger.addFilter(_says_more)
+    return _unsaid("modeling_rope_utils", _names_own_keys)
+
+
+def _names_own_keys(message: str) -> bool:
+    said, _, keys = message.rpartition(": ")
+    return said.startswith("Unrecognized keys in") and {*re.findall(r"\w+", keys)} <= {*FOR_VLLM}
+
+
+@contextlib.contextmanager
+def _unsaid(module: str, wanted: Callable[[str], bool]) -> Iterator[None]:
+    """Without the messages of one of transformers' modules that are asked for."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return not wanted(record.getMessage())
+
+    logger = logging.getLogger(f"transformers.{module}")
+    logger.addFilter(others)
     try:
         yield
     finally:
-        logger.removeFilter(_says_more)
-
-
-def _says_more(record: logging.LogRecord) -> bool:
-    said, _, keys = record.getMessage().rpartition(": ")
-    own = said.startswith("Unrecognized keys in") and {*re.findall(r"\w+", keys)} <= {*FOR_VLLM}
-    return not own
+        logger.removeFilter(others)
 
 
 def _compare(rotary, factors: RescaleFactors, rope: Rope, *, in_weights: bool) -> None:
