@@ -347,6 +347,14 @@ def test_settings_may_stand_in_a_file(tmp_path):
             read_settings(SearchSettings, text)
 
 
+def test_the_record_of_a_run_has_the_settings_that_stood_in_a_file(tmp_path, base, tokens):
+    *arguments, settings = search(base, tokens, tmp_path)
+    (tmp_path / "slice.json").write_text(settings)
+    log = tmp_path / "search.log"
+    assert main(["--log", str(log), *arguments, f"@{tmp_path}/slice.json"]) == 0
+    assert record_of(log)["params"]["settings"] == json.loads(settings)
+
+
 # --- the help -------------------------------------------------------------------------------
 
 

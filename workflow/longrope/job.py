@@ -189,20 +189,22 @@ def _leave_record(
     )
     try:
         write_record(path, record)
-    except OSError as error:  # tracking never fails a job
+    except OSError as error:  # of a disk, which does not fail a stage that is done
         print(f"no run record: {error}", file=sys.stderr)
 
 
 def _params(options: argparse.Namespace) -> dict:
-    """The options of the run, with the settings unfolded."""
+    """The options of the run, with the settings as they are, or as their `@FILE` has them."""
+    from longrope.reading import settings_text
+
     plain = {
         key: " ".join(map(str, value)) if isinstance(value, list) else str(value)
         for key, value in vars(options).items()
         if key not in ("run", "run_id", "stage", "tracked", "settings", "log")
     }
     try:
-        return plain | {"settings": json.loads(getattr(options, "settings", "{}"))}
-    except json.JSONDecodeError:  # the stage has said so
+        return plain | {"settings": json.loads(settings_text(getattr(options, "settings", "{}")))}
+    except (UserError, json.JSONDecodeError):  # the stage has said so
         return plain | {"settings": options.settings}
 
 

@@ -26,14 +26,17 @@ SHORT.maxstring = SHORT.maxlong = SHORT.maxother = 60
 def read_settings(type_: Any, text: str) -> Any:
     """A stage's settings from the JSON string that its rule hands over; `@FILE` names a file."""
     try:
-        if text.startswith("@"):
-            text = read_text(Path(text.removeprefix("@")))
-        raw = parse_json(text)
+        raw = parse_json(settings_text(text))
     except UserError as error:
         raise UserError(f"--settings: {error}") from None
     except ValueError as error:
         raise UserError(f"--settings: not JSON ({error})") from None
     return parse(type_, raw, "--settings")
+
+
+def settings_text(text: str) -> str:
+    """The JSON that was handed over, or that is in the file which `@FILE` names."""
+    return read_text(Path(text.removeprefix("@"))) if text.startswith("@") else text
 
 
 def read_yaml(path: Path) -> dict:
