@@ -22,6 +22,7 @@ from longrope.config.evaluation import (
 )
 from longrope.config.training import TuningStage
 from longrope.errors import UserError
+from longrope.export import FORMS
 from longrope.inputs import absent
 from longrope.plan.report import check_study
 from longrope.report import contents
