@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -28,15 +29,22 @@ PICTURES = """Promise.all([...document.images].map(async picture => {
 })).then(broken => broken.filter(each => each))"""
 
 
+def messages(pipe: BinaryIO) -> Iterator[dict]:
+    """What the browser says; a zero byte ends a message."""
+    rest = b""
+    while part := pipe.read1(1 << 20):
+        *whole, rest = (rest + part).split(b"\0")
+        yield from map(json.loads, whole)
+
+
 class Page:
     """One tab, and all that went wrong in it."""
 
-    def __init__(self, commands, answers):
-        self._commands, self._answers = commands, answers
+    def __init__(self, commands: BinaryIO, answers: BinaryIO):
+        self._commands, self._answers = commands, messages(answers)
         self._number, self._session = 0, None
         self.errors: list[str] = []  # of scripts, and of what it could not load
         self.fetched: list[str] = []  # addresses that are no file and no data
-        self._frames: list[int] = []  # where scripts can run: the page, and frames within it
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -60,9 +68,9 @@ class Page:
         while self._next().get("method") != "Page.loadEventFired":
             pass
 
-    def evaluate(self, script: str, **wanted):
+    def evaluate(self, script: str):
         """The value of an expression of JavaScript; a promise is waited for."""
-        wanted |= {"awaitPromise": True, "returnByValue": True}
+        wanted = {"awaitPromise": True, "returnByValue": True}
         answer = self.call("Runtime.evaluate", expression=script, **wanted)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
@@ -76,17 +84,13 @@ class Page:
         return value
 
     def broken_pictures(self) -> list[str]:
-        """Those that the browser cannot show, in frames too."""
-        shown = [self.evaluate(PICTURES, contextId=each) for each in self._frames]
-        return [each for broken in shown for each in broken]
+        """Those that the browser cannot show."""
+        return self.evaluate(PICTURES)
 
     def _next(self) -> dict:
         """The next message; events are noted."""
-        text = bytearray()
-        while (byte := self._answers.read(1)) != b"\0":
-            assert byte, "the browser has ended"
-            text += byte
-        message = json.loads(text)
+        message = next(self._answers, None)
+        assert message, "the browser has ended"
         about = message.get("params", {})
         match message.get("method"):
             case "Runtime.exceptionThrown":
@@ -101,12 +105,6 @@ class Page:
                 address = about["request"]["url"]
                 if not address.startswith(("file:", "data:", "blob:")):
                     self.fetched.append(address)
-            case "Runtime.executionContextCreated":
-                self._frames.append(about["context"]["id"])
-            case "Runtime.executionContextDestroyed":
-                self._frames.remove(about["executionContextId"])
-            case "Runtime.executionContextsCleared":
-                self._frames.clear()
         return message
 
 
@@ -122,8 +120,7 @@ def browsing(profile: Path) -> Iterator[Page]:
         os.close(each)
     try:
         with open(to_read[1], "wb", buffering=0) as commands, open(to_write[0], "rb") as answers:
-            page = Page(commands, answers)
-            yield page
+            yield Page(commands, answers)
     finally:
         process.terminate()
         process.wait(30)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from browser import browsing, needs_browser
+from longrope.report.contents import CONTENTS
 from micro import CONFIG, ROOT, make_place, snakemake
 from warm import warm
 
@@ -64,8 +66,43 @@ def test_every_stage_is_a_run_in_mlflow(study, monkeypatch):
     assert any("search.png" in each for each in files), files
 
 
-def test_the_report_is_one_file_with_the_figures(study):
+@pytest.fixture(scope="module")
+def report(study):
+    """What Snakemake makes of it for a browser."""
     result = run(study, "--report", str(study / "report.html"))
     assert result.returncode == 0, result.stderr
-    text = (study / "report.html").read_text()
-    assert "figure1.png" in text and "over the length of the sequence" in text
+    return study / "report.html"
+
+
+def test_the_report_is_one_file_with_the_figures(report):
+    text = report.read_text()
+    assert "figure1.html" in text and "over the length of the sequence" in text
+
+
+@needs_browser
+def test_a_browser_shows_every_result_of_the_report_and_fetches_nothing(report, tmp_path):
+    with browsing(tmp_path) as page:
+        page.open(report.as_uri())
+        results = dict(opened_results(page))
+        assert {*results} == {f"{each}.html" for each in (*CONTENTS,)} - {"table08", "retrieval"}
+        for name, address in results.items():
+            page.open(address)
+            assert not page.broken_pictures()
+            assert page.evaluate("document.querySelectorAll('td, img').length"), name
+    assert not page.errors and not page.fetched
+
+
+def opened_results(page):
+    """Click on every result of a report; the name and the address of what it shows."""
+    link = "[...document.querySelectorAll('nav a')].find(a => a.innerText.startsWith({!r})).click()"
+    count = "document.querySelectorAll('a[iconname=eye]').length"
+    name = "document.querySelector('iframe')?.src.match(/filename=([^;]+)/)?.[1]"
+    for part in dict.fromkeys(entry.part for entry in CONTENTS.values()):
+        page.wait(f"document.body.innerText.includes({part!r})")
+        page.evaluate(link.format(part))
+        for number in range(page.wait(count)):
+            before = page.evaluate(name)
+            page.evaluate(f"document.querySelectorAll('a[iconname=eye]')[{number}].click()")
+            shown = page.wait(f"[{name}].find(each => each != {json.dumps(before)})")
+            yield shown, page.evaluate("document.querySelector('iframe').src")
+        page.evaluate(link.format("Results"))

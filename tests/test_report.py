@@ -1,5 +1,6 @@
 """What tables, figures and the summary say of records whose numbers are known by hand."""
 
+import base64
 import json
 import math
 import re
@@ -22,17 +23,21 @@ from longrope.config.evaluation import PasskeyShown, PerplexityShown
 from longrope.config.search import Evolution
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, write_factors
+from longrope.report.contents import CONTENTS, index
 from longrope.report.drawing import spread
 from longrope.report.figures import FIGURES, plot
 from longrope.report.labels import row_label
 from longrope.report.load import accuracies, perplexities, read_evaluations
 from longrope.report.outcome import outcome
+from longrope.report.page import page_of
 from longrope.report.search import plot_search, read_trace
 from longrope.report.summary import summarise, write_summary
 from longrope.report.tables import TABLES, make_table
 from longrope.search.scoring import Score
 from longrope.statistics import compare, mean_interval, wilson
+from longrope.targets import shown
 
+ROOT = Path(__file__).parents[1]
 STUDY = """
 seed: 1
 corpora: {books: {source: {kind: text, files: ["*.txt"]}, splits: {}}}
@@ -579,6 +584,20 @@ def test_what_came_of_it_is_set_beside_the_best_of_the_weights_tuned_alike(tmp_p
     assert f"| {math.exp(3.45):.2f} (yarn-1k, YaRN) | {ours} | not told apart |" in said
 
 
+def test_the_summary_ends_with_what_every_file_of_the_configuration_shows():
+    config = load_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+    said = index(config)
+    assert "| `tables/table06.md` | Perplexity by length, as on Books3 |" in said
+    assert "| `figures/figure1.png` | Perplexity over context length |" in said
+    assert "| `tables/table01.md` | Searched factors without tuning (made by the target" in said
+    assert len(re.findall(r"`(?:tables|figures)/", said)) == len(shown(config, CONTENTS)) - 1
+
+
+def test_the_columns_of_words_are_wide_enough_to_read_beside_numbers():
+    page = page_of(f"| a | b | c |\n| :-- | --: | :-- |\n| {'so ' * 10}| 1 | ab |")
+    assert page.count("class='words'") == 1 and f"class='words'>{'so ' * 9}so</td>" in page
+
+
 def test_a_model_that_was_only_searched_is_said_to_keep_its_window(tmp_path):
     perplexity = {
         ("base", "none"): {256: 20, 1024: 300},
@@ -636,9 +655,11 @@ def test_a_figure_draws_the_same_bytes_twice_and_its_csv_says_what(tmp_path):
     drawn = pd.read_csv(tmp_path / "a.csv")
     assert drawn.perplexity.tolist() == pytest.approx([math.exp(3.05), math.exp(8)])
     assert drawn.above_axis.tolist() == [False, True]
-    for ending in ("png", "pdf", "csv"):
+    for ending in ("png", "pdf", "html", "csv"):
         first, second = ((tmp_path / f"{stem}.{ending}").read_bytes() for stem in ("a", "b"))
         assert first == second
+    carried = base64.b64encode((tmp_path / "a.png").read_bytes()).decode()
+    assert f"base64,{carried}" in (tmp_path / "a.html").read_text()
 
 
 def write_trace(folder: Path, *scores: tuple) -> Path:

@@ -1,11 +1,11 @@
 """
 Files that are whole or absent, with checksums, and fingerprints of what they were made from.
 
-Everything that the project writes goes through here or `drafts`, so a killed process never leaves
-half of a file. What a later stage reads is written with a checksum (`write_checked`), and damage is
-an error that says what to delete. Logs of records (`.jsonl`) are appended to line by line, each
-with a checksum; a last line that a kill cut short is dropped when they are read again, and one that
-the disk changed is an error.
+Every result goes through here or `drafts`, so a killed process never leaves half of one; terminal
+logs, locks and MLflow's database do not. What a later stage reads is written with a checksum
+(`write_checked`), and damage is an error that says what to delete. Logs of records (`.jsonl`) are
+appended to line by line, each with a checksum; a last line that a kill cut short is dropped when
+they are read again, and one that the disk changed is an error.
 """
 
 import bz2

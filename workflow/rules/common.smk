@@ -24,6 +24,7 @@ from longrope.config.evaluation import (
 from longrope.config.training import TuningStage
 from longrope.corpus.needs import needs
 from longrope.errors import UserError
+from longrope.export import FORMS
 from longrope.interrupts import Stopped
 from longrope.models.window import check_folders
 from longrope.plan.report import check_study

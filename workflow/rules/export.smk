@@ -13,7 +13,7 @@ rule export_model:
     log:
         "logs/{model}/{weights}/export-{form}.log",
     wildcard_constraints:
-        form="native|full|gguf",
+        form="|".join(FORMS),
     conda:
         ENVIRONMENT
     params:

@@ -68,8 +68,9 @@ rule plot_figure:
     input:
         figure_records,
     output:
-        png=report(
-            "results/figures/{figure}.png",
+        png="results/figures/{figure}.png",
+        page=report(
+            "results/figures/{figure}.html",
             caption="../report/figure.rst",
             category=report_part,
             labels=report_labels,

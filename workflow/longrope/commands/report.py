@@ -37,7 +37,7 @@ def add_to(parsers) -> None:
         f"plot figure1 --records {MEASURED} --out figure1 --settings @config.json",
     )  # fmt: skip
     command.add_argument("figure", help="figure1, figure4, depths, ...")
-    command.add_files("--out", out=f"{out}: .png, .pdf, and .csv with what it draws")
+    command.add_files("--out", out=f"{out}: .png, .pdf, .html, and .csv with what it draws")
     command.add_lists("--records")
     command.add_settings()
 

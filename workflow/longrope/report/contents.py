@@ -1,9 +1,18 @@
 """
 What a report holds, in the order of the study: every table and figure with its part and its title.
+Within a part those that the target `study` alone makes are last, so that the numbers have no gap.
 """
 
 from dataclasses import dataclass
 
+from longrope.config import Config
+from longrope.config.evaluation import ABLATIONS
+from longrope.targets import FIGURES, shown
+
+INDEX = (
+    "In the order of the study. A number is that of the paper's table or figure which this one is"
+    " the counterpart of, so some are missing; what has a name is not in the paper."
+)
 HERE = "**Here:** "  # begins what a table shows, in its Markdown
 
 
@@ -45,8 +54,8 @@ CONTENTS = {
     "table07": Entry(EXTENDED, "Perplexity by length, as on PG19"),
     "figure4": Entry(EXTENDED, "Passkeys over context length"),
     "passkey": Entry(EXTENDED, "Passkeys by length"),
-    "retrieval": Entry(EXTENDED, "Passkeys, and needles among other keys"),
     "depths": Entry(EXTENDED, "Passkeys by length and depth"),
+    "retrieval": Entry(EXTENDED, "Passkeys, and needles among other keys"),
 }
 
 
@@ -58,3 +67,14 @@ def heading(name: str) -> str:
         if name.startswith(kind) and (number := name.removeprefix(kind).lstrip("0")):
             return f"{place} {kind.title()} {number}"
     return f"{place} {name.title()}"
+
+
+def index(config: Config) -> str:
+    """What every file beside the summary shows, in Markdown."""
+    lines = ["| file | shows |", "| :-- | :-- |"]
+    for name in shown(config, CONTENTS):
+        if name != "summary":
+            file = f"figures/{name}.png" if name in FIGURES else f"tables/{name}.md"
+            by = " (made by the target `study`)" if name in ABLATIONS else ""
+            lines.append(f"| `{file}` | {CONTENTS[name].title}{by} |")
+    return "\n\n".join([INDEX, "\n".join(lines)])

@@ -1,6 +1,6 @@
 """
-The paper's figures for whatever was configured: png, pdf, and the csv they draw. Figure 2 and the
-heat map of passkeys are in `schemes` and `depths`.
+The paper's figures for whatever was configured: png, pdf, html, and the csv they draw. Figure 2
+and the heat map of passkeys are in `schemes` and `depths`.
 
 Colour says which method, dashes whether it stretches the tuned factors, the marker on which tuned
 weights. An axis that leaves points out says how many.
@@ -19,7 +19,8 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
 from longrope.errors import UserError, unknown_name
-from longrope.files import read_lines
+from longrope.files import read_lines, write_text
+from longrope.report.contents import CONTENTS
 from longrope.report.depths import depths
 from longrope.report.drawing import (
     End,
@@ -40,6 +41,7 @@ from longrope.report.load import (
     perplexities,
     read_evaluations,
 )
+from longrope.report.page import page_of_picture
 from longrope.report.schemes import figure2
 from longrope.report.search import draw_progress, minimised, progress_names, read_trace
 from longrope.study import ON_TUNED
@@ -55,12 +57,14 @@ def plot(name: str, config: Config, inputs: list[Path], out_stem: Path) -> None:
     """Draw a figure from evaluation files, figure2 from factors, figure5 from the metrics of
     trainings, figure6 from traces of searches.
 
-    Writes `out_stem` with the endings .png, .pdf and .csv.
+    Writes `out_stem` with the endings .png, .pdf, .html and .csv.
     """
     if name not in FIGURES:
         raise unknown_name("figure", name, FIGURES)
     with styled():
         save(*FIGURES[name](config, inputs), out_stem)
+    page = page_of_picture(out_stem.with_suffix(".png").read_bytes(), CONTENTS[name].title)
+    write_text(out_stem.with_suffix(".html"), page)
 
 
 # --- over the context length ------------------------------------------------------------------

@@ -15,7 +15,7 @@ from longrope.baselines import is_closed_form
 from longrope.config import Config, ModelSettings
 from longrope.config.base import BASE
 from longrope.files import write_json, write_text
-from longrope.report.contents import HERE
+from longrope.report.contents import HERE, index
 from longrope.report.labels import row_label
 from longrope.report.lines import number
 from longrope.report.load import (
@@ -234,6 +234,7 @@ def _markdown(config: Config, summary: dict) -> str:
             parts.append(_retrieval_table(config.models[model], found["retrieval"]))
         if not found["claims"]:
             parts.append("This configuration evaluates no two methods that a claim compares.")
+    parts += ["## Tables and figures", index(config)]
     return "\n\n".join(parts) + "\n"
 
 
