@@ -1,5 +1,6 @@
 """
-The version of every stage's result.
+The version of what every stage of the workflow gives; `summarise` has that of `tabulate`, and what
+is run by hand alone has none.
 
 Raise a number when the stage gives another result for the same inputs and settings: Snakemake then
 runs it again, and progress of the older one is not taken up. It does not see edits in a package;

@@ -72,7 +72,7 @@ def leave_record(
     )
     try:
         write_record(path, record)
-    except OSError as error:  # tracking never fails a job
+    except OSError as error:  # of a disk, which does not fail a stage that is done
         print(f"no run record: {error}", file=sys.stderr)
 
 
