@@ -53,7 +53,10 @@ COLOURS = {  # which colour-blind readers tell apart
 OTHERS = ("#E69F00", "#000000", "#7A5195", "#8C564B")  # for formulas beyond these, in turn;
 ROUNDS = ("-", (0, (5, 1, 1, 1)))  # a colour that comes again has other dashes
 LINE = 10  # points from one name to the next
-LEADER = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.6, "relpos": (0, 0.5), "shrinkB": 3}
+LEADER = {  # from a name to its line; dotted and grey, so that none takes it for what was measured
+    "arrowstyle": "-", "linewidth": 0.7, "linestyle": (0, (1, 2)), "color": "#999999",
+    "relpos": (0, 0.5), "shrinkB": 3,
+}  # fmt: skip
 LETTER = 0.064  # inches that a letter of a name takes
 LEFT, BOTTOM, TOP = 0.6, 0.65, 0.4  # inches around a panel
 
@@ -139,7 +142,7 @@ def name_ends(axes: Axes, ends: Iterable[End]) -> None:
             color=end.colour,
             fontweight="bold" if end.bold else "normal",
             annotation_clip=False,
-            arrowprops=None if end.y > top else LEADER | {"color": end.colour},
+            arrowprops=None if end.y > top else LEADER,
         )
 
 

@@ -231,7 +231,7 @@ def figure5(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
         means = frame[frame.model == model].smoothed
         margin = 0.3 * (means.max() - means.min())
         axes.set_ylim(means.min() - margin, means.max() + margin)
-        axes.set_title(f"{model}, fine-tuning")
+        axes.set_title(f"{model}, fine-tuning (pale: each step)")
         axes.set(
             xlabel="step, from the pre-trained model", ylabel="training loss of text (nats a token)"
         )
