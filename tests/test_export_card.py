@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from evaluations import documents, write_evaluation
 from exports import export, tiers_for, write_tiers
@@ -187,6 +189,7 @@ def test_a_card_finds_every_tuning_from_the_base_on(place, tmp_path):
     for name in ("first", "second"):
         record = record.tuned_as(name)
         (folder := tmp_path / name / "model").mkdir(parents=True)
+        save_file({"weight": torch.ones(1)}, folder / "model.safetensors")
         write_record(folder, record)
         (tmp_path / name / "training").mkdir()
         write_lines(tmp_path / name / "training/metrics.jsonl", steps)

@@ -395,9 +395,13 @@ def shown_by(wildcards):
 
 
 def report_labels(wildcards):
-    """What the report lists of it: short, as the list takes its room from what it shows."""
+    """What the report lists of it: short, as the list takes its room from what it shows.
+
+    One label alone: of a second one that has two values in a part of two results, Snakemake's page
+    makes a switch, and then shows nothing at all.
+    """
     name = shown_by(wildcards)
-    return {"": contents.heading(name), "shows": CONTENTS[name].title}
+    return {"shows": f"{contents.heading(name)}: {CONTENTS[name].title}"}
 
 
 def report_part(wildcards):
