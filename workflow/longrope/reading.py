@@ -137,9 +137,10 @@ def _place(location: tuple, raw: object) -> str:
 
 def _meant_place(problem: dict, raw: object) -> str | None:
     """The path of the key that an unknown one is told to be, as `_explain` does."""
-    key = str(problem["loc"][-1])
-    known = _known_keys()
-    if problem["type"] != "extra_forbidden" or key in known or not (near := nearest(key, known)):
+    if problem["type"] != "extra_forbidden":
+        return None
+    key, known = str(problem["loc"][-1]), _known_keys()
+    if key in known or not (near := nearest(key, known)):
         return None
     return _place(problem["loc"], raw).removesuffix(key) + near
 
