@@ -584,6 +584,19 @@ def test_what_came_of_it_is_set_beside_the_best_of_the_weights_tuned_alike(tmp_p
     assert f"| {math.exp(3.45):.2f} (yarn-1k, YaRN) | {ours} | not told apart |" in said
 
 
+def test_a_search_that_ended_on_the_best_formula_is_not_called_better(tmp_path):
+    methods = {"search": (3.0, "same"), "pi": (3.0, "same"), "yarn": (4.0, "another")}
+    paths = [
+        write_evaluation(tmp_path, "base", key, documents(1024, loss, loss), fingerprint=of)
+        for key, (loss, of) in methods.items()
+    ]
+    config = fitted(config_of(perplexity={"base": [*methods]}), paths)
+    settings = config.models["toy"].model_copy(update={"extension": None})
+    config.models["toy"] = settings
+    said = "\n".join(outcome("toy", settings, summarise(config, paths)["models"]["toy"]))
+    assert "| 20.09 (PI (from 256)) | 20.09 | the same factors |" in said
+
+
 def test_the_summary_ends_with_what_every_file_of_the_configuration_shows():
     config = load_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
     said = index(config)

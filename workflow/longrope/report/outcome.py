@@ -20,6 +20,7 @@ TITLE = "### What came of it"
 NONE = "–"  # not measured
 FORMULA, ALIKE = "best formula, untuned", "best other factors, tuned alike"
 VERDICT = "extended is"  # beside those that were tuned alike, or of an untuned model the formula
+SAME = "the same factors"
 OUTCOMES = {  # of the paired comparison, for people
     "win": "better",
     "loss": "worse",
@@ -112,6 +113,8 @@ def _rows(
                 row[ALIKE] = f"{_said(measure, rival[value])} ({label_of})"
         row["extended"] = _said(measure, own[value])
         row[VERDICT] = OUTCOMES[rival["outcome"]] if rival else NONE
+        if weights == BASE and formulas and (rival is None or rival["method"] != form):
+            row[VERDICT] = SAME  # rivals are those with other factors
         if measure == "perplexity":
             row["windows (documents)"] = f"{own['windows']} ({own['documents']})"
         else:

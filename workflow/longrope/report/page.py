@@ -47,7 +47,7 @@ def _block(block: str) -> str:
     words = [any(len(cell) > WORDS for cell in column) for column in columns]
     tags = [f"td align='{side}'" for side in aligned]
     if rows[2:]:
-        tags = [tag + " class='words'" * long for tag, long in zip(tags, words, strict=True)]
+        tags = [tag + " class='words'" * long for tag, long in zip(tags, words, strict=False)]
     html_rows = [_row(rows[0], [f"th align='{side}'" for side in aligned])]
     html_rows += [_row(row, tags) for row in rows[2:]]
     return "<table>\n" + "\n".join(html_rows) + "\n</table>"
