@@ -206,6 +206,18 @@ def test_a_checkpoint_turns_as_in_transformers(tmp_path, case, which):
     assert factors.attention_factor == pytest.approx(attention)
 
 
+def test_an_export_of_this_project_says_which_weights_its_factors_are_for(tmp_path):
+    folder = checkpoint(tmp_path / "out", NEW | {"short_factor": LONG})
+    note = {"model": "tiny", "base_fingerprint": "abc", "original_window": 128}
+    (folder / "longrope_export.json").write_text(json.dumps(note))
+    rope = import_checkpoint(folder).rope
+    assert (rope.model, rope.fingerprint, rope.original_window) == ("tiny", "abc", 128)
+    note["attention_factor_in_weights"] = True
+    (folder / "longrope_export.json").write_text(json.dumps(note))
+    with pytest.raises(UserError, match="multiplied into the weights"):
+        import_checkpoint(folder)
+
+
 def test_each_table_of_a_checkpoint_is_for_its_window(tmp_path):
     folder = checkpoint(tmp_path / "tiny-8x", NEW)
     long = import_checkpoint(folder, fingerprint="abc")

@@ -16,7 +16,8 @@ from longrope.factors import RescaleFactors, Rope, su_factor
 from longrope.files import read_json, sha256_of
 
 LONGROPE_TYPES = ("longrope", "su")  # the first Phi-3 checkpoints say "su"
-EXPORT = "longrope_export.json"  # of exports of this project: the original window of the weights
+EXPORT = "longrope_export.json"  # of exports of this project: what a config does not tell
+UNKNOWN = "unknown"  # weights
 
 
 def import_csv(
@@ -63,15 +64,16 @@ def import_csv(
 
 
 def import_checkpoint(
-    folder: Path, *, model: str | None = None, which: str = "long", fingerprint: str = "unknown"
+    folder: Path, *, model: str | None = None, which: str = "long", fingerprint: str | None = None
 ) -> RescaleFactors:
     """Read the `which` table, long or short, from the config.json of a Hugging Face checkpoint.
 
     Both schemas are read, `rope_parameters` and the older `rope_scaling`, and what is stated twice
     is taken from where transformers takes it. The long table is for the longest window that the
     config states, the short one for the original window; one table for every length, as exports of
-    this project have, is for the window that both are. `model` is by default the folder's name;
-    `fingerprint` is that of the pre-trained weights, which a config does not tell.
+    this project have, is for the window that both are. What a config does not tell is taken from
+    the note beside it that such an export has: the model, by default the folder's name, the
+    original window, and `fingerprint`, that of the pre-trained weights.
     """
     if which not in ("long", "short"):
         raise unknown_name("table", which, ("long", "short"))
@@ -86,13 +88,14 @@ def import_checkpoint(
                 f"no longrope factors: the rope_type in rope_parameters or rope_scaling is"
                 f" {kind!r}, expected {' or '.join(LONGROPE_TYPES)}"
             )
+        note = _note_of(path.parent)
         original = _number("original_max_position_embeddings", config, block)
         rope = Rope(
-            model=model or Path(folder).resolve().name,
+            model=model or note.get("model") or Path(folder).resolve().name,
             theta=_number("rope_theta", block, config),
             rotary_dim=_rotary_dim(block, config),
-            original_window=_exported(path.parent / EXPORT, original),
-            fingerprint=fingerprint,
+            original_window=_number("original_window", note, default=original),
+            fingerprint=fingerprint or note.get("base_fingerprint") or UNKNOWN,
         )
         table = block.get(f"{which}_factor")
         if not isinstance(table, list) or len(table) != rope.pairs:
@@ -154,11 +157,15 @@ def _rotary_dim(block: dict, config: dict) -> int:
     return int(head * _number("partial_rotary_factor", block, config, default=1))
 
 
-def _exported(note: Path, original: int) -> int:
-    """The original window of the weights, where an export says it beside its config.json."""
-    return (
-        _number("original_window", read_json(note), default=original) if note.exists() else original
-    )
+def _note_of(folder: Path) -> dict:
+    """What an export of this project says of itself beside its config.json; nothing of others."""
+    note = read_json(folder / EXPORT) if (folder / EXPORT).exists() else {}
+    if note.get("attention_factor_in_weights"):
+        raise UserError(
+            "the attention factor is no longer in it, but multiplied into the weights: take"
+            " the factors.json beside it, which has both"
+        )
+    return note
 
 
 def _ratio(block: dict, config: dict, original: int) -> float:
