@@ -6,7 +6,9 @@ DevTools protocol over two pipes, which needs no package and no port.
 import json
 import os
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from typing import BinaryIO
 
 import pytest
 
+LIMIT = 300  # seconds, after which a browser hangs
 CHROMIUM = shutil.which("chromium")
 needs_browser = pytest.mark.skipif(not CHROMIUM, reason="apt-get install chromium")
 FLAGS = (
@@ -115,12 +118,17 @@ def browsing(profile: Path) -> Iterator[Page]:
     theirs = (to_read[0], to_write[1])
     command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     shell = ["bash", "-c", PIPES, "bash", *map(str, theirs), *command]
-    process = subprocess.Popen(shell, pass_fds=theirs, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        shell, pass_fds=theirs, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    end = threading.Timer(LIMIT, os.killpg, (process.pid, signal.SIGKILL))  # then reading fails
+    end.start()
     for each in theirs:
         os.close(each)
     try:
         with open(to_read[1], "wb", buffering=0) as commands, open(to_write[0], "rb") as answers:
             yield Page(commands, answers)
     finally:
+        end.cancel()
         process.terminate()
         process.wait(30)

@@ -70,7 +70,7 @@ sys.exit(f"imports {{loaded}}" if loaded else status)
 
 def test_what_the_workflow_imports_to_plan_is_light():
     modules = "baselines, config, errors, factors, study, versions, windows"
-    more = "from longrope.corpus import needs; from longrope.models import window"
+    more = "from longrope import needs; from longrope.models import window"
     code = f"import sys; from longrope import {modules}; {more}; print(*sys.modules)"
     result = python(code)
     assert result.returncode == 0, result.stderr

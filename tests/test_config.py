@@ -19,9 +19,9 @@ from longrope.config.evaluation import PerplexityStage
 from longrope.config.reference import markdown
 from longrope.config.search import SearchSettings
 from longrope.config.training import TuningStage
-from longrope.corpus.needs import needs
 from longrope.errors import UserError
 from longrope.models.window import check_folders
+from longrope.needs import needs
 from longrope.reading import read_settings
 from longrope.study import corpus_of, factor_files, lengths_of
 from longrope.windows import window_label

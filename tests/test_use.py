@@ -191,6 +191,10 @@ def test_a_cache_of_a_call_goes_on_with_its_tier_and_no_further(results):
         torch.testing.assert_close(found, model(ids(WINDOW)).logits[:, -8:], atol=1e-4, rtol=0)
         with pytest.raises(UserError, match=f"window of {WINDOW} tokens.*without past_key_values"):
             model(ids(1), past_key_values=cache)
+        with pytest.raises(UserError, match="cache is of 1 sequences, the tokens are of 2"):
+            model(ids(1).repeat(2, 1), past_key_values=cache)
+    with pytest.raises(UserError, match="a prompt that is a list: give a tensor"):
+        model([[1, 2, 3]])
 
 
 def test_applied_and_loaded_factors_do_the_same_at_every_length(checkpoint, rope):

@@ -71,14 +71,15 @@ class ExtendedModel:
         rows = self._rows(
             [length + new for length in _lengths(given, options.get("attention_mask"))], cache
         )
-        said = self.config.max_position_embeddings
+        said, ways = self.config.max_position_embeddings, self._ways(options)
         self.config.max_position_embeddings = self.tiers.longest.window  # else transformers warns
         try:
-            with self._turning_by(rows, self._ways(options)):
+            with self._turning_by(rows, ways):
                 out = self.model.generate(**self._placed(options))
         finally:  # saved, it would be a model without factors that claims this window
             self.config.max_position_embeddings = said
-        _note(rows, cache, getattr(out, "past_key_values", None))
+        every = [each for each in rows for _ in range(ways)]
+        _note(every, cache, getattr(out, "past_key_values", None))
         return out
 
     @property
@@ -122,8 +123,13 @@ class ExtendedModel:
         if not _held(cache):
             return rows
         kept = getattr(cache, KEPT, None)
+        if kept and len(kept) != len(rows):
+            raise UserError(
+                f"the cache is of {len(kept)} sequences, the tokens are of {len(rows)}: give a row"
+                " for each, or generate without past_key_values"
+            )
         for number, need in enumerate(rows):
-            has = kept[number] if kept and len(kept) == len(rows) else None
+            has = kept[number] if kept else None
             if has is None or has < need.window:
                 of = "another model" if has is None else f"a window of {has:,} tokens"
                 raise UserError(
@@ -171,6 +177,11 @@ def _given(*prompts):
         raise UserError(
             f"{len(given)} prompts: give one of input_ids and inputs_embeds, whose length decides"
             " on the factors"
+        )
+    if not hasattr(given[0], "shape"):
+        raise UserError(
+            f"a prompt that is a {type(given[0]).__name__}: give a tensor, with a row of tokens for"
+            " each text"
         )
     return given[0]
 

@@ -47,13 +47,14 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 
 
 class Stopped(logging.Filter):
-    """Of Snakemake's logger: whether its user has stopped it. What it then says of the jobs that
-    the signal has ended is left out: the whole command of each, twice, and its log.
+    """Of Snakemake's logger: whether its user has stopped it before any job failed. What it then
+    says of the jobs that the signal has ended is left out: the whole command of each, twice, and
+    its log.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.by_user = self._ending = False
+        self.by_user = self._ending = self._failed = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether to print a message."""
@@ -61,11 +62,12 @@ class Stopped(logging.Filter):
         self._ending = self._ending or said.startswith(ENDS)
         self.by_user = self.by_user or said.startswith((ENDS, WAITS))
         kind = getattr(getattr(record, "event", None), "name", None)
+        self._failed = self._failed or (kind == "JOB_ERROR" and not self.by_user)
         return not (self._ending and kind in FAILURES)
 
     def closing(self) -> str:
         """What to tell the user of a workflow that is not done."""
-        if self.by_user:
+        if self.by_user and not self._failed:
             return (
                 "Stopped, as you asked. What is done is kept, and what ran has saved how far it"
                 " was: the same command goes on from there."

@@ -1,6 +1,6 @@
 """
 What a configuration asks for: which factors a method means, and which lengths it is measured at.
-`corpus/needs.py` has what texts must hold for it, `checks.py` whether all of it fits together.
+`needs.py` has what texts must hold for it, `checks.py` whether all of it fits together.
 
 Rules ask here; nothing is read or run.
 

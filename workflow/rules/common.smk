@@ -22,11 +22,11 @@ from longrope.config.evaluation import (
     RulerStage,
 )
 from longrope.config.training import TuningStage
-from longrope.corpus.needs import needs
 from longrope.errors import UserError
 from longrope.export import FORMS
 from longrope.interrupts import Stopped
 from longrope.models.window import check_folders
+from longrope.needs import needs
 from longrope.plan.report import check_study
 from longrope.report import contents
 from longrope.report.contents import CONTENTS

@@ -54,7 +54,7 @@ class Command(argparse.ArgumentParser):
         known = [each for each in self._option_string_actions if each.startswith("--")]
         for word in () if self._subparsers else itertools.takewhile("--".__ne__, args):
             flag = word.split("=")[0]
-            if re.fullmatch(r"--\S+", flag) and not any(each.startswith(flag) for each in known):
+            if re.fullmatch(r"--\S+", word) and not any(each.startswith(flag) for each in known):
                 self.error(f"unknown {flag}{meant(flag, known) or '; --help lists the options'}")
 
     def _check_value(self, action, value) -> None:

@@ -166,7 +166,7 @@ def extend(options: argparse.Namespace) -> None:
     if options.trial:
         print("This was a trial: it shows that every stage runs, its factors are worth nothing")
         options.trial = False
-        print(f"next: {_command(options, options.checkpoint)}")
+        print(f"next: {_command(options, options.checkpoint)}{_run_as(options)}")
 
 
 def _found(options: argparse.Namespace):
@@ -226,6 +226,14 @@ def _command(options: argparse.Namespace, checkpoint: Path | None = None) -> str
     words += ["--name", options.name] if options.name else []
     line = shlex.join(words)
     return line if line.isprintable() else ascii(line)[1:-1]  # it becomes a comment of one line
+
+
+def _run_as(options: argparse.Namespace) -> str:
+    """The options of `extend` that say nothing of the configuration."""
+    words = ["--project", str(options.project)] if options.project else []
+    words += ["--cores", options.cores] if options.cores != "all" else []
+    words += ["--export", *options.export] if options.export != ["native"] else []
+    return "".join(f" {each}" for each in map(shlex.quote, words))
 
 
 def generate(options: argparse.Namespace) -> None:

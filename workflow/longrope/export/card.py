@@ -145,14 +145,14 @@ def _front_matter(licence, base, asked: Export, record: ModelRecord) -> list[str
     return ["---", *text.splitlines(), "---", ""]
 
 
-def is_trial(factors: RescaleFactors) -> bool:
+def of_trial(factors: RescaleFactors) -> bool:
     """Whether factors come from a search that was only to show that it runs."""
     scored = factors.provenance.get("candidates")
     return isinstance(scored, int) and scored < FINDS
 
 
 def _trial(written: Written) -> list[str]:
-    trials = [each for each in written.tables.tiers.factors if is_trial(each)]
+    trials = [each for each in written.tables.tiers.factors if of_trial(each)]
     if not trials:
         return []
     windows = " and ".join(window_label(each.window) for each in trials)

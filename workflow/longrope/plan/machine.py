@@ -92,12 +92,6 @@ def find_machine(
     return Machine(name, size, flops or found[1], *shares, gpus)
 
 
-def own_cores() -> int:
-    """How many cores this process may have."""
-    known = getattr(os, "sched_getaffinity", None)
-    return len(known(0)) if known else os.cpu_count() or 1
-
-
 def _known() -> dict[str, tuple[int, float, float, float]]:
     """Name -> bytes, FLOP/s, and the shares of them in matrices and in attention."""
     if not GPUS.exists():

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from longrope.config import Config
 from longrope.errors import UserError
+from longrope.parallel.launch import cores as own_cores
 from longrope.plan.estimate import Estimate, estimate_study
-from longrope.plan.machine import GIB, README_CORE, Machine, find_machine, own_cores
+from longrope.plan.machine import GIB, README_CORE, Machine, find_machine
 from longrope.plan.paper import Beside, beside_paper, disagreements
 from longrope.plan.schedule import chains, simulate
 from longrope.plan.simulation import EFFICIENCY, simulation, study_tasks
