@@ -178,6 +178,11 @@ onerror:
 """
 
 
+def heeding_interrupts() -> None:
+    """Of a process whose parent was started in the background, which ignores them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("job", "closing", "failures"),
     [("sleep 60", "Stopped, as you asked.", 0), ("exit 3", "Not done: the message", 1)],
@@ -189,6 +194,7 @@ def test_what_a_user_stops_is_not_called_failed(tmp_path, job, closing, failures
     with subprocess.Popen(
         [*command, "--snakefile", tmp_path / "Snakefile"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        preexec_fn=heeding_interrupts,
     ) as process:  # fmt: skip
         said = "".join(iter(process.stdout.readline, "begun\n"))
         if not failures:

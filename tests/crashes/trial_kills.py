@@ -43,6 +43,7 @@ Written by `tests/crashes/trial_kills.py`: the stages of a study are killed (`ki
 points, each second time together with Snakemake and all other jobs, and the study is started again.
 Then its text, weights, factors, evaluations and tables are compared with those of a study that
 nobody disturbed: *different* counts the files that say anything else (but for seconds and memory).
+Of {study}, by `--kills {kills} --seed {seed}`.
 """
 
 
@@ -283,7 +284,9 @@ def main() -> int:
             raise SystemExit(f"a whole study in which nothing was hit: {folder}")
         said = table(killer, rounds, len(undisturbed))
         if options.out:
-            options.out.write_text(f"# Stages killed at random points\n\n{ABOUT}\n{said}\n")
+            study = "the default study" if options.default else "a lean study"
+            about = ABOUT.format(study=study, kills=options.kills, seed=options.seed)
+            options.out.write_text(f"# Stages killed at random points\n\n{about}\n{said}\n")
     print(said)
     return 1 if any(wrong for _, _, wrong, _ in rounds) else 0
 
