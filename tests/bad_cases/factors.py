@@ -208,7 +208,7 @@ CASES = [
     _block("no block", "no longrope factors", rope_parameters={}),
     _block("another type", "no longrope factors", block={"rope_type": "yarn"}),
     _block("a block that is a word", "original_max_position_embeddings is missing",
-           rope_parameters="longrope"),  # fmt: skip
+           rope_parameters="longrope"),
     _block("no theta", "rope_theta is missing", block={"rope_theta": None}),
     _block(
         "no original window", "original_max_position_embeddings is missing",
