@@ -204,8 +204,9 @@ def figure5(config: Config, paths: list[Path]) -> tuple[Figure, pd.DataFrame]:
         line = pd.DataFrame(read_lines(path))
         if "loss_text" in line:  # a step may hold none
             line = line.assign(loss=line.loss_text).dropna(subset="loss")
-        smoothed = line.loss.rolling(max(1, len(line) // 5), center=True, min_periods=1).mean()
-        spans.add(max(1, len(line) // 5))
+        span = max(1, len(line) // 5)
+        smoothed = line.loss.rolling(span, center=True, min_periods=1).mean()
+        spans.add(span)
         line = line.assign(model=model, weights=weights, smoothed=smoothed)
         start = config.models[model].tunings[weights].start
         if (model, start) not in ended:
