@@ -20,6 +20,7 @@ from helpers import ROOT, WINDOW, excerpt, make_checkpoint, save_llama
 from longrope.audit import check
 from longrope.checks import load_config
 from longrope.cli import main
+from longrope.config.base import name_of
 from longrope.config.export import ExportSettings
 from longrope.config.search import FINDS
 from longrope.errors import UserError
@@ -27,7 +28,7 @@ from longrope.evaluate.instructions import evaluate_instructions, holds, questio
 from longrope.factors import RescaleFactors, write_factors
 from longrope.models.checkpoint import read_record
 from longrope.own_model import configuration, extend
-from longrope.own_model.checkpoint import Found, find, name_of
+from longrope.own_model.checkpoint import Found, find
 from longrope.own_model.configuration import LEVELS, configure
 from longrope.own_model.texts import Corpus, carried, find_texts, split_texts
 from longrope.own_model.watched import run_watched

@@ -2,6 +2,7 @@
 What every part of the configuration is made of: names, windows, numbers, and their strictness.
 """
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -29,6 +30,11 @@ Window = Annotated[
     PlainSerializer(window_label, return_type=str),
     WithJsonSchema({"type": ["integer", "string"], "pattern": f"^{PATTERN}$"}),
 ]
+
+
+def name_of(text: str) -> str:
+    """A name for results/: a folder's or a file's, in lower case, with dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "model"
 
 
 def _names_something(text: str) -> str:

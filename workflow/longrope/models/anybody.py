@@ -10,6 +10,7 @@ import json
 import shlex
 from pathlib import Path
 
+from longrope.config.base import name_of
 from longrope.errors import UserError
 from longrope.factors import Rope
 from longrope.models.architectures import (
@@ -47,7 +48,6 @@ def rope_of_folder(folder: Path) -> tuple[Rope, str]:
 def _check_converted(folder: Path, window: int) -> None:
     """Raise UserError for pickled weights, by whose hash no factors know them."""
     from longrope.models.origin import existing_folder
-    from longrope.own_model.checkpoint import name_of
 
     if any(existing_folder(folder).glob("*.safetensors")):
         return

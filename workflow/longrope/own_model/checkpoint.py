@@ -5,12 +5,12 @@ Only small files are read. Faults that the audit calls errors stop here, but for
 with transformers 5 leaves in every checkpoint, which the import here reads right.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from longrope.audit import check
 from longrope.audit.checkpoint import read_checkpoint
+from longrope.config.base import name_of
 from longrope.errors import UserError
 from longrope.windows import window_label
 
@@ -73,11 +73,6 @@ def find(path: Path) -> Found:
         )
     file = Path(report.path)
     return _of_gguf(file, report.facts) if file.suffix == ".gguf" else _of_folder(file)
-
-
-def name_of(text: str) -> str:
-    """A name for results/: the folder's, in lower case, with dashes."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "model"
 
 
 def _of_folder(path: Path) -> Found:
