@@ -37,6 +37,8 @@ def _load(model: str, trust: bool = False):
     import torch
     from transformers import AutoModelForCausalLM
 
+    for turn in (torch.cos, torch.sin):  # as longrope/first_calls.py says, which cannot be imported
+        turn(torch.zeros(1)), turn(torch.zeros(1, dtype=torch.float64))
     own = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, trust_remote_code=trust)
     return own.eval().requires_grad_(False)
 

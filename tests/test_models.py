@@ -1,6 +1,7 @@
 """Checkpoints: bringing them in from folders, the hub and GGUF; what is refused; fingerprints."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.integrations.flash_attention import get_target_dtype
 
@@ -22,6 +24,7 @@ from longrope.config import FolderModel, GgufModel, HubModel
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors
 from longrope.files import read_json
+from longrope.first_calls import settle_kernels
 from longrope.models.architectures import check_kernel, complete_config, rope_of_config
 from longrope.models.checkpoint import (
     load_model,
@@ -276,6 +279,32 @@ def save_tiny(kind: str, folder: Path, **options) -> Path:
 def last(model, ids):
     """The logits after the last token, without a cache, as this project runs models."""
     return model(ids, use_cache=False).logits[0, -1]
+
+
+class FirstCalls(TorchDispatchMode):
+    """How many numbers every operator was given when it was called first, by name and type."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__.removesuffix("_")
+        if args and isinstance(args[0], torch.Tensor):
+            self.seen.setdefault((name, args[0].dtype), args[0].numel())
+        return function(*args, **kwargs or {})
+
+
+def test_no_vector_function_is_first_called_by_several_threads(source, tmp_path):
+    bring_in(source, tmp_path / "model")
+    settle_kernels.cache_clear()
+    with FirstCalls() as calls:
+        model = load_model(tmp_path / "model", for_training=True)
+        last(model, torch.zeros(1, 4096, dtype=torch.long)).square().mean().backward()
+    vectors = "acos asin atan cos exp expm1 log log10 log1p log2 sin sqrt tan tanh".split()
+    found = {key: count for key, count in calls.seen.items() if key[0] in vectors}
+    assert found.keys() == set(itertools.product(vectors, [torch.float32, torch.float64]))
+    assert set(found.values()) == {1}, found
 
 
 @pytest.mark.parametrize(

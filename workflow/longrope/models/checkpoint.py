@@ -18,6 +18,7 @@ from longrope.devices import gpu_of_this_process
 from longrope.errors import UserError
 from longrope.factors import RescaleFactors, Rope, read_factors, rope_of_record, write_factors
 from longrope.files import read_json, replacing, sha256_of, write_checked
+from longrope.first_calls import settle_kernels
 from longrope.models.architectures import PACKAGES, body_of, check_kernel
 from longrope.models.loading import load_causal, readable
 
@@ -248,6 +249,7 @@ def empty_model(folder: Path):
 
     from longrope.pieces import prepare
 
+    settle_kernels()
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with init_empty_weights():
         model = AutoModelForCausalLM.from_config(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from longrope.errors import UserError, one_line
 from longrope.files import is_disk_full
+from longrope.first_calls import settle_kernels
 from longrope.memory import is_out_of_memory
 
 SHOWN = 3  # names in a message
@@ -27,6 +28,7 @@ def load_causal(folder: Path, place: Path | None = None, **options):
     """
     from transformers import AutoModelForCausalLM
 
+    settle_kernels()
     place = place or folder
 
     def load():

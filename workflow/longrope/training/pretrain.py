@@ -22,6 +22,7 @@ from longrope.config.corpus import CorpusSettings, TokenizeSettings
 from longrope.corpus.documents import SPLITS, read_documents
 from longrope.corpus.tokens import TokenSplit, tokenize_corpus
 from longrope.factors import Rope
+from longrope.first_calls import settle_kernels
 from longrope.models.architectures import UNKNOWN
 from longrope.models.checkpoint import ModelRecord, device, save_model
 from longrope.passkey import FILLER, INTRO, QUESTION, STATEMENT, WORDS
@@ -154,6 +155,7 @@ def build_model(settings: PretrainedHere, window: int, tokenizer) -> LlamaForCau
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
+    settle_kernels()
     return LlamaForCausalLM(config)
 
 
