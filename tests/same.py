@@ -16,51 +16,42 @@ CIRCUMSTANCES = {
     "peak_memory",
     "arithmetic",
     "checksum",  # of all, those above included
+    "crc32",  # of a line
+    "training.json",  # in longrope.json, the hash of a file that has seconds; compared by itself
+    "tuned_factors.json",  # the same
 }
 MEASURED = {"seconds", "peak MiB"}  # columns of tables that say it, too
 RECORDS = ("*/**/factors.json", "*/**/evaluation/**/*.json", "*/**/extended.json")
-WEIGHTS = "*/*/model/*.safetensors"
-TABLES = "tables/*.csv"
-TEXT = "*/data/*/*/tokens.bin"
+PROGRESS = "state"  # of stages, below results/
 
 
 def records(results: Path, pattern: str) -> dict[str, object]:
     """The JSON files of a kind, by path: all that they say but the circumstances."""
-    return {
-        str(path.relative_to(results)): without(json.loads(path.read_text()), CIRCUMSTANCES)
-        for path in sorted(results.glob(pattern))
-    }
-
-
-def contents(results: Path, pattern: str) -> dict[str, object]:
-    """The sha256 of the files of a kind, by path."""
-    return {
-        str(path.relative_to(results)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(results.glob(pattern))
-        if ".part" not in str(path)  # a draft that a kill left, which nobody takes for a result
-    }
-
-
-def tables(results: Path) -> dict[str, object]:
-    """The rows of every table, by path, but for columns of what was measured."""
-    found = {}
-    for path in sorted(results.glob(TABLES)):
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        found[str(path.relative_to(results))] = [
-            {key: value for key, value in row.items() if key not in MEASURED} for row in rows
-        ]
-    return found
+    return {str(path.relative_to(results)): said(path) for path in sorted(results.glob(pattern))}
 
 
 def everything(results: Path) -> dict[str, object]:
-    """All that a study results in: text, weights, factors, evaluations and tables, by path."""
-    found: dict[str, object] = {}
-    for pattern in RECORDS:
-        found |= records(results, pattern)
-    for pattern in (TEXT, WEIGHTS):
-        found |= contents(results, pattern)
-    return found | tables(results)
+    """All files that a study results in, by path: what they say but the circumstances."""
+    files = (path.relative_to(results) for path in sorted(results.rglob("*")) if path.is_file())
+    return {
+        str(path): said(results / path)
+        for path in files
+        if path.parts[0] != PROGRESS and not any(part.startswith(".") for part in path.parts)
+    }
+
+
+def said(path: Path) -> object:
+    """What a file says but the circumstances; of another kind than text, its sha256."""
+    if path.suffix == ".json":
+        return without(json.loads(path.read_text()), CIRCUMSTANCES)
+    if path.suffix == ".jsonl":
+        lines = path.read_text().splitlines()
+        return [without(json.loads(line), CIRCUMSTANCES) for line in lines]
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [{key: row[key] for key in row if key not in MEASURED} for row in rows]
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def without(value, keys: set[str]):

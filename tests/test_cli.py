@@ -32,6 +32,16 @@ def record_of(log) -> dict:
     return json.loads(log.with_suffix(".run.json").read_text())
 
 
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("command", [["factors"], ["schema"]])
+def test_a_reader_that_goes_away_is_no_error(command, buffered):
+    words = [sys.executable, *([] if buffered else ["-u"]), "-m", "longrope.cli", *command]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    said = process.stderr.read()
+    assert (process.wait(), said) == (141, b"")
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("cli"))

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -156,6 +157,22 @@ def test_a_kill_while_a_folder_replaces_another_leaves_no_half_of_either(tmp_pat
     look()
     assert len(seen) > 4 and all(each in (["first", "second"], 0, ["new"]) for each in seen)
     assert seen[-1] == ["new"] and os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_a_folder_that_cannot_be_replaced_is_still_there(tmp_path, monkeypatch, error):
+    (tmp_path / "model" / "old").mkdir(parents=True)
+    replace = os.replace
+
+    def refused(source, target):
+        if Path(target) == tmp_path / "model" and ".old" not in Path(source).name:
+            raise error
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(type(error)), replacing(tmp_path / "model") as draft:
+        (draft / "new").mkdir(parents=True)
+    assert os.listdir(tmp_path) == ["model"] and os.listdir(tmp_path / "model") == ["old"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, {"deep": [-math.inf]}])

@@ -422,6 +422,11 @@ def test_words_of_a_line_that_goes_on_are_shown_as_they_come(
     assert (tmp_path / "a.log").read_text() == "51 of 100, with *** in it"
 
 
+@pytest.mark.parametrize("token", ["hf_aB3dE6gH9jK2", "hf_oauth_aB3dE6gH9jK2"])
+def test_a_token_of_the_hub_is_hidden_wherever_it_comes_from(token):
+    assert hidden(f"401 for {token}: denied") == "401 for ***: denied"
+
+
 def test_what_is_no_secret_stays_readable(monkeypatch):
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false-and-long")
     monkeypatch.setenv("SOME_TOKEN", "1k")  # too short to be told from other text

@@ -83,6 +83,19 @@ def test_a_loaded_model_never_turns_by_the_original_rope_unasked(results):
     assert (found - without).abs().max() > 1e-3
 
 
+def test_what_was_pinned_stays_pinned_whatever_is_called_in_between(results):
+    model, _ = longrope.load(results)
+    with torch.no_grad():
+        for pin in (lambda: None, lambda: model.pin(WINDOW + 1)):
+            pin()
+            before = model.model(ids(LONG)).logits
+            model(ids(WINDOW))
+            model.generate(ids(8), max_new_tokens=2, do_sample=False, pad_token_id=0)
+            with pytest.raises(UserError):
+                model(ids(LONG), past_key_values=model(ids(8), use_cache=True).past_key_values)
+            assert torch.equal(model.model(ids(LONG)).logits, before)
+
+
 def padded(*lengths: int) -> dict[str, torch.Tensor]:
     """The first tokens of the same sequence, padded on the left to one batch, with its mask."""
     longest = max(lengths)
@@ -443,7 +456,7 @@ def test_streamed_text_is_that_of_greedy_decoding_with_the_tier_of_the_whole_len
     model, tokenizer = longrope.load(results)
     tokens, out = ids(WINDOW - 2), io.StringIO()
     text = stream(model, tokenizer, tokens, Decoding(10), out)
-    assert model.model.model.rotary_emb.factors[0].window == 2 * WINDOW
+    assert model.pin(WINDOW + 8).window == 2 * WINDOW
     with torch.no_grad():
         for _ in range(10):  # without a cache, all of it anew for each token
             logits = model.model(tokens, use_cache=False).logits[:, -1]

@@ -15,6 +15,10 @@ def bring_in(at: Place, kind: str = "folder", path: str = "source", **more) -> l
     return ["import-model", *options(name="tiny", out="model", settings=settings)]
 
 
+def _tuned_here(at: Place) -> list:
+    return bring_in(at, path=str(at.copy(f"{TUNED}/model")))
+
+
 def _damaged(kind: str, name: str, says: str, damage: Callable[[Place], object]) -> Case:
     def make(at: Place) -> list:
         at.copy("source")
@@ -221,6 +225,7 @@ BIAS = "model.layers.0.self_attn.q_proj.bias"
 NORM, DOWN = "model.norm.weight", "model.layers.1.mlp.down_proj.weight"
 MAP = {"metadata": {}, "weight_map": {NORM: "model-00002-of-00002.safetensors"}}
 CASES = [
+    Case("checkpoint that is used", "tuned here, as a base", _tuned_here, "start from the model"),
     _damaged("config.json", "not there", "no config.json", _without("source/config.json")),
     _config_text("empty", "", "config.json"),
     _config_text("no JSON", "{model_type: llama}", "config.json"),

@@ -41,8 +41,8 @@ DEFAULT = ROOT / "config/config.yaml"
 ABOUT = """\
 Written by `tests/crashes/trial_kills.py`: the stages of a study are killed (`kill -9`) at random
 points, each second time together with Snakemake and all other jobs, and the study is started again.
-Then its text, weights, factors, evaluations and tables are compared with those of a study that
-nobody disturbed: *different* counts the files that say anything else (but for seconds and memory).
+Then every file of its results is compared with that of a study that nobody disturbed: *different*
+counts those that say anything else, but for what says how and how fast (versions, seconds, memory).
 Of {study}, by `--kills {kills} --seed {seed}`.
 """
 

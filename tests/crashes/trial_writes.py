@@ -28,8 +28,9 @@ from same import everything
 
 ABOUT = """\
 Written by `tests/crashes/trial_writes.py`: every stage of a lean study is killed (`kill -9`) and
-started again, on what the killed one has left; then its text, weights, factors, evaluations and
-tables are compared with those of a study that nobody disturbed. *Before a change*: just before it
+started again, on what the killed one has left; then every file of its results is compared with that
+of a study that nobody disturbed, but for what says how and how fast (versions, seconds, memory).
+*Before a change*: just before it
 creates, opens for writing, renames or removes a file or folder, drawn from all that it does of
 that. *At a time*: drawn from all that it takes. A process that had ended by then counts as no kill.
 """

@@ -16,7 +16,7 @@ from longrope.commands import evaluate, exporting, factors, models, own_model, p
 from longrope.commands.command import Command, address, count
 from longrope.errors import UserError
 from longrope.job import run_rank, run_several, run_stage
-from longrope.logs import logging_to
+from longrope.logs import discard_output, logging_to, reader_is_gone
 from longrope.parallel.launch import SPREAD, wants_several
 from longrope.parallel.place import PATIENCE, check_groups, is_rank
 
@@ -42,7 +42,20 @@ examples:
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; 0 = done, 1 = the user can mend it (one line says how), 2 = usage.
 
-    And those of `run_stage`."""
+    And those of `run_stage`. 141 where nobody reads on, as behind `| head -1`."""
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not reader_is_gone():
+            raise
+        discard_output()
+        return 141
+
+
+def _main(arguments: list[str] | None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = build_parser()
     options = parser.parse_args(arguments)

@@ -23,8 +23,9 @@ DEAD_AFTER = 24 * 3600  # s without a change, for a draft of another machine
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path to write to; it becomes `path` if the block ends well, else it is removed.
 
-    The block may write a file or make a directory; a directory replaces an older one, a link is
-    followed. What killed processes have left of the same path is removed.
+    The block may write a file or make a directory; a directory replaces an older one, which comes
+    back where the new one cannot be put there; a link is followed. What killed processes have left
+    of the same path is removed.
     """
     path = Path(path).resolve() if Path(path).is_symlink() else Path(path)
     draft, old = _beside(path, ""), _beside(path, ".old")
@@ -36,6 +37,8 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(draft, path)
         _flush_entry(path.parent)
     finally:
+        if old.is_dir() and not path.exists():  # the new one could not be put there
+            os.replace(old, path)
         _remove(draft)
         _remove(old)
 

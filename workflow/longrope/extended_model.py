@@ -140,15 +140,15 @@ class ExtendedModel:
 
     @contextlib.contextmanager
     def _turning_by(self, rows: list[RescaleFactors], ways: int = 1) -> Iterator[None]:
-        """Turn each row of a batch by its own factors, `ways` rows of the model for each; then all
-        by those of the longest."""
-        longest = max(rows, key=lambda each: each.window)
-        same = all(each is longest for each in rows)
-        self._rotary.use([longest] if same else [each for each in rows for _ in range(ways)])
+        """Turn each row of a batch by its own factors, `ways` rows of the model for each; then as
+        before."""
+        before = self._rotary.factors
+        same = all(each is rows[0] for each in rows)
+        self._rotary.use(rows[:1] if same else [each for each in rows for _ in range(ways)])
         try:
             yield
         finally:
-            self._rotary.use([longest])
+            self._rotary.use(before)
 
     def _ways(self, options: dict) -> int:
         """How many rows `generate` makes of each prompt: beams, or several answers."""

@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 
-from longrope.logs import logging_to, silent
+from longrope.logs import logging_to, reader_is_gone, silent
 from longrope.mending import what_to_mend
 from longrope.parallel.launch import check_spreads, end_with_watcher, launch
 from longrope.parallel.place import here, join, leave
@@ -21,13 +21,17 @@ from longrope.tracking.run import Began, Outcome, content_of, leave_record, reco
 
 
 def run_stage(options: argparse.Namespace) -> int:
-    """Run `options.run`; 0 = done, 1 = the user can mend it, 70 = a bug, 130 = interrupted."""
+    """Run `options.run`; 0 = done, 1 = the user can mend it, 70 = a bug, 130 = interrupted.
+
+    BrokenPipeError where nobody reads what it prints."""
     try:
         _recorded(options)
     except KeyboardInterrupt:
         print(f"longrope {options.stage}: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            raise
         if (said := what_to_mend(error)) is None:
             print(hidden(traceback.format_exc()), end="", file=sys.stderr)
             return 70

@@ -6,6 +6,7 @@ A disk without room ends the log, never the stage.
 
 import contextlib
 import os
+import select
 import sys
 import threading
 from collections.abc import Callable
@@ -69,6 +70,19 @@ def silent():
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             yield
+
+
+def reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as behind `| head -1`."""
+    poll = select.poll()
+    poll.register(1, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def discard_output() -> None:
+    """Let what is still to be printed go nowhere; else Python complains at its end."""
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
 
 
 class _Tee:

@@ -17,7 +17,7 @@ HOLDS_ONE = re.compile(  # names of environment variables
 )
 SHORTEST = 6  # characters; anything shorter is also part of words that are none
 IN_URI = re.compile(r"(?<=://)[^/\s'\"]+@")  # user and password
-OF_HUB = re.compile(r"\bhf_[A-Za-z0-9]{8,}")
+OF_HUB = re.compile(r"\bhf_(?:[a-z]+_)*[A-Za-z0-9]{8,}")
 
 
 def hidden(text: str) -> str:

@@ -227,6 +227,12 @@ def _places(path: Path, factors) -> tuple[Path, object]:
             raise UserError(f"{path}: no extended/extended.json there: name factors")
         return path / "model", extended if factors is None else factors
     if not (path / "config.json").exists():
+        if path.suffix == ".gguf":
+            raise UserError(
+                f"{path}: factors are not put on a GGUF file in memory: `longrope export --model"
+                f" {path} --factors FACTORS --out FOLDER` makes a folder that generates, or a GGUF"
+                " file with --form gguf"
+            )
         raise UserError(
             f"{path}: neither a folder of results (with model/ and extended/) nor a checkpoint"
             " (with config.json)"

@@ -27,6 +27,7 @@ THETA = 10_000.0  # what engines take where nothing is said
 THETA_OF = {  # model_type -> what transformers takes there instead
     "mixtral": 1e6, "gemma3_text": 1e6, "smollm3": 2e6, "cohere2": 10_000.0, "minimax": 1e6,
 }  # fmt: skip
+TURNING = {"chatglm": 0.5, "glm": 0.5, "glm4": 0.5}  # share of a head that turns, where unsaid
 ORIGINAL_OF = {"phi3": 4096, "phimoe": 4096}  # model_type -> original window where none is stated
 PLAIN = ("default", "mrope", "none")  # rope_types that rescale nothing
 LONGROPE = ("longrope", "su")
@@ -34,6 +35,7 @@ NO_ROPE = (  # model_types whose positions are learned, biases, or those of a st
     "gpt2", "gpt_bigcode", "gpt_neo", "openai-gpt", "opt", "bloom", "mpt", "xglm", "biogpt", "ctrl",
     "t5", "jamba", "mamba", "mamba2", "falcon_mamba", "rwkv", "rwkv6", "rwkv7", "starcoder",
 )  # fmt: skip
+KNOWN_BY = {"architectures", "model_type", "text_config"}  # one of them is in any config.json
 NOT_ROTARY = ("nope", "alibi")  # position_embedding_type of architectures that can be either
 CLOSE = 1e-3  # attention factors that differ by less are the same
 
@@ -94,7 +96,8 @@ class Checkpoint:
     @property
     def default_theta(self) -> float:
         """The theta of an engine that finds none."""
-        return THETA_OF.get(self.kind, THETA)
+        ratio = self.config.get("rope_ratio")  # how ChatGLM states it
+        return THETA_OF.get(self.kind, THETA) * (ratio if is_number(ratio) and ratio > 0 else 1)
 
     @property
     def stated(self) -> list[float]:
@@ -151,7 +154,7 @@ class Checkpoint:
                 for key in ("partial_rotary_factor", "rotary_pct")
                 if is_number(place.get(key))
             ),
-            1.0,
+            TURNING.get(self.kind, 1.0),
         )
         size = self.config.get("qk_rope_head_dim") or int(self.head_size * share)
         return size // 2
@@ -195,6 +198,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read a folder's small files; a config.json alone will do."""
     folder = path if path.is_dir() else path.parent
     config = read_json(folder / CONFIG if path.is_dir() else path)
+    if not config.keys() & KNOWN_BY:
+        raise UserError(
+            f"{folder / CONFIG if path.is_dir() else path}: no configuration of a model: it has"
+            f" neither {' nor '.join(sorted(KNOWN_BY))}"
+        )
     if isinstance(inner := config.get("text_config"), dict):
         config = {key: value for key, value in config.items() if key != "text_config"} | inner
     wrong = list(wrong_of_config(config))

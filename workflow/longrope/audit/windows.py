@@ -29,6 +29,7 @@ from longrope.audit.values import WINDOW
 FROM_ORIGINAL = (*LONGROPE, "yarn", "llama3")  # whose frequencies depend on the window before
 READS_THE_BLOCK = ("phi3small",)  # model_types whose own code takes the original window from it
 TURNS = 25  # of the middle pair: more than in any window that a base was trained for; `turns_of`
+TURNED_MORE = ("ernie4_5", "ernie4_5_moe")  # trained so: 30 turns, as Llama 3.1 without its scaling
 
 
 def check_windows(checkpoint: Checkpoint, block: Block) -> Iterator[Finding]:
@@ -195,7 +196,7 @@ def _claimed(checkpoint: Checkpoint) -> Iterator[Finding]:
     window = min(checkpoint.window, sliding or checkpoint.window)
     turns = turns_of(window, theta)
     chunked = config.get("dual_chunk_attention_config")  # no distance exceeds a chunk: Qwen2.5-1M
-    if checkpoint.pairs is None or chunked or turns <= TURNS:
+    if checkpoint.pairs is None or chunked or turns <= TURNS or checkpoint.kind in TURNED_MORE:
         return
     # Where a part of each head does not turn, far tokens are seen all the same: GLM-4 at 32k.
     whole = checkpoint.head_size == 2 * checkpoint.pairs
@@ -203,8 +204,8 @@ def _claimed(checkpoint: Checkpoint) -> Iterator[Finding]:
     yield Finding(
         "scaling-lost", "error" if wrong else "warning", CONFIG, "rope_scaling",
         f"a window of {window} at theta {theta:g} without any scaling: the middle pair turns"
-        f" {turns:.0f} times in it, at most 21 times in models that were trained so. The scaling"
-        " that the weights were tuned with was probably not saved.",
+        f" {turns:.0f} times in it, at most 21 times in models that were trained so, but for one"
+        " family. The scaling that the weights were tuned with was probably not saved.",
         everywhere("runs with the RoPE of the pre-training, silently: noise beyond its window"),
         "the rope_scaling (or the theta) that the weights were tuned with",
     )  # fmt: skip

@@ -123,15 +123,23 @@ def check(options: argparse.Namespace) -> None:
 
 def init(options: argparse.Namespace) -> None:
     from longrope.files import write_text
+    from longrope.own_model.extend import find_project
 
     found = _found(options)
     path = options.out or Path(f"{found.name}.yaml")
     if path.exists():
         raise UserError(f"{path}: is there, perhaps with changes: delete it, or name another --out")
     write_text(path, _own_configuration(options, found).text)
+    if Path("results", found.name).exists():
+        print(
+            f"note: results/{found.name} is there already: what this configuration names alike in"
+            " it is made anew; another --name keeps both"
+        )
+    project = find_project(options.project)
+    flow = "" if project == Path.cwd() else f"--snakefile {shlex.quote(str(project))}/Snakefile "
     print(
-        f"{path}: look at its jobs with `snakemake --dry-run --configfile {path}`, and run it"
-        f" with `snakemake --cores all --configfile {path}`"
+        f"{path}: look at its jobs with `snakemake --dry-run {flow}--configfile {path}`, and run it"
+        f" with `snakemake --cores all {flow}--configfile {path}`"
     )
 
 

@@ -25,6 +25,7 @@ from longrope.models.architectures import (
     rope_type_of,
 )
 from longrope.models.checkpoint import (
+    TUNED,
     ModelRecord,
     load_tokenizer,
     quiet,
@@ -65,6 +66,7 @@ def import_model(
             case GgufModel(path=path):
                 place = Path(path)
                 dequantise(place, draft)
+        check_untuned(place)
         changes = _open_sliding_window(draft) if rope == "plain" else {}
         config = complete_config(draft)
         found = rope_of_config(config, name)
@@ -82,6 +84,16 @@ def import_model(
         origin = source.model_dump(exclude_none=True)
         write_record(draft, ModelRecord(found, BASE, UNKNOWN, origin, changes))
     return read_record(folder)
+
+
+def check_untuned(place: Path) -> None:
+    """Raise UserError if a checkpoint was tuned here: it is whole with its factors alone."""
+    if (place / TUNED).exists():
+        raise UserError(
+            f"{place}: weights that this project tuned with the factors in {TUNED}, which no other"
+            " study would apply: start from the model that they were tuned from"
+            " (results/MODEL/base/model), or add a tuning or a window to that model's study"
+        )
 
 
 def check_plain(config: dict, found: Rope, original_window: int, sliding: int | None) -> None:

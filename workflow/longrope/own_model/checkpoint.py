@@ -48,7 +48,10 @@ class Found:
 
 def find(path: Path) -> Found:
     """What a checkpoint is; UserError if it is none, or rescaled already."""
+    from longrope.models.import_model import check_untuned
+
     report = check(path)
+    check_untuned(Path(path))
     # Before its faults: mending them would not help.
     if report.facts["scaling"] not in ("none", "default"):
         raise UserError(

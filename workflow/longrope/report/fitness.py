@@ -93,7 +93,9 @@ def fitness_table(config: Config, sources: Sources) -> Table:
     table = table_of("fitness", CAPTION, NOTE, columns, optional, rows, lines, words=VERDICT)
     verdicts = [line[VERDICT] for line in lines if line[VERDICT] != NOTHING]
     both = sum(each.startswith("both") for each in verdicts)
-    found = f"{both} of {len(verdicts)} searches beat every closed form in both."
+    alone = sum("not compared" in each for each in verdicts)
+    found = f"{both} of {len(verdicts) - alone} searches beat every closed form in both."
+    found += f" {alone} more were compared in one of the two alone." if alone else ""
     return replace(table, found=found) if verdicts else table
 
 

@@ -19,7 +19,7 @@ from longrope.windows import parse_window, window_label
 TITLE = "### What came of it"
 NONE = "–"  # not measured
 FORMULA, ALIKE = "best formula, untuned", "best other factors, tuned alike"
-VERDICT = "extended is"  # beside those that were tuned alike, or of an untuned model the formula
+VERDICT = "than those factors, extended is"  # tuned alike, or of an untuned model the formula
 SAME = "the same factors"
 OUTCOMES = {  # of the paired comparison, for people
     "win": "better",

@@ -22,6 +22,7 @@ from longrope.config.corpus import CorpusSettings, TokenizeSettings
 from longrope.corpus.documents import SPLITS, read_documents
 from longrope.corpus.tokens import TokenSplit, tokenize_corpus
 from longrope.factors import Rope
+from longrope.files import replacing
 from longrope.first_calls import settle_kernels
 from longrope.models.architectures import UNKNOWN
 from longrope.models.checkpoint import ModelRecord, device, save_model
@@ -112,9 +113,14 @@ def _content(corpus: CorpusSettings) -> str:
 
 
 def train_tokenizer(corpus: CorpusSettings, vocabulary: int, folder: Path):
-    """A byte-level BPE with single digits, trained on the train split and the passkey template."""
-    if (folder / "tokenizer.json").exists():
-        return PreTrainedTokenizerFast.from_pretrained(folder)
+    """A byte-level BPE with single digits, trained on the train split and the passkey template; as
+    it is read from the folder, where it may have been trained before."""
+    if not (folder / "tokenizer.json").exists():
+        _train_tokenizer(corpus, vocabulary, folder)
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def _train_tokenizer(corpus: CorpusSettings, vocabulary: int, folder: Path) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -135,8 +141,8 @@ def train_tokenizer(corpus: CorpusSettings, vocabulary: int, folder: Path):
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=END, eos_token=END, clean_up_tokenization_spaces=False
     )
-    wrapped.save_pretrained(folder)
-    return wrapped
+    with replacing(folder) as draft:
+        wrapped.save_pretrained(draft)
 
 
 def build_model(settings: PretrainedHere, window: int, tokenizer) -> LlamaForCausalLM:
