@@ -14,6 +14,8 @@ Which export is exact, near or wrong in which engine, at short and at long texts
     python tests/benchmarks/export_engines.py --model results/smollm2-135m-q4/base/model \\
         --factors /tmp/smollm2/factors.json --out docs/results/export-engines-smollm2.csv \\
         --at-once --only native full "gguf, float32" --runners spread trusted_spread spread64
+    # the same with --lengths 255 511 512 and
+    # --runners transformers chunks trusted batch trusted_batch llama_cpp_chunks: five minutes
     # whole texts, at 8192 and at 16383: up to 13 minutes each
     python tests/benchmarks/export_engines.py --model results/smollm2-135m-q4/base/model \\
         --factors /tmp/smollm2/factors.json --out docs/results/export-engines-smollm2.csv \\
@@ -133,7 +135,7 @@ NOTES = (
     " others evenly before. Every distance up to the whole length is there, at a thirtieth of its"
     " cost; it is no text that one would read. The trusted file is told the length.",
     "`tests/study/test_exports.py` asserts the same for `tiny` around every window on each run. Of"
-    " SmolLM2 whole texts ran at one length each, 8,192 and 16,383; in llama.cpp at 8,192 alone.",
+    " SmolLM2 whole texts ran up to 512 tokens, and at 8,192 and 16,383; in llama.cpp not at 16,383.",
     "Beyond the longest window the trusted file and llama.cpp refuse a text, and the classes of"
     " vLLM and SGLang have no angles: a text of 16,385 tokens is wrong there; a server that is told"
     " the window of serve.md refuses it.",
