@@ -135,7 +135,7 @@ NOTES = (
     " others evenly before. Every distance up to the whole length is there, at a thirtieth of its"
     " cost; it is no text that one would read. The trusted file is told the length.",
     "`tests/study/test_exports.py` asserts the same for `tiny` around every window on each run. Of"
-    " SmolLM2 whole texts ran up to 512 tokens, and at 8,192 and 16,383; in llama.cpp not at 16,383.",
+    " SmolLM2 whole texts ran up to 512 tokens, at 8,192 and at 16,383 (not in llama.cpp).",
     "Beyond the longest window the trusted file and llama.cpp refuse a text, and the classes of"
     " vLLM and SGLang have no angles: a text of 16,385 tokens is wrong there; a server that is told"
     " the window of serve.md refuses it.",
