@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import longrope
 from longrope import catalogue
 from longrope.cli import main
 from longrope.config.evaluation import PerplexityStage
@@ -138,7 +139,7 @@ def make(measured, model_folder, out, **changes):
 
 def test_an_entry_holds_what_the_records_say(measured, model_folder, tmp_path):
     path = make(measured, model_folder, tmp_path / "mine.json")
-    entry = catalogue._read(json.loads(path.read_text()))
+    entry = catalogue.entry(str(path))
     record = json.loads(measured[1].read_text())
     assert entry.perplexities()[128] == record["results"]["128"]
     assert entry.measured[0]["protocol"] == record["protocol"]
@@ -147,6 +148,19 @@ def test_an_entry_holds_what_the_records_say(measured, model_folder, tmp_path):
         assert entry.measured[0][key] == record[key]
     assert "records" not in entry.measured[0] and "/" not in str(entry.source)
     assert identity_of(entry.tiers.longest) == record["factors"]["128"]["fingerprint"]
+
+
+def test_an_entry_in_a_file_is_taken_wherever_factors_are_named(measured, model_folder, tmp_path):
+    path = make(measured, model_folder, tmp_path / "mine.json")
+    model, _ = longrope.load(model_folder, path)
+    assert model.tiers.longest == catalogue.entry(str(path)).tiers.longest
+    assert catalogue.file_or_entry(measured[0]) == measured[0]  # a file of factors
+    assert main(["factors", str(path)]) == 0
+    record = json.loads(path.read_text())
+    for key in ("factors", "measured", "source"):
+        path.write_text(json.dumps({name: record[name] for name in record if name != key}))
+        with pytest.raises(UserError, match=r"mine.json: .*(no entry as|is missing|not )"):
+            catalogue.entry(str(path))
 
 
 def test_an_entry_that_is_carried_is_not_replaced(measured, model_folder):

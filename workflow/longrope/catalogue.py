@@ -8,6 +8,7 @@ copied by hand.
 This module imports nothing heavy.
 """
 
+import contextlib
 import json
 from dataclasses import dataclass
 from importlib import resources
@@ -16,6 +17,7 @@ from pathlib import Path
 from longrope.errors import UserError, meant, unknown_name
 from longrope.extended import Tiers, make_tiers, write_extended
 from longrope.factors import RescaleFactors, factors_of_record, write_factors
+from longrope.files import read_json
 from longrope.windows import parse_window, window_label
 
 FOLDER = "published_factors"
@@ -55,22 +57,45 @@ def names() -> list[str]:
 
 
 def entry(name: str) -> Entry:
-    """A carried entry; UserError lists the known ones."""
+    """A carried entry, or the one in a file that `longrope publish` wrote; UserError lists the
+    known ones."""
+    if Path(name).is_file():
+        return _of_file(Path(name))
     if name not in names():
         raise unknown_name("published factors", name, names())
     return _read(json.loads((resources.files("longrope") / FOLDER / f"{name}.json").read_text()))
 
 
 def file_or_entry(factors: object) -> Path | Entry:
-    """What a user has named: a file of factors, or a published entry; UserError if neither."""
-    if Path(str(factors)).is_file():
-        return Path(str(factors))
+    """What a user has named: a file of factors, or an entry, carried or in a file; UserError if
+    neither."""
+    path = Path(str(factors))
+    if path.is_file():
+        return _of_file(path) if _holds_entry(path) else path
     if str(factors) in names():
         return entry(str(factors))
     raise UserError(
         f"factors {str(factors)!r}: neither a file nor a published entry; published are"
         f" {', '.join(names())}{meant(str(factors), names())}"
     )
+
+
+def _holds_entry(path: Path) -> bool:
+    """Whether a file is of the kind that `longrope publish` writes; who reads another finds out
+    what is wrong with it."""
+    with contextlib.suppress(UserError):
+        return {"measured", "made_with"} <= read_json(path).keys()
+    return False
+
+
+def _of_file(path: Path) -> Entry:
+    record = read_json(path)
+    try:
+        return _read(record)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: no entry as `longrope publish` writes it ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _read(record: dict) -> Entry:

@@ -17,6 +17,7 @@ from longrope.audit.scalings import check_scaling
 from longrope.audit.schemas import check_schemas
 from longrope.audit.surroundings import check_surroundings, remarks
 from longrope.audit.tables import check_tables
+from longrope.audit.values import CONFIG
 from longrope.audit.weights import check_weights, unseen
 from longrope.audit.windows import check_windows
 from longrope.errors import UserError
@@ -31,6 +32,8 @@ def check(path: Path) -> Report:
     if not path.exists():
         hub = "; of a model of the hub: hf download NAME --local-dir FOLDER"
         raise UserError(f"{path}: no such folder or file{hub if len(path.parts) == 2 else ''}")
+    if path.is_dir() and not (path / CONFIG).exists() and (path / "model" / CONFIG).exists():
+        raise UserError(f"{path}: a folder of results; the checkpoint in it is {path / 'model'}")
     if path.is_file() and path.suffix != ".json":
         raise UserError(f"{path}: no config.json and no GGUF file; name the folder of a checkpoint")
     checkpoint = read_checkpoint(path)

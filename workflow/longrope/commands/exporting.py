@@ -66,7 +66,7 @@ def add_to(parsers) -> None:
         "factors", "factors tiny-longrope-2k", "factors tiny-longrope-2k --out FOLDER",
         tracked=False,
     )  # fmt: skip
-    command.add_argument("name", nargs="?", help="an entry; without it all are listed")
+    command.add_argument("name", nargs="?", help="an entry, or its file; without it all are listed")
     command.add_argument(
         "--window", type=window,
         help="one of several, such as 16k (default all)",
