@@ -329,6 +329,18 @@ def test_what_is_exported_passes_but_in_mlx_where_keys_carry_the_attention_facto
         assert (found.code, found.severity) == ("attention-factor-ignored", "error")
         assert [*found.engines] == ["MLX"] and "applies 1.0000" in found.engines["MLX"]
         assert "--engine mlx" in found.instead
+        (tmp_path / "longrope_export.json").write_text(json.dumps({"engine": engine}))
+        (found,) = check(tmp_path).findings
+        assert found.severity == "warning" and "not made for MLX" in found.problem
+        assert main(["check", str(tmp_path)]) == 0
+
+
+def test_an_export_that_is_wrong_where_it_was_made_for_has_an_error(tmp_path):
+    config = exported("vllm", 1.21)
+    del config["rope_scaling"]["short_mscale"], config["rope_scaling"]["long_mscale"]
+    write(tmp_path, config)
+    (tmp_path / "longrope_export.json").write_text(json.dumps({"engine": "vllm"}))
+    assert "error" in {each.severity for each in check(tmp_path).findings}
 
 
 def test_an_export_that_lost_the_keys_of_other_engines_errs_in_them(tmp_path):

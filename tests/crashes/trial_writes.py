@@ -11,8 +11,10 @@ here the next start meets all that the killed one has left. trial_kills.py has i
 
 import argparse
 import contextlib
+import json
 import os
 import random
+import shlex
 import signal
 import sys
 import tempfile
@@ -34,6 +36,19 @@ of a study that nobody disturbed, but for what says how and how fast (versions, 
 creates, opens for writing, renames or removes a file or folder, drawn from all that it does of
 that. *At a time*: drawn from all that it takes. A process that had ended by then counts as no kill.
 """
+
+
+BASE, OWN = "results/micro/base", "results/alone"
+TINY = {"original_window": "256", "source": {"kind": "folder", "path": "resources/models/tiny"}}
+ALONE = (  # what the workflow of the lean study does not run
+    f"import-model --name tiny --out {OWN}/model --settings '{json.dumps(TINY)}'",
+    f"evaluate-instructions --model {BASE}/model --out {OWN}/instructions.json",
+    f"publish --name mine --about trial --command none --model {BASE}/model --out {OWN}/mine.json"
+    f" --factors {BASE}/factors/search/256/factors.json"
+    f" --records {BASE}/evaluation/tales/search.json",
+    f"export --model {BASE}/model --factors {OWN}/mine.json --out {OWN}/export",
+    f"import-factors --checkpoint {OWN}/export --out {OWN}/factors.json",
+)
 
 
 @dataclass(slots=True)
@@ -58,7 +73,7 @@ def run(folder: Path, kills: int, seed: int) -> tuple[dict[str, Hit], list[str],
     """Per stage what was hit; the files that differ, how many were compared, the drafts left."""
     quiet, killed = folder / "quiet", folder / "killed"
     rng, hits = random.Random(seed), defaultdict(Hit)
-    todo = commands(quiet)
+    todo = [*commands(quiet), *(shlex.split(f"--log logs/alone.log {each}") for each in ALONE)]
     make_place(killed)
     with Forks() as forks:
         for words in todo:

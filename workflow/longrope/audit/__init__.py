@@ -8,10 +8,11 @@ Only small files and the headers of weights are read, and neither torch nor tran
 imported. What engines do is told from their sources; docs/check.md says which were run.
 """
 
+import dataclasses
 from pathlib import Path
 
 from longrope.audit.checkpoint import read_checkpoint
-from longrope.audit.finding import Finding, Report
+from longrope.audit.finding import SGLANG, T4, T5, VLLM, Finding, Report
 from longrope.audit.gguf_file import check_gguf
 from longrope.audit.scalings import check_scaling
 from longrope.audit.schemas import check_schemas
@@ -21,6 +22,8 @@ from longrope.audit.values import CONFIG
 from longrope.audit.weights import check_weights, unseen
 from longrope.audit.windows import check_windows
 from longrope.errors import UserError
+
+BY_KEYS = ("transformers", "vllm", "sglang")  # engines of exports that are the same for all three
 
 
 def check(path: Path) -> Report:
@@ -48,8 +51,18 @@ def check(path: Path) -> Report:
     if not checkpoint.wrong:
         findings += check_surroundings(checkpoint)
     findings += check_weights(checkpoint)
+    if checkpoint.exported_for in BY_KEYS:
+        findings = [_for_others(each) for each in findings]
     noted = [*remarks(checkpoint), *(unseen(path) if path.is_dir() else [])]
     return Report(str(path), checkpoint.facts, tuple(findings), tuple(noted))
+
+
+def _for_others(finding: Finding) -> Finding:
+    """What is wrong in none but engines that an export was not made for: no error of it."""
+    if finding.severity != "error" or {T4, T5, VLLM, SGLANG} & finding.engines.keys():
+        return finding
+    said = f"{finding.problem} This export was not made for {', '.join(finding.engines)}."
+    return dataclasses.replace(finding, severity="warning", problem=said)
 
 
 def _only_gguf(folder: Path) -> Path | None:

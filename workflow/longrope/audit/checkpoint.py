@@ -88,6 +88,11 @@ class Checkpoint:
         return str(self.config.get("model_type", "unknown"))
 
     @property
+    def exported_for(self) -> str | None:
+        """The engine that `longrope export` made it for; None if it did not make it."""
+        return _optional(self.folder / "longrope_export.json").get("engine")
+
+    @property
     def rotary(self) -> bool:
         """Whether its architecture has a RoPE at all."""
         said = self.config.get("position_embedding_type")
