@@ -29,12 +29,12 @@ from micro import commands, make_place, stage_of
 from same import everything
 
 ABOUT = """\
-Written by `tests/crashes/trial_writes.py`: every stage of a lean study is killed (`kill -9`) and
-started again, on what the killed one has left; then every file of its results is compared with that
-of a study that nobody disturbed, but for what says how and how fast (versions, seconds, memory).
-*Before a change*: just before it
-creates, opens for writing, renames or removes a file or folder, drawn from all that it does of
-that. *At a time*: drawn from all that it takes. A process that had ended by then counts as no kill.
+Written by `tests/crashes/trial_writes.py`: every stage of a lean study, and commands that it has
+not, are killed (`kill -9`) and started again, on what the killed one has left; then every file of
+the results is compared with that of a study that nobody disturbed, but for what says how and how
+fast (versions, seconds, memory). *Before a change*: just before it creates, opens for writing,
+renames or removes a file or folder, drawn from all that it does of that. *At a time*: drawn from
+all that it takes. A process that had ended by then counts as no kill.
 """
 
 
