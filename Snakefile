@@ -14,7 +14,7 @@ import sys
 
 from snakemake.utils import min_version
 
-min_version("9.10")
+min_version("9.20")
 
 # Another --configfile replaces the default one; Snakemake alone would merge the two.
 if not workflow.config_settings.configfiles:

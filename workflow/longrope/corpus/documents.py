@@ -83,6 +83,7 @@ def _rows(settings: CorpusSettings, split: str) -> Iterator[tuple[str, object]]:
         files = [str(path) for path in _files(source.files)]
         where = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
         rows = _stream(where, builder, data_files=files)
+    number = -1
     for number, row in enumerate(rows):
         for column in (source.text_column, *([source.id_column] if source.id_column else [])):
             if column not in row:
@@ -91,6 +92,8 @@ def _rows(settings: CorpusSettings, split: str) -> Iterator[tuple[str, object]]:
                 )
         id_ = str(row[source.id_column]) if source.id_column else f"{split}-{number}"
         yield id_, row[source.text_column]
+    if number < 0:
+        raise UserError(f"corpus: {where} has no rows")
 
 
 def _text_of(path: Path) -> str:
