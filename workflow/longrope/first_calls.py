@@ -4,8 +4,8 @@ The first call of every vector function on a CPU, made by one thread alone.
 torch hands cos, sin, exp and others of long float tensors to oneMKL, a part to each thread. The
 oneMKL in torch's wheels chooses the kernel of a function while it is called first; where several
 threads call it first at the same time, one of them may get a kernel of low accuracy for that call
-(https://github.com/pytorch/pytorch/issues/188792). Without what is here, the first forward pass of
-about one process in a hundred has cosines that are wrong by 1e-4, and logits by 7e-4.
+(https://github.com/pytorch/pytorch/issues/188792). Without what is here, the logits of a process's
+first forward pass are now and then wrong by up to 0.002: docs/decisions.md has how often.
 """
 
 import functools

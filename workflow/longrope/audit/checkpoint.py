@@ -202,11 +202,11 @@ class Checkpoint:
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a folder's small files; a config.json alone will do."""
     folder = path if path.is_dir() else path.parent
-    config = read_json(folder / CONFIG if path.is_dir() else path)
+    file = path / CONFIG if path.is_dir() else path
+    config = read_json(file)
     if not config.keys() & KNOWN_BY:
         raise UserError(
-            f"{folder / CONFIG if path.is_dir() else path}: no configuration of a model: it has"
-            f" neither {' nor '.join(sorted(KNOWN_BY))}"
+            f"{file}: no configuration of a model: it has neither {' nor '.join(sorted(KNOWN_BY))}"
         )
     if isinstance(inner := config.get("text_config"), dict):
         config = {key: value for key, value in config.items() if key != "text_config"} | inner

@@ -12,7 +12,7 @@ from longrope.errors import unknown_name
 T4, T5, VLLM, SGLANG, LLAMA_CPP, MLX = (
     "transformers 4", "transformers 5", "vLLM", "SGLang", "llama.cpp", "MLX",
 )  # fmt: skip
-OLLAMA = "Ollama"  # how a remark begins that concerns it alone
+OF_OLLAMA = "Ollama"  # how a remark begins that concerns it alone
 ENGINES = {  # as options name them; Ollama runs llama.cpp's code
     "transformers-4": T4,
     "transformers-5": T5,
@@ -77,8 +77,10 @@ class Report:
         for each in self.findings:
             if concerned := {name: text for name, text in each.engines.items() if name in wanted}:
                 kept.append(dataclasses.replace(each, engines=concerned))
-        told = [each for each in self.remarks if not each.startswith(OLLAMA) or LLAMA_CPP in wanted]
-        return dataclasses.replace(self, findings=tuple(kept), remarks=tuple(told))
+        told = self.remarks
+        if LLAMA_CPP not in wanted:
+            told = tuple(each for each in told if not each.startswith(OF_OLLAMA))
+        return dataclasses.replace(self, findings=tuple(kept), remarks=told)
 
     def as_json(self) -> dict:
         """The report for machines."""

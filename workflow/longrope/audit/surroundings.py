@@ -5,7 +5,17 @@ What surrounds the RoPE: sliding windows, the tokenizer's and the generation's l
 from collections.abc import Iterator
 
 from longrope.audit.checkpoint import CONFIG, LONGROPE, Checkpoint
-from longrope.audit.finding import LLAMA_CPP, SGLANG, T4, T5, VLLM, Finding, among, everywhere
+from longrope.audit.finding import (
+    LLAMA_CPP,
+    OF_OLLAMA,
+    SGLANG,
+    T4,
+    T5,
+    VLLM,
+    Finding,
+    among,
+    everywhere,
+)
 
 OLLAMA = 4096  # tokens that Ollama serves by default, or fewer
 TOKENIZER, GENERATION = "tokenizer_config.json", "generation_config.json"
@@ -80,4 +90,4 @@ def remarks(checkpoint: Checkpoint) -> Iterator[str]:
             " RoPE; use longrope.load, or export them"
         )
     if (checkpoint.long_window or 0) > OLLAMA:
-        yield f"Ollama serves {OLLAMA} of it at most unless num_ctx is set"
+        yield f"{OF_OLLAMA} serves {OLLAMA} of it at most unless num_ctx is set"

@@ -125,7 +125,7 @@ def init(options: argparse.Namespace) -> None:
     from longrope.files import write_text
     from longrope.own_model.extend import find_project
 
-    found = _found(options)
+    project, found = find_project(options.project), _found(options)
     path = options.out or Path(f"{found.name}.yaml")
     if path.exists():
         raise UserError(f"{path}: is there, perhaps with changes: delete it, or name another --out")
@@ -135,7 +135,6 @@ def init(options: argparse.Namespace) -> None:
             f"note: results/{found.name} is there already: what this configuration names alike in"
             " it is made anew; another --name keeps both"
         )
-    project = find_project(options.project)
     flow = "" if project == Path.cwd() else f"--snakefile {shlex.quote(str(project))}/Snakefile "
     print(
         f"{path}: look at its jobs with `snakemake --dry-run {flow}--configfile {path}`, and run it"
